@@ -1,0 +1,31 @@
+# Everything starts here: `make run` trains the baseline preset, `make test` runs the tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: venv run test test-all clean
+
+venv: $(VENV)/installed
+
+# Pinned versions first, then this project without touching them.
+$(VENV)/installed: requirements.txt pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+run: venv
+	$(BIN)/lattice-tui train --preset baseline
+
+# One file a process keeps the memory of compiled kernels from adding up.
+test: venv
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: venv
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,221 @@
+"""The command line.  Commands import what they need when they run: `--help` and wrong usage never wait for torch.
+
+stdout carries results (tables, or one JSON object with --json), stderr everything else.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.exit_codes import ExitCode, Stop
+from app.version import VERSION
+
+app = typer.Typer(
+    name="lattice-tui",
+    help="Grow a 3-D cellular lattice into a text model, and watch it learn.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+bench_app = typer.Typer(help="Measure this machine: nanoseconds, and how far from the memory-copy floor.", no_args_is_help=True, rich_markup_mode=None)
+experiment_app = typer.Typer(help="Paired runs over seeds, with and without a mechanism.", no_args_is_help=True, rich_markup_mode=None)
+presets_app = typer.Typer(help="What runs are shipped, and what they set.", rich_markup_mode=None)
+app.add_typer(bench_app, name="bench")
+app.add_typer(experiment_app, name="experiment")
+app.add_typer(presets_app, name="presets", invoke_without_command=True)
+
+Preset = Annotated[str, typer.Option("--preset", help="A shipped preset; `lattice-tui presets` lists them.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file laid over the preset.")]
+Assignments = Annotated[list[str], typer.Option("--set", help="section.key=value over all files, e.g. stages.0.ticks=10. Repeatable.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+RunsDir = Annotated[Path | None, typer.Option("--runs-dir", help="Where runs live. Default: $XDG_STATE_HOME/lattice-tui/runs.")]
+RunName = Annotated[str, typer.Argument(help="A run's name, a unique beginning of it, a path, or `last`.")]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Data = Annotated[Path | None, typer.Option("--data", help="Text: .txt (a sentence a line), .jsonl, .tsv, or a folder of them.")]
+Valid = Annotated[Path | None, typer.Option("--valid", help="Held-out text; without it a part of the data is split off.")]
+Task = Annotated[str | None, typer.Option("--task", help="reconstruct (text to itself) or pairs (source to target).")]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps of the whole run; stages keep their shares.")]
+Control = Annotated[str, typer.Option("--control", help="none, shuffled (another sentence's embeddings) or bypass (messages zeroed).")]
+Best = Annotated[bool, typer.Option("--best", help="Use the checkpoint with the best BLEU, not the newest.")]
+
+
+def main() -> None:
+    """Entry point: one sentence and the right exit code for every expected failure."""
+    try:
+        app()
+    except Stop as stop:
+        print(f"lattice-tui: {stop}", file=sys.stderr)
+        sys.exit(int(stop.code))
+    except BrokenPipeError:  # the reader of a pipe left (`| head`); nothing is lost
+        sys.stderr.close()
+        sys.exit(int(ExitCode.OK))
+
+
+def _show(data: dict[str, Any]) -> None:
+    print(json.dumps(data, allow_nan=False))
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if show:
+        print(f"lattice-tui {VERSION}")
+        raise typer.Exit()
+
+
+@app.command()
+def train(
+    preset: Preset = "baseline",
+    config: ConfigFile = None,
+    data: Data = None,
+    valid: Valid = None,
+    task: Task = None,
+    assignments: Assignments = [],  # noqa: B006 - typer wants a list, and nothing writes to it
+    steps: Steps = None,
+    device: Device = None,
+    memory_budget: Annotated[float | None, typer.Option("--memory-budget", help="Fit training into this many GB.")] = None,
+    resume: Annotated[str | None, typer.Option("--resume", help="Continue this run from its newest checkpoint.")] = None,
+    runs_dir: RunsDir = None,
+    log_format: Annotated[str, typer.Option("--log-format", help="text, or json: every event as a line on stdout.")] = "text",
+    as_json: AsJson = False,
+) -> None:
+    """Train a lattice, from a preset or where a run left off."""
+    if log_format not in ("text", "json"):
+        raise Stop(ExitCode.USAGE, f"--log-format: {log_format!r} is not text or json")
+    given = {"data.train": data, "data.valid": valid, "data.task": task, "run.device": device, "run.memory_budget_gb": memory_budget}
+    from app import train as command
+
+    command.run(preset, config, assignments, given, steps, resume, runs_dir, log_format, as_json)
+
+
+@app.command()
+def evaluate(
+    run: RunName,
+    data: Annotated[Path, typer.Option("--data", help="Text to score on.")],
+    control: Control = "none",
+    best: Best = False,
+    device: Device = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a run's model on a text file: BLEU, chrF, share of sentences that come back unchanged."""
+    from app import speak as command
+
+    command.evaluate_run(run, data, control, best, device or "auto", runs_dir, as_json)
+
+
+@app.command()
+def decode(
+    run: RunName,
+    text: Annotated[str, typer.Argument(help="What to send through the lattice.")],
+    best: Best = False,
+    device: Device = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Send one text through a run's lattice and print what comes out."""
+    from app import speak as command
+
+    command.decode_text(run, text, best, device or "auto", runs_dir, as_json)
+
+
+@app.command()
+def runs(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
+    """List runs, newest first."""
+    from app import listing as command
+
+    command.runs(runs_dir, as_json)
+
+
+@app.command()
+def status(run: RunName = "last", runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
+    """Say how one run stands."""
+    from app import listing as command
+
+    command.status(run, runs_dir, as_json)
+
+
+@presets_app.callback()
+def presets(context: typer.Context, as_json: AsJson = False) -> None:
+    """List the shipped presets."""
+    if context.invoked_subcommand is None:
+        from app import listing as command
+
+        command.presets(as_json)
+
+
+@presets_app.command("show")
+def presets_show(
+    name: Annotated[str, typer.Argument(help="A preset.")],
+    config: ConfigFile = None,
+    assignments: Assignments = [],  # noqa: B006
+    as_json: AsJson = False,
+) -> None:
+    """Print every setting, its value, where the value came from and what it does."""
+    from app import listing as command
+
+    command.presets_show(name, config, assignments, as_json)
+
+
+@app.command()
+def plan(preset: Preset = "baseline", config: ConfigFile = None, assignments: Assignments = [], as_json: AsJson = False) -> None:  # noqa: B006
+    """Show the memory a run will take, part by part, before anything is allocated."""
+    from app import listing as command
+
+    command.plan_table(preset, config, assignments, as_json)
+
+
+@bench_app.command("tick")
+def bench_tick(
+    shape: Annotated[str, typer.Option("--shape", help="Cells, as X,Y,Z.")] = "64,64,32",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Sentences at once.")] = 1,
+    repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timed calls of each kernel.")] = 9,
+    as_json: AsJson = False,
+) -> None:
+    """Time one tick, forward and forward+backward, in every implementation that runs here, with one thread and with all."""
+    from app import bench as command
+
+    command.tick(shape, batch, repeats, as_json)
+
+
+@bench_app.command("step")
+def bench_step(
+    preset: Preset = "baseline",
+    assignments: Assignments = [],  # noqa: B006
+    repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timed training steps.")] = 15,
+    as_json: AsJson = False,
+) -> None:
+    """Time whole training steps of a preset's first stage, and what the decode monitor adds."""
+    from app import bench as command
+
+    command.step(preset, assignments, repeats, as_json)
+
+
+@experiment_app.command("arms")
+def experiment_arms(
+    preset: Preset = "baseline",
+    config: ConfigFile = None,
+    data: Data = None,
+    valid: Valid = None,
+    test: Annotated[Path | None, typer.Option("--test", help="Text to score on; without it the held-out sentences.")] = None,
+    task: Task = None,
+    assignments: Assignments = [],  # noqa: B006
+    steps: Steps = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each arm.")] = 1,
+    device: Device = None,
+    as_json: AsJson = False,
+) -> None:
+    """What the lattice adds: trained against frozen against no lattice at all, at equal steps."""
+    given = {"data.train": data, "data.valid": valid, "data.task": task, "run.device": device}
+    from app import experiments as command
+
+    command.arms(preset, config, assignments, given, steps, test, seeds, as_json)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""From command-line options to a config.  Torch-free, so that a wrong option is told in a blink."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from app.exit_codes import ExitCode, Stop
+from presets import layers
+from presets.layers import ConfigError, Loaded
+from presets.schema import RunConfig
+
+
+def load(preset: str, config: Path | None, assignments: list[str], given: dict[str, object] | None = None) -> Loaded:
+    """The config of a command; `given` are its own options by dotted path, None where not given.  Raises Stop, exit code 2."""
+    options = [f"{path}={_toml(value)}" for path, value in (given or {}).items() if value is not None]
+    try:
+        return layers.load(preset, config, [*assignments, *options])
+    except ConfigError as error:
+        raise Stop(ExitCode.USAGE, str(error)) from error
+
+
+def with_steps(config: RunConfig, steps: int | None) -> RunConfig:
+    """`--steps N`: the stages keep their shares of N, at least one step each.  Raises Stop where N is too few for that."""
+    if steps is None:
+        return config
+    if steps < len(config.stages):
+        raise Stop(ExitCode.USAGE, f"--steps: {steps} steps can't be shared by {len(config.stages)} stages; give at least one a stage")
+    shares, left = [], steps
+    for i, stage in enumerate(config.stages[:-1]):
+        later = len(config.stages) - 1 - i
+        shares.append(min(max(1, round(steps * stage.steps / config.total_steps)), left - later))
+        left -= shares[-1]
+    changed = [stage.model_dump() | {"steps": share} for stage, share in zip(config.stages, [*shares, left], strict=True)]
+    data = config.model_dump() | {"stages": changed}
+    if data["optimizer"]["warmup_steps"] >= steps:
+        data["optimizer"] = data["optimizer"] | {"warmup_steps": max(0, steps // 10)}
+    return RunConfig.model_validate(data)
+
+
+def _toml(value: object) -> str:
+    return json.dumps(str(value.absolute())) if isinstance(value, Path) else json.dumps(value)

@@ -1,0 +1,245 @@
+"""One run, from its config to its last event: the process that trains.
+
+Makes or takes up the run folder, holds its lock, writes `run.json`, `events.jsonl` and checkpoints, turns signals into an
+orderly stop, and returns the exit code.  SIGHUP is ignored: a dropped terminal does not stop a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from app.exit_codes import ExitCode, Stop
+from app.version import VERSION
+from lattice import checkpoint
+from lattice.batches import Sentences, corpus_tokenizer
+from lattice.callbacks import Callback
+from lattice.checkpointer import Checkpointer
+from lattice.data import Corpus, DataError, load_corpus
+from lattice.decode_monitor import DecodeMonitor
+from lattice.kernels.native import KernelUnavailable
+from lattice.text.tokenizer import Tokenizer
+from lattice.trainer import Trainer, TrainingFailed
+from monitors import gauges
+from monitors.events import AnyEvent, Decoded, EventLog, RunEnded, RunStarted, StageStarted, Warned
+from monitors.runs import RunFolder, RunFolderError, RunInfo
+from presets.layers import to_toml
+from presets.plan import explain, plan
+from presets.schema import RunConfig
+
+INFO_EVERY_S = 1.0
+"""`run.json` is rewritten at most this often while training."""
+
+SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, and where it is."""
+
+    folder: RunFolder
+    code: ExitCode
+    reason: str
+    final: Decoded | None = None
+    """Scores of a finished run on all held-out sentences."""
+
+
+class Record(Callback):
+    """Writes the event log, and `run.json` often enough for `runs` and `status`."""
+
+    def __init__(self, folder: RunFolder, log: EventLog, info: RunInfo) -> None:
+        self._folder, self._log, self.info = folder, log, info
+        self._written = 0.0
+
+    def on_event(self, event: AnyEvent) -> None:
+        self._log.append(event)
+        if isinstance(event, StageStarted):
+            self.update(state="running", stage=event.stage, step=event.step)
+
+    def after_step(self, trainer: Trainer) -> None:
+        if time.monotonic() - self._written >= INFO_EVERY_S:
+            self.follow(trainer)
+
+    def at_stage_end(self, trainer: Trainer) -> None:
+        self.follow(trainer)
+
+    def follow(self, trainer: Trainer, **changes: object) -> None:
+        """Brings `run.json` up to date with the trainer's progress."""
+        progress = trainer.progress
+        fields = {name: getattr(progress, name) for name in ("stage", "step", "bleu", "loss", "elapsed_s", "cpu_s")}
+        self.update(**fields | {"peak_bytes": peak_bytes(trainer.device)} | changes)
+
+    def update(self, **changes: object) -> None:
+        self.info = self.info.model_copy(update=changes)
+        self._folder.write_info(self.info)
+        self._written = time.monotonic()
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory the run has held so far: the device's, or the process's where it trains on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return gauges.peak_rss_bytes()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `run.device`.  Raises Stop if it is not there."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise Stop(ExitCode.NO_DEVICE, f"run.device: {name} was asked for, but torch sees no CUDA GPU here; use --device cpu")
+    index = int(name.partition(":")[2] or 0)
+    if index >= torch.cuda.device_count():
+        raise Stop(ExitCode.NO_DEVICE, f"run.device: {name} was asked for; this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    return torch.device("cuda", index)
+
+
+def prepare(config: RunConfig) -> tuple[torch.device, Corpus]:
+    """Checks all that can be checked before anything is written: device, memory plan, data.  Raises Stop."""
+    device = choose_device(config.run.device)
+    for stage in plan(config):
+        if not stage.fits:
+            raise Stop(ExitCode.NO_DEVICE, explain(stage))
+    torch.set_num_threads(config.run.threads or len(os.sched_getaffinity(0)))
+    return device, read_corpus(config)
+
+
+def read_corpus(config: RunConfig) -> Corpus:
+    """The corpus a config names.  Raises Stop."""
+    data = config.data
+    try:
+        return load_corpus(data.task, data.train, data.valid, data.held_out, data.max_held_out, config.run.seed)
+    except DataError as error:
+        raise Stop(ExitCode.USAGE, str(error)) from error
+
+
+def start(config: RunConfig, preset: str, runs_dir: Path, callbacks: list[Callback]) -> Outcome:
+    """A new run, to its end.  Raises Stop if it can't begin."""
+    device, corpus = prepare(config)
+    tokenizer = corpus_tokenizer(corpus, config.text.vocabulary)
+    try:
+        folder = RunFolder.create(runs_dir, preset, time.time())
+        info = RunInfo.of_this_process(run=folder.name, preset=preset, created=time.time(), version=VERSION)
+        folder.config_toml.write_text(to_toml(config), encoding="utf-8")
+        folder.write_info(info)
+    except (RunFolderError, OSError) as error:
+        raise Stop(ExitCode.FAILED, f"the run folder can't be written: {error}") from error
+    return _train(folder, info, config, corpus, tokenizer, device, callbacks, None)
+
+
+def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> Outcome:
+    """Continues a run from its newest complete checkpoint.  Raises Stop if it can't."""
+    device, corpus = prepare(config)
+    try:
+        saved, passed_over = checkpoint.load_newest(folder.checkpoints)
+        info = folder.read_info()
+    except (checkpoint.CheckpointError, RunFolderError) as error:
+        raise Stop(ExitCode.FAILED, f"{folder.name} can't be resumed: {error}") from error
+    if saved.state.get("data") != corpus.fingerprint():
+        raise Stop(ExitCode.USAGE, f"{corpus.name}: the text has changed since {folder.name} was started; a resumed run needs the same data")
+    for reason in passed_over:
+        print(f"passed over a checkpoint: {reason}", file=sys.stderr)
+    own = RunInfo.of_this_process(run=info.run, preset=info.preset, created=info.created, version=VERSION)
+    return _train(folder, own, config, corpus, Tokenizer.from_json(saved.tokenizer), device, callbacks, saved)
+
+
+def _train(
+    folder: RunFolder,
+    info: RunInfo,
+    config: RunConfig,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    device: torch.device,
+    callbacks: list[Callback],
+    saved: checkpoint.Saved | None,
+) -> Outcome:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(folder.lock())
+            log = stack.enter_context(contextlib.closing(EventLog(folder.events_jsonl)))
+            record = Record(folder, log, info)
+            checkpointer = Checkpointer(folder.checkpoints, corpus.fingerprint())
+            limit = config.text.max_tokens
+            train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
+            monitor = DecodeMonitor()
+            trainer = Trainer(config, tokenizer, train, valid, device, [record, *callbacks, monitor, checkpointer])
+            if saved is not None:
+                trainer.resume(saved.model, saved.optimizer, saved.state)
+                log.rewind(trainer.progress.step)
+        except (RunFolderError, OSError, KernelUnavailable, ValueError, TypeError, KeyError) as error:
+            raise Stop(ExitCode.FAILED, f"{folder.name} can't be trained: {error}") from error
+        stopped = stack.enter_context(_signals(trainer))
+        code, state, reason, final = ExitCode.FAILED, "failed", "", None
+        try:
+            trainer.emit(_run_started(trainer, folder.name, corpus, saved is not None))
+            for message in _about_data(corpus, train, valid, limit):
+                trainer.emit(Warned(step=trainer.progress.step, stage=trainer.progress.stage, message=message))
+            state = trainer.run()
+            if state == "stopped":
+                checkpointer.save(trainer)
+            else:
+                final = monitor.look(trainer, len(valid))
+            code, reason = SIGNALS.get(stopped.get("signal"), ExitCode.OK), trainer.stop_request or "all stages are done"
+            if checkpointer.failure:
+                code, state, reason = ExitCode.FAILED, "failed", checkpointer.failure
+        except TrainingFailed as error:
+            reason = str(error)
+        except torch.OutOfMemoryError as error:
+            code, reason = ExitCode.NO_DEVICE, f"out of memory on {device}: {str(error).splitlines()[0]}"
+        except OSError as error:
+            reason = f"{error.filename or folder.path}: {error.strerror or error}"
+        _leave(trainer, record, code, state, reason)
+        return Outcome(folder, code, reason, final)
+
+
+def _leave(trainer: Trainer, record: Record, code: ExitCode, state: str, reason: str) -> None:
+    """The last event and the last `run.json`; on a full disk neither can be written, and the reason goes to stderr alone."""
+    here = {"step": trainer.progress.step, "stage": trainer.progress.stage}
+    try:
+        trainer.emit(RunEnded(state=state, reason=reason, exit_code=int(code), **here))
+        record.follow(trainer, state=state, reason=reason, exit_code=int(code))
+    except OSError as error:
+        print(f"the end of the run could not be recorded: {error.strerror or error}", file=sys.stderr)
+
+
+def _run_started(trainer: Trainer, run: str, corpus: Corpus, resumed: bool) -> RunStarted:
+    progress = trainer.progress
+    message = f"{len(corpus.train)} sentences to train on, {len(corpus.valid)} held out, from {corpus.name}"
+    return RunStarted(step=progress.step, stage=progress.stage, run=run, resumed=resumed, message=message)
+
+
+def _about_data(corpus: Corpus, train: Sentences, valid: Sentences, limit: int) -> Iterator[str]:
+    for reason, count in corpus.left_out.items():
+        yield f"{count} sentences left out: {reason}"
+    for name, sentences in (("training", train), ("held-out", valid)):
+        for side, count in sorted(sentences.cut.items()):
+            if side == "target" or corpus.train[0].source != corpus.train[0].target:
+                yield f"{count} of {len(sentences)} {name} {side}s are longer than text.max_tokens = {limit} and are cut there"
+
+
+@contextlib.contextmanager
+def _signals(trainer: Trainer) -> Iterator[dict[str, signal.Signals]]:
+    """SIGINT and SIGTERM ask for a stop after the step; a second one ends the process at once.  SIGHUP is ignored."""
+    received: dict[str, signal.Signals] = {}
+
+    def stop(number: int, _frame: object) -> None:
+        if received:
+            os._exit(int(SIGNALS[signal.Signals(number)]))
+        received["signal"] = signal.Signals(number)
+        trainer.stop_request = f"stopped by {signal.Signals(number).name}"
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,23 @@
+"""What hangs on the training loop: small pieces with their own state, called at the three moments below."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from monitors.events import AnyEvent
+
+if TYPE_CHECKING:
+    from lattice.trainer import Trainer
+
+
+class Callback:
+    """Override what is needed; called in the order in which the trainer was given its callbacks."""
+
+    def on_event(self, event: AnyEvent) -> None:
+        """Something happened; every event of the run comes by here once."""
+
+    def after_step(self, trainer: Trainer) -> None:
+        """An optimizer step is done (or was skipped as bad); weights stand still until this returns."""
+
+    def at_stage_end(self, trainer: Trainer) -> None:
+        """The stage's last step is done; the next stage's model does not exist yet."""

@@ -1,0 +1,52 @@
+"""Saves the run every so many steps and at the end of every stage; marks the saved checkpoint with the best BLEU so far."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from lattice import checkpoint
+from lattice.callbacks import Callback
+from lattice.trainer import Trainer
+from monitors.events import AnyEvent, Decoded, Saved, Warned
+
+
+class Checkpointer(Callback):
+    """A save that fails is a warning while training goes on: the checkpoints that stand stay."""
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self._folder, self._fingerprint = folder, fingerprint
+        self._look: Decoded | None = None
+        self.failure: str | None = None
+        """Why the latest save failed, if it did."""
+
+    def on_event(self, event: AnyEvent) -> None:
+        if isinstance(event, Decoded):
+            self._look = event
+
+    def after_step(self, trainer: Trainer) -> None:
+        last_of_stage = trainer.progress.stage_step == trainer.stage.steps  # saved by at_stage_end, with the reason why it ended
+        if trainer.progress.step % trainer.config.checkpoint.every == 0 and not last_of_stage:
+            self.save(trainer)
+
+    def at_stage_end(self, trainer: Trainer) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        """Saves now; emits Saved, or Warned with the reason why not."""
+        clock, progress = time.perf_counter(), trainer.progress
+        here = {"step": progress.step, "stage": progress.stage}
+        model, optimizer = trainer.tensors()
+        state = trainer.state() | {"data": self._fingerprint}
+        try:
+            path, size = checkpoint.save(self._folder, progress.step, model, optimizer, state, trainer.tokenizer.to_json())
+            # Only a checkpoint of the very step that was scored can be the best one.
+            best = self._look is not None and self._look.step == progress.step
+            best = best and checkpoint.mark_best(self._folder, path, self._look.bleu)
+            checkpoint.retire(self._folder, trainer.config.checkpoint.keep)
+        except (checkpoint.CheckpointError, OSError) as error:
+            self.failure = str(error)
+            trainer.emit(Warned(message=f"checkpoint not saved: {error}", **here))
+            return
+        self.failure = None
+        trainer.emit(Saved(path=path.name, seconds=time.perf_counter() - clock, bytes=size, best=best, **here))

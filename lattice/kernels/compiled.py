@@ -1,0 +1,131 @@
+"""The fast tick through torch.compile: any device, fp32, bf16 or fp16 states, with a hand-written backward.
+
+One forward and one backward are compiled per shape; both compute in fp32 and round once at the end.  Neighbours are
+slices of one halo-padded buffer for the local tier and clipped slices for the distant one, so that no halo of a far
+stride is ever allocated.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from lattice.kernels.native import KernelUnavailable
+from lattice.kernels.reference import neighbour
+from presets.topology import LOCAL_OFFSETS, Offset, Topology
+
+_MAX_FUSED_READS = 64
+"""Inductor cuts a sum of more reads than this into kernels with full-size intermediates; the message has 26 and more."""
+
+
+def _local(values: torch.Tensor, offsets: list[Offset], periodic: bool) -> list[torch.Tensor]:
+    """values [B, X, Y, C, Z] read at each local offset, as slices of one padded copy."""
+    _, x, y, _, z = values.shape
+    if periodic:
+        values = torch.cat([values[:, -1:], values, values[:, :1]], 1)
+        values = torch.cat([values[:, :, -1:], values, values[:, :, :1]], 2)
+        padded = F.pad(values, (1, 1))
+    else:
+        padded = F.pad(values, (1, 1, 0, 0, 1, 1, 1, 1))
+    return [
+        padded[:, 1 + dx : 1 + dx + x, 1 + dy : 1 + dy + y, :, 1 + dz : 1 + dz + z] for dx, dy, dz in offsets
+    ]
+
+
+def _read(values: torch.Tensor, topology: Topology, sign: int) -> list[torch.Tensor]:
+    """values at i + sign * o_k for every offset, in the topology's order."""
+    periodic = topology.boundary == "periodic"
+    flipped = [tuple(sign * d for d in offset) for offset in topology.offsets]
+    near, far = flipped[: len(LOCAL_OFFSETS)], flipped[len(LOCAL_OFFSETS) :]
+    return _local(values, near, periodic) + [neighbour(values, offset, periodic) for offset in far]
+
+
+def _message(s, weights, extra, topology):
+    total = extra if extra is not None else torch.zeros_like(s)
+    for weight, read in zip(weights, _read(s, topology, +1), strict=True):
+        total = total + weight[:, :, None] * read
+    return total
+
+
+def _forward(state, weights, cells, extra, drive, topology, epsilon):
+    s = state.float()
+    m = _message(s, weights, extra, topology)
+    m = m * torch.rsqrt(m.square().mean(3, keepdim=True) + epsilon)
+    z = torch.sigmoid(cells[0] * s + cells[1] * m + cells[2])
+    h = torch.tanh(cells[3] * s + cells[4] * m + cells[5])
+    out = s + z * (h - s)
+    if drive is not None:
+        # Rounded before the drive is added, as the reference does between two ticks.
+        out = out.to(state.dtype)
+        out = torch.cat([out[..., :1] + drive[..., None], out[..., 1:]], -1)
+    return out.to(state.dtype)
+
+
+def _backward(grad_out, state, weights, cells, extra, topology, epsilon, want_weights):
+    s, grad = state.float(), grad_out.float()
+    m = _message(s, weights, extra, topology)
+    factor = torch.rsqrt(m.square().mean(3, keepdim=True) + epsilon)
+    m = m * factor
+    z = torch.sigmoid(cells[0] * s + cells[1] * m + cells[2])
+    h = torch.tanh(cells[3] * s + cells[4] * m + cells[5])
+    dz = grad * (h - s) * z * (1 - z)
+    dh = grad * z * (1 - h * h)
+    grad_cells = [
+        (dz * s).sum(0), (dz * m).sum(0), dz.sum(0), (dh * s).sum(0), (dh * m).sum(0), dh.sum(0),
+    ]  # fmt: skip
+    grad_m = dz * cells[1] + dh * cells[4]
+    grad_m = factor * (grad_m - m * (grad_m * m).mean(3, keepdim=True))
+    grad_s = grad * (1 - z) + dz * cells[0] + dh * cells[3]
+    # The transpose: the cell at i - o_k reads this one with its own weight, so shift the product weight * gradient.
+    for k, offset in enumerate(topology.offsets):
+        back = (-offset[0], -offset[1], -offset[2])
+        grad_s = grad_s + neighbour(weights[k][:, :, None] * grad_m, back, topology.boundary == "periodic")
+    grad_weights = [(grad_m * read).sum((0, 3)) for read in _read(s, topology, +1)] if want_weights else []
+    return grad_s, grad_m, grad_cells, grad_weights
+
+
+class CompiledKernel:
+    """See NativeKernel for the signature; here states may be fp32, bf16 or fp16, on any device."""
+
+    name = "compiled"
+
+    def __init__(self, topology: Topology, channels: int, device: torch.device, dtype: torch.dtype) -> None:
+        self._topology, self._device, self._dtype = topology, device, dtype
+        # Every lattice shape is a specialisation of its own; what an earlier stage compiled is of no use to this one.
+        torch._dynamo.reset()
+        options = {"realize_reads_threshold": _MAX_FUSED_READS, "realize_acc_reads_threshold": _MAX_FUSED_READS}
+        self._forward = torch.compile(_forward, dynamic=False, options=options)
+        self._backward = torch.compile(_backward, dynamic=False, options=options)
+        self._probe(channels)
+
+    def _probe(self, channels: int) -> None:
+        """Compiles for a 3x3x3 lattice, so that a machine without a working compiler is known before training starts."""
+        topology = Topology((3, 3, 3))
+        state = torch.zeros(1, 3, 3, channels, 3, dtype=self._dtype, device=self._device)
+        weights = torch.zeros(len(topology.offsets), 3, 3, 3, device=self._device)
+        cells = torch.zeros(6, 3, 3, channels, 3, device=self._device)
+        try:
+            self._forward(state, weights, cells, None, None, topology, 1e-3)
+        except Exception as error:  # noqa: BLE001 - inductor reports a missing compiler in many ways
+            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise KernelUnavailable(f"torch.compile does not work here ({line})") from error
+
+    def empty_state(self, shape: tuple[int, ...], zero: bool = False) -> torch.Tensor:
+        make = torch.zeros if zero else torch.empty
+        return make(shape, dtype=self._dtype, device=self._device)
+
+    def forward(self, state, weights, cells, extra, drive, epsilon):
+        return self._forward(state, weights, cells, extra, drive, self._topology, epsilon)
+
+    def backward(self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive):
+        grad_state, grad_message, of_cells, of_weights = self._backward(
+            grad_out, state, weights, cells, extra, self._topology, epsilon, grad_weights is not None
+        )
+        for total, part in zip(grad_cells, of_cells, strict=True):
+            total += part
+        if grad_weights is not None:
+            for total, part in zip(grad_weights, of_weights, strict=True):
+                total += part
+        if grad_drive is not None:
+            grad_drive += grad_state[..., 0]
+        return grad_state, grad_message

@@ -1,0 +1,175 @@
+"""T ticks as one differentiable operation, over any kernel with a `forward` and a `backward` for one tick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from lattice.kernels import reference
+from lattice.kernels.compiled import CompiledKernel
+from lattice.kernels.native import KernelUnavailable, NativeKernel
+from presets.topology import Topology
+
+NORM_EPSILON = 1e-3
+"""Added to the mean square of a message: a silent neighbourhood stays near zero instead of being blown up to one."""
+
+IMPLEMENTATIONS = ("auto", "native", "compiled", "reference")
+
+
+class Kernel(Protocol):
+    """One tick forward and backward; see NativeKernel for shapes."""
+
+    name: str
+
+    def empty_state(self, shape: tuple[int, ...], zero: bool = False) -> torch.Tensor: ...
+    def forward(self, state, weights, cells, extra, drive, epsilon) -> torch.Tensor: ...
+    def backward(
+        self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+@dataclass(frozen=True)
+class Functional:
+    """The functional tier: each cell hears gain [X, Y, C, Z] times the mean pre-tick state of its cluster.
+
+    labels [X, Y, Z] (int64) name the cluster of each cell, 0 <= label < count.
+    """
+
+    gain: torch.Tensor
+    labels: torch.Tensor
+    count: int
+
+    def sums(self, values: torch.Tensor) -> torch.Tensor:
+        """values [B, X, Y, C, Z] summed over the cells of each cluster -> [B, C, count]; fixed order, so deterministic on CPU."""
+        batch, _, _, channels, _ = values.shape
+        flat = values.permute(0, 3, 1, 2, 4).reshape(batch, channels, -1)
+        total = torch.zeros(batch, channels, self.count, dtype=flat.dtype, device=flat.device)
+        return total.index_add_(2, self.labels.flatten(), flat)
+
+    def sizes(self) -> torch.Tensor:
+        """Cells per cluster, at least 1 so that an empty cluster has mean zero [count]."""
+        return torch.bincount(self.labels.flatten(), minlength=self.count).clamp(min=1).to(self.gain.dtype)
+
+    def spread(self, means: torch.Tensor) -> torch.Tensor:
+        """Cluster values [B, C, count] given to their cells -> [B, X, Y, C, Z]."""
+        x, y, z = self.labels.shape
+        cells = means[:, :, self.labels.flatten()]
+        return cells.reshape(*means.shape[:2], x, y, z).permute(0, 2, 3, 1, 4)
+
+    def means(self, state: torch.Tensor) -> torch.Tensor:
+        """mu [B, C, count], the mean state of each cluster."""
+        return self.sums(state.to(self.gain.dtype)) / self.sizes()
+
+
+class _Propagate(torch.autograd.Function):
+    """Saves the T input states of the ticks and nothing else that grows with the batch."""
+
+    @staticmethod
+    def forward(ctx, drive, weights, cells, gain, functional, kernel, ticks, epsilon, keep):
+        batch, x, y, channels = drive.shape
+        state = kernel.empty_state((batch, x, y, channels, weights.shape[-1]), zero=True)
+        state[..., 0] = drive
+        states = []
+        for tick in range(ticks):
+            extra = _extra(functional, state)
+            if keep:
+                states.append(state)
+            state = kernel.forward(state, weights, cells, extra, drive if tick + 1 < ticks else None, epsilon)
+        ctx.save_for_backward(drive, weights, cells, gain)
+        ctx.states, ctx.functional, ctx.kernel, ctx.epsilon = states, functional, kernel, epsilon
+        return state
+
+    @staticmethod
+    def backward(ctx, grad):
+        drive, weights, cells, gain = ctx.saved_tensors
+        functional, kernel = ctx.functional, ctx.kernel
+        grad_cells = torch.zeros_like(cells)
+        grad_weights = torch.zeros_like(weights) if ctx.needs_input_grad[1] else None
+        grad_gain = torch.zeros_like(gain) if functional is not None else None
+        grad_drive = torch.zeros(drive.shape, dtype=torch.float32, device=drive.device)
+        grad = grad.contiguous()
+        while ctx.states:
+            state = ctx.states.pop()  # freed as soon as it is used
+            extra = _extra(functional, state)
+            grad, grad_message = kernel.backward(
+                grad, state, weights, cells, extra, ctx.epsilon, grad_cells, grad_weights, grad_drive
+            )
+            if functional is not None:
+                shared = functional.spread(functional.means(state))
+                grad_gain += (grad_message.to(gain.dtype) * shared).sum(0)
+                pull = functional.spread(functional.sums(grad_message.to(gain.dtype) * gain) / functional.sizes())
+                grad += pull.to(grad.dtype)
+                grad_drive += pull[..., 0]
+        return grad_drive.to(drive.dtype), grad_weights, grad_cells, grad_gain, None, None, None, None, None
+
+
+def _extra(functional: Functional | None, state: torch.Tensor) -> torch.Tensor | None:
+    if functional is None:
+        return None
+    return (functional.gain * functional.spread(functional.means(state))).contiguous()
+
+
+def propagate(
+    drive: torch.Tensor,
+    weights: torch.Tensor,
+    cells: torch.Tensor,
+    topology: Topology,
+    ticks: int,
+    kernel: Kernel | None = None,
+    functional: Functional | None = None,
+) -> torch.Tensor:
+    """The state after `ticks` ticks from silence, with `drive` added to the input face before each of them.
+
+    drive [B, X, Y, C] in the state dtype (fp32, bf16, fp16); weights [K, X, Y, Z] and cells [6, X, Y, C, Z] in fp32;
+    returns [B, X, Y, C, Z].  `kernel=None` runs the reference.  Raises ValueError where shapes do not belong together.
+    """
+    x, y, z = topology.shape
+    expected = {"drive": (drive.shape[1:3], (x, y)), "weights": (weights.shape, (len(topology.offsets), x, y, z))}
+    expected["cells"] = (cells.shape, (6, x, y, drive.shape[-1], z))
+    for name, (found, wanted) in expected.items():
+        if tuple(found) != wanted:
+            raise ValueError(f"{name}: shape {tuple(found)} does not fit the topology, expected {wanted}")
+    if kernel is not None:
+        keep = torch.is_grad_enabled()
+        gain = functional.gain if functional is not None else None
+        return _Propagate.apply(drive.contiguous(), weights, cells, gain, functional, kernel, ticks, NORM_EPSILON, keep)
+    state = torch.zeros(*drive.shape, z, dtype=drive.dtype, device=drive.device)
+    face = torch.zeros_like(state[..., 0:1])
+    for _ in range(ticks):
+        state = torch.cat([state[..., 0:1] + drive[..., None] + face, state[..., 1:]], dim=-1)
+        extra = functional.gain * functional.spread(functional.means(state)) if functional is not None else None
+        state = reference.tick(state, weights, cells, topology, NORM_EPSILON, extra)
+    return state
+
+
+def choose(
+    implementation: str, topology: Topology, channels: int, device: torch.device, dtype: torch.dtype
+) -> tuple[Kernel | None, str]:
+    """(kernel, one line that says what runs and why); the kernel is None for the reference.
+
+    Raises KernelUnavailable when a named implementation can't serve; `auto` falls back instead.
+    """
+    if implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation: {implementation!r} is not one of {', '.join(IMPLEMENTATIONS)}")
+    native_fits = device.type == "cpu" and dtype == torch.float32
+    if implementation == "native" and not native_fits:
+        raise KernelUnavailable(f"the native kernel runs fp32 on the CPU, not {str(dtype)[6:]} on {device.type}")
+    reasons = []
+    if implementation == "native" or (implementation == "auto" and native_fits):
+        try:
+            return NativeKernel(topology, channels), "tick kernel: native (C, fp32)"
+        except KernelUnavailable as error:
+            if implementation == "native":
+                raise
+            reasons.append(str(error))
+    if implementation in ("compiled", "auto"):
+        try:
+            return CompiledKernel(topology, channels, device, dtype), "tick kernel: compiled (torch.compile)"
+        except KernelUnavailable as error:
+            if implementation == "compiled":
+                raise
+            reasons.append(str(error))
+    because = f" because {'; '.join(reasons)}" if reasons else ""
+    return None, f"tick kernel: reference (plain torch, slower){because}"

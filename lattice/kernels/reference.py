@@ -1,0 +1,54 @@
+"""The tick in plain torch: short, any device and dtype, differentiable by autograd.  Every fast kernel is tested against it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from presets.topology import Offset, Topology
+
+
+def neighbour(state: torch.Tensor, offset: Offset, periodic: bool) -> torch.Tensor:
+    """state [B, X, Y, C, Z] read at i + offset: zero outside; x and y wrap if `periodic`."""
+    dx, dy, dz = offset
+    if periodic:
+        state = torch.roll(state, (-dx, -dy), (1, 2))
+        dx = dy = 0
+    _, x, y, _, z = state.shape
+    if abs(dx) >= x or abs(dy) >= y or abs(dz) >= z:
+        return torch.zeros_like(state)
+    inside = state[:, max(dx, 0) : x + min(dx, 0), max(dy, 0) : y + min(dy, 0), :, max(dz, 0) : z + min(dz, 0)]
+    return F.pad(inside, (max(-dz, 0), max(dz, 0), 0, 0, max(-dy, 0), max(dy, 0), max(-dx, 0), max(dx, 0)))
+
+
+def message(state: torch.Tensor, weights: torch.Tensor, topology: Topology) -> torch.Tensor:
+    """sum_k w_k[i] * s[i + o_k] for weights [K, X, Y, Z] -> [B, X, Y, C, Z]."""
+    periodic = topology.boundary == "periodic"
+    total = torch.zeros_like(state)
+    for weight, offset in zip(weights, topology.offsets, strict=True):
+        total = total + weight[:, :, None] * neighbour(state, offset, periodic)
+    return total
+
+
+def tick(
+    state: torch.Tensor,
+    weights: torch.Tensor,
+    cells: torch.Tensor,
+    topology: Topology,
+    epsilon: float,
+    extra: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """One tick of the gated cell (docs/lattice.md): state [B, X, Y, C, Z] -> the next one, same shape and dtype.
+
+    weights [K, X, Y, Z]; cells [6, X, Y, C, Z] = a_z, b_z, c_z, a_h, b_h, c_h; extra [B, X, Y, C, Z] is added to the
+    message before its normalisation (the functional tier).  Computes in the parameters' dtype (fp32).
+    """
+    s = state.to(weights.dtype)
+    m = message(s, weights, topology)
+    if extra is not None:
+        m = m + extra
+    m = m * torch.rsqrt(m.square().mean(dim=3, keepdim=True) + epsilon)
+    a_z, b_z, c_z, a_h, b_h, c_h = cells
+    z = torch.sigmoid(a_z * s + b_z * m + c_z)
+    h = torch.tanh(a_h * s + b_h * m + c_h)
+    return (s + z * (h - s)).to(state.dtype)

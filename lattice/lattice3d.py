@@ -1,0 +1,177 @@
+"""The lattice as a torch module: its own weights and cell parameters, and the ports that size-free slots enter and leave by.
+
+Tensor names: B batch, X Y Z cells, C channels, K offsets, S = G*G slots, D numbers a slot.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lattice.kernels import Functional, propagate
+from lattice.kernels.propagate import Kernel
+from presets.topology import Topology
+
+CONTROL = 3
+"""Control points along each side of a patch: a slot drives its patch through 3 x 3 of them, whatever the patch's size."""
+
+TILE = 16
+"""Cells along z that share one sparsity pattern, so that vector reads stay whole."""
+
+NOISE = 0.3
+BIAS_LOCAL, BIAS_DISTANT = 0.5, 0.7
+"""Start of the connections: noise, plus a bias on the neighbour(s) towards the input (a prototype's measured recipe)."""
+
+
+def interpolation(size: int, patches: int) -> torch.Tensor:
+    """[size, patches * CONTROL]: linear interpolation from each patch's control points to the cells along one axis.
+
+    Cell i belongs to the patch it lies in; rows sum to 1.  Works for any size >= patches, divisible or not.
+    """
+    matrix = torch.zeros(size, patches * CONTROL)
+    for i in range(size):
+        patch = i * patches // size
+        first, last = -(-patch * size // patches), -(-(patch + 1) * size // patches) - 1
+        at = (CONTROL - 1) * (i - first) / (last - first) if last > first else (CONTROL - 1) / 2
+        low = min(int(at), CONTROL - 2)
+        matrix[i, patch * CONTROL + low] += 1 - (at - low)
+        matrix[i, patch * CONTROL + low + 1] += at - low
+    return matrix
+
+
+class Port(nn.Module):
+    """Slots [B, S, D] <-> one face [B, X, Y, C], through control points; carries over unchanged when the lattice grows."""
+
+    def __init__(self, grid: int, channels: int, weight: torch.Tensor, inward: bool) -> None:
+        """`weight` [S, D, points] is used as it is for driving, transposed for reading."""
+        super().__init__()
+        self.grid, self.channels = grid, channels
+        slots, slot_width, points = weight.shape
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(torch.zeros(slots, points if inward else slot_width))
+
+    def fit(self, size_x: int, size_y: int) -> None:
+        """Prepares for a face of size_x * size_y cells."""
+        self.register_buffer("along_x", interpolation(size_x, self.grid).to(self.weight.device), persistent=False)
+        self.register_buffer("along_y", interpolation(size_y, self.grid).to(self.weight.device), persistent=False)
+
+    def drive(self, slots: torch.Tensor) -> torch.Tensor:
+        """Slots -> what is added to the input face [B, X, Y, C]."""
+        points = torch.einsum("bsd,sdp->bsp", slots, self.weight) + self.bias
+        g = self.grid
+        points = points.view(-1, g, g, CONTROL, CONTROL, self.channels).permute(0, 1, 3, 2, 4, 5)
+        points = points.reshape(-1, g * CONTROL, g * CONTROL, self.channels)
+        return torch.einsum("xi,yj,bijc->bxyc", self.along_x, self.along_y, points)
+
+    def read(self, face: torch.Tensor) -> torch.Tensor:
+        """The output face [B, X, Y, C] -> slots: each control point is the weighted mean of the cells near it."""
+        # A patch of fewer than CONTROL cells leaves a control point without any; it reads zero.
+        along_x, along_y = (m / m.sum(0).clamp(min=1e-6) for m in (self.along_x, self.along_y))
+        g = self.grid
+        points = torch.einsum("xi,yj,bxyc->bijc", along_x, along_y, face)
+        points = points.view(-1, g, CONTROL, g, CONTROL, self.channels).permute(0, 1, 3, 2, 4, 5)
+        points = points.reshape(-1, g * g, CONTROL * CONTROL * self.channels)
+        return torch.einsum("bsp,sdp->bsd", points, self.weight) + self.bias
+
+
+def transposed_ports(grid: int, slot_width: int, channels: int, generator: torch.Generator) -> tuple[Port, Port]:
+    """Input and output port that start as each other's transpose with orthogonal rows, so that a transparent lattice would
+    hand slots through.  (Independent random ports start ill-conditioned: a linear readout then explains 0.73 of the slots'
+    variance behind a fresh 16x16x16 lattice, with these 0.88.)
+    """
+    points = CONTROL * CONTROL * channels
+    weight = torch.empty(grid * grid, slot_width, points)
+    for slot in weight:
+        nn.init.orthogonal_(slot, generator=generator)
+    scale = max(1.0, points / slot_width) ** 0.5
+    return Port(grid, channels, weight * scale, inward=True), Port(grid, channels, weight / scale, inward=False)
+
+
+def initial_weights(topology: Topology, generator: torch.Generator) -> torch.Tensor:
+    """[K, X, Y, Z]: noise of variance NOISE^2 / 26, plus the bias on offsets that point straight back to the input face."""
+    weights = torch.randn(len(topology.offsets), *topology.shape, generator=generator) * (NOISE / 26**0.5)
+    for k, (dx, dy, dz) in enumerate(topology.offsets):
+        if dx == dy == 0 and dz < 0:
+            weights[k] += BIAS_LOCAL if dz == -1 else BIAS_DISTANT
+    return weights
+
+
+def initial_cells(shape: tuple[int, int, int], channels: int, generator: torch.Generator) -> torch.Tensor:
+    """[6, X, Y, C, Z]: a_h = b_h = 0.5, the rest 0, each with a little noise so that no two cells are alike."""
+    x, y, z = shape
+    cells = torch.randn(6, x, y, channels, z, generator=generator) * 0.02
+    cells[3] += 0.5
+    cells[4] += 0.5
+    return cells
+
+
+class Lattice(nn.Module):
+    """weights [K, X, Y, Z] and cells [6, X, Y, C, Z]; `gain` [X, Y, C, Z] and `labels` [X, Y, Z] where clusters are on."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        channels: int,
+        ticks: int,
+        generator: torch.Generator,
+        clusters: int = 0,
+        integration: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.topology, self.channels, self.ticks, self.clusters = topology, channels, ticks, clusters
+        self.weights = nn.Parameter(initial_weights(topology, generator))
+        self.cells = nn.Parameter(initial_cells(topology.shape, channels, generator))
+        self.kernel: Kernel | None = None
+        self.register_buffer("mask", None)
+        if clusters:
+            x, y, z = topology.shape
+            self.gain = nn.Parameter(torch.full((x, y, channels, z), float(integration)))
+            self.register_buffer("labels", block_labels(topology.shape, clusters))
+
+    @torch.no_grad()
+    def prune(self, sparsity: float) -> None:
+        """Drops the weakest `sparsity` of the offsets of every z-tile, and keeps them dropped.
+
+        All cells of a run of TILE cells along z share one pattern (constant fan-in per tile), ranked by mean |w|.  The
+        number kept is at least 1.
+        """
+        offsets, x, y, z = self.weights.shape
+        keep = max(1, round(offsets * (1 - sparsity)))
+        magnitude = self.weights.abs() * self.mask if self.mask is not None else self.weights.abs()
+        mask = torch.zeros_like(self.weights, dtype=torch.bool)
+        for start in range(0, z, TILE):
+            tile = magnitude[..., start : start + TILE].mean(-1)
+            kept = tile.topk(keep, dim=0).indices[..., None].expand(-1, -1, -1, min(TILE, z - start))
+            mask[..., start : start + TILE].scatter_(0, kept, True)
+        self.mask = mask
+        self.apply_mask()
+
+    @torch.no_grad()
+    def apply_mask(self) -> None:
+        """Zeroes pruned weights again, after an optimizer step moved them."""
+        if self.mask is not None:
+            self.weights.mul_(self.mask)
+
+    @property
+    def functional(self) -> Functional | None:
+        return Functional(self.gain, self.labels, self.clusters) if self.clusters else None
+
+    def forward(self, drive: torch.Tensor, bypass: bool = False) -> torch.Tensor:
+        """Drive [B, X, Y, C] -> output face [B, X, Y, C] after the ticks.
+
+        `bypass` zeroes every message (a control: nothing may then reach the output).
+        """
+        return self.state(drive, bypass)[..., -1]
+
+    def state(self, drive: torch.Tensor, bypass: bool = False) -> torch.Tensor:
+        """The whole state [B, X, Y, C, Z] after the ticks."""
+        weights = torch.zeros_like(self.weights) if bypass else self.weights
+        functional = None if bypass else self.functional
+        return propagate(drive, weights, self.cells, self.topology, self.ticks, self.kernel, functional)
+
+
+def block_labels(shape: tuple[int, int, int], clusters: int) -> torch.Tensor:
+    """Starting clusters [X, Y, Z], before activity has been seen: `clusters` runs of neighbouring cells of nearly equal size."""
+    x, y, z = shape
+    count = x * y * z
+    return (torch.arange(count) * clusters // count).view(x, y, z)

@@ -1,0 +1,126 @@
+"""The whole model: tokens -> encoder -> slots -> input port -> lattice -> output port -> slots -> decoder -> tokens.
+
+`arm = "identity"` leaves the lattice and its ports out (a control: how good are the text parts alone?).  The controls of an
+evaluation are `shuffled` (each sentence is decoded from another one's slots) and `bypass` (all messages zero); text that
+survives either did not go through the lattice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lattice.kernels import choose
+from lattice.lattice3d import Lattice, Port, transposed_ports
+from lattice.text.coder import PAD, Decoder, Encoder
+from presets.schema import RunConfig
+
+CONTROLS = ("none", "shuffled", "bypass")
+STATE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def generator(seed: int, *names: object) -> torch.Generator:
+    """A random stream of its own for every purpose: the same (seed, names) give the same numbers, in any order of use."""
+    key = "\0".join(map(str, (seed, *names)))
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 1)
+
+
+class TextLattice(nn.Module):
+    """Built for one stage of a config; `lattice.growth.carry_over` moves what was learned into the next stage's."""
+
+    def __init__(self, config: RunConfig, stage: int, vocabulary: int, device: torch.device) -> None:
+        super().__init__()
+        text, section, here = config.text, config.lattice, config.stages[stage]
+        seed, slots = config.run.seed, config.text.grid**2
+        self.device_type, self.state_dtype = device.type, STATE_DTYPES[config.run.precision]
+        # Library layers draw from torch's global generator while they are built; give them a keyed stream, too.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(seed, "text").initial_seed())
+            self.encoder = Encoder(
+                vocabulary, text.max_tokens, slots, text.slot_width, text.width, text.heads, text.encoder_feed_forward,
+                text.encoder_layers,
+            )  # fmt: skip
+            self.decoder = Decoder(
+                vocabulary, text.max_tokens, slots, text.slot_width, text.width, text.heads, text.decoder_layers,
+                text.decoder_parameters,
+            )  # fmt: skip
+        self.lattice: Lattice | None = None
+        self.kernel_line = "no lattice (identity arm)"
+        if section.arm == "lattice":
+            topology = here.topology(section.boundary)
+            self.input_port, self.output_port = transposed_ports(
+                text.grid, text.slot_width, section.channels, generator(seed, "ports")
+            )
+            clustering = here.clustering
+            self.lattice = Lattice(
+                topology, section.channels, here.ticks, generator(seed, "lattice", stage), clustering.clusters,
+                clustering.clustering_integration,
+            )  # fmt: skip
+            for port in (self.input_port, self.output_port):
+                port.fit(*here.shape[:2])
+            self.lattice.kernel, self.kernel_line = choose(
+                config.run.kernel, topology, section.channels, device, self.state_dtype
+            )
+            self.lattice.weights.requires_grad_(config.connections.learning == "gradient" and here.profile != "freeze")
+            self.lattice.cells.requires_grad_(section.cells == "gradient")
+            if clustering.clusters:
+                self.lattice.gain.requires_grad_(section.cells == "gradient")
+            if here.sparsity:
+                self.lattice.prune(here.sparsity)
+        self.to(device)
+
+    def slots(self, tokens: torch.Tensor, control: str = "none") -> torch.Tensor:
+        """Token ids [B, N] -> the representative embeddings [B, S, D] that the decoder reads."""
+        with self._autocast():
+            slots = self.encoder(tokens)
+        if control == "shuffled":
+            slots = slots.roll(1, 0)
+        if self.lattice is None:
+            return slots
+        drive = self.input_port.drive(slots.float()).to(self.state_dtype)
+        return self.output_port.read(self.lattice(drive, bypass=control == "bypass").float())
+
+    def loss(self, source: torch.Tensor, begun: torch.Tensor, ended: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Summed cross-entropy in nats of the target tokens `ended` [B, M] after `begun` [B, M], and how many there are."""
+        slots = self.slots(source)
+        with self._autocast():
+            logits = self.decoder(slots, begun)
+        total = F.cross_entropy(logits.float().flatten(0, 1), ended.flatten(), ignore_index=PAD, reduction="sum")
+        return total, int((ended != PAD).sum())
+
+    @torch.no_grad()
+    def say(self, source: torch.Tensor, control: str = "none") -> torch.Tensor:
+        """Greedily decoded token ids for source tokens [B, N]."""
+        with self._autocast():
+            return self.decoder.greedy(self.slots(source, control))
+
+    @torch.no_grad()
+    def activity(self, source: torch.Tensor, threshold: float) -> float:
+        """Share of cells whose state still changes by more than `threshold` (RMS over channels and batch) in the last tick."""
+        if self.lattice is None:
+            return 0.0
+        lattice = self.lattice
+        with self._autocast():
+            slots = self.encoder(source)
+        drive = self.input_port.drive(slots.float()).to(self.state_dtype)
+        last = lattice.state(drive).float()
+        ticks, lattice.ticks = lattice.ticks, lattice.ticks - 1
+        try:
+            before = lattice.state(drive).float() if lattice.ticks else torch.zeros_like(last)
+        finally:
+            lattice.ticks = ticks
+        change = (last - before).square().mean(dim=(0, 3)).sqrt()
+        return (change > threshold).float().mean().item()
+
+    def gradient_share(self) -> float | None:
+        """Share of cells with a gradient that is not zero, after a backward; None where cells do not learn."""
+        if self.lattice is None or self.lattice.cells.grad is None:
+            return None
+        return (self.lattice.cells.grad.abs().amax(dim=(0, 3)) > 0).float().mean().item()
+
+    def _autocast(self) -> torch.autocast:
+        # fp16 exists for CUDA; where a CPU lacks the operators, bf16 text layers would differ from the states: keep fp32.
+        return torch.autocast(self.device_type, dtype=self.state_dtype, enabled=self.state_dtype != torch.float32)

@@ -1,0 +1,325 @@
+"""The training loop.
+
+    RunStarted
+    for every stage, from the resumed one on:
+        build the stage's model; carry over what was learned     StageStarted
+        until the stage ends:
+            sentences of (seed, stage, step)
+            micro-batches: loss, backward, gradients add up
+            finite?  clip, AdamW, pruned weights back to zero     Trained
+            not?     skip and count                               BadStep
+            callbacks.after_step: decode, save                    Decoded, Saved
+            end rule met, or a stop asked for?
+        callbacks.at_stage_end                                    StageEnded
+    RunEnded (by whoever owns the process)
+
+All state that decides what comes next is in the model, the optimizer and `Progress`; random numbers are drawn from streams
+keyed by (seed, purpose, stage, pass).  So a checkpoint of the three resumes exactly.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+
+from lattice.batches import Schedule, Sentences
+from lattice.callbacks import Callback
+from lattice.growth import carry_over
+from lattice.model import TextLattice
+from lattice.text.tokenizer import Tokenizer
+from monitors import gauges
+from monitors.events import AnyEvent, BadStep, StageEnded, StageStarted, Trained
+from presets.plan import StagePlan, plan
+from presets.schema import RunConfig, Stage
+
+PROFILE_RATE = {"discovery": 2.0, "learning": 1.0, "consolidation": 0.4, "freeze": 0.0}
+"""Learning rate of the connections relative to the rest, by a stage's plasticity profile (the ratios of the seed's)."""
+
+
+class TrainingFailed(RuntimeError):
+    """Training can't go on; the message says why.  The last good checkpoint stands."""
+
+
+@dataclass
+class Progress:
+    """Where a run is.  Plain numbers, saved in every checkpoint."""
+
+    step: int = 0
+    """Optimizer steps done in the whole run, bad ones included."""
+    stage: int = 0
+    stage_step: int = 0
+    stage_over: str = ""
+    """Why the stage ended, once it has."""
+    bad_in_a_row: int = 0
+    loss: float | None = None
+    bleu: float | None = None
+    valid_loss: float | None = None
+    best_bleu: float = -1.0
+    best_valid_loss: float = math.inf
+    looks_without_gain: int = 0
+    """Decodes of this stage since the held-out loss was last better than before."""
+    elapsed_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def as_json(self) -> dict:
+        fields = dataclasses.asdict(self)
+        fields["best_valid_loss"] = None if math.isinf(self.best_valid_loss) else self.best_valid_loss
+        return fields
+
+    @classmethod
+    def from_json(cls, fields: dict) -> Progress:
+        known = {field.name for field in dataclasses.fields(cls)}
+        progress = cls(**{key: value for key, value in fields.items() if key in known})
+        progress.best_valid_loss = math.inf if progress.best_valid_loss is None else progress.best_valid_loss
+        return progress
+
+
+def learning_rate(config: RunConfig, step: int) -> float:
+    """Rate of step `step` (from 0): linear warm-up, then a cosine over the whole run down to `final_share` of the peak."""
+    section = config.optimizer
+    warm = min(1.0, (step + 1) / section.warmup_steps) if section.warmup_steps else 1.0
+    along = min(1.0, step / max(1, config.total_steps))
+    cosine = section.final_share + (1 - section.final_share) * 0.5 * (1 + math.cos(math.pi * along))
+    return section.learning_rate * warm * cosine
+
+
+class Trainer:
+    """Runs a config's stages.  `resume` continues from (model tensors, optimizer tensors, state) of a checkpoint."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        tokenizer: Tokenizer,
+        train: Sentences,
+        valid: Sentences,
+        device: torch.device,
+        callbacks: list[Callback],
+    ) -> None:
+        self.config, self.tokenizer, self.device, self.callbacks = config, tokenizer, device, callbacks
+        self.train_sentences, self.valid_sentences = train, valid
+        self.progress = Progress()
+        self.stop_request: str | None = None
+        """Set from outside (a signal handler, a command) to leave after the step in progress."""
+        self.plans: tuple[StagePlan, ...] = plan(config)
+        # fp16 gradients underflow; the scaler is inert for the other precisions.
+        self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**12, enabled=config.run.precision == "fp16")
+        self.model = TextLattice(config, 0, tokenizer.vocabulary, device)
+        self._build_optimizer()
+        self._resumed = False
+
+    # The run
+
+    def run(self) -> str:
+        """Trains to the end of the last stage, or until `stop_request`; returns "finished" or "stopped".
+
+        Raises TrainingFailed after too many bad steps in a row.
+        """
+        while True:
+            reason = self.progress.stage_over or self._run_stage()
+            if reason == "stopped":
+                return "stopped"
+            if self.progress.stage + 1 == len(self.config.stages):
+                return "finished"
+            self._next_stage()
+
+    def _run_stage(self) -> str:
+        progress, stage = self.progress, self.stage
+        self.emit(self._stage_started())
+        sizes = (len(self.train_sentences), stage.data_share, self.config.training.batch)
+        schedule = Schedule(*sizes, self.config.run.seed, progress.stage)
+        while not (reason := self._over()):
+            clock, cpu = time.perf_counter(), gauges.cpu_seconds()
+            self._step(schedule.rows(progress.stage_step))
+            progress.step += 1
+            progress.stage_step += 1
+            for callback in self.callbacks:
+                callback.after_step(self)
+            progress.elapsed_s += time.perf_counter() - clock
+            progress.cpu_s += gauges.cpu_seconds() - cpu
+        if reason != "stopped":
+            progress.stage_over = reason
+            for callback in self.callbacks:
+                callback.at_stage_end(self)
+        self.emit(StageEnded(step=progress.step, stage=progress.stage, name=stage.name, reason=reason))
+        return reason
+
+    def _over(self) -> str:
+        """Why the stage ends here, or "" if it goes on."""
+        stage, progress = self.stage, self.progress
+        if progress.stage_step >= stage.steps:
+            return "steps"
+        if progress.stage_step and stage.until_loss is not None and (progress.valid_loss or math.inf) <= stage.until_loss:
+            return "loss"
+        if stage.until_plateau is not None and progress.looks_without_gain >= stage.until_plateau:
+            return "plateau"
+        return "stopped" if self.stop_request else ""
+
+    def _next_stage(self) -> None:
+        progress, before = self.progress, self.model
+        moments = self._optimizer_tensors()
+        progress.stage += 1
+        progress.stage_step, progress.stage_over, progress.looks_without_gain = 0, "", 0
+        progress.best_valid_loss, progress.valid_loss = math.inf, None
+        self.model = TextLattice(self.config, progress.stage, self.tokenizer.vocabulary, self.device)
+        carry_over(before, self.model)
+        if self.stage.sparsity and self.model.lattice is not None:
+            self.model.lattice.prune(self.stage.sparsity)  # anew: the carried weights are not those it was built with
+        self._build_optimizer()
+        # Moments of the size-free parts carry over; a lattice of another shape starts its own.
+        self._load_optimizer_tensors(moments)
+
+    # One step
+
+    def _step(self, rows: list[int]) -> None:
+        progress, clock = self.progress, time.perf_counter()
+        rate = learning_rate(self.config, self._schedule_position())
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["rate"]
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self._accumulate(rows)
+        self.scaler.unscale_(self.optimizer)
+        trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = float(torch.nn.utils.clip_grad_norm_(trainable, self.config.optimizer.clip))
+        progress.loss = loss if math.isfinite(loss) else None
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.scaler.step(self.optimizer)
+            if self.model.lattice is not None:
+                self.model.lattice.apply_mask()
+            progress.bad_in_a_row = 0
+        else:
+            self._bad_step(loss, norm)
+        if self.scaler.is_enabled():
+            self.scaler.update()
+        here = {"step": progress.step + 1, "stage": progress.stage}
+        self.emit(
+            Trained(loss=loss, grad_norm=norm, learning_rate=rate, step_s=time.perf_counter() - clock, **here)
+        )
+
+    def _accumulate(self, rows: list[int]) -> float:
+        """Adds up the gradients of the mean loss over all target tokens of the batch; returns that loss in nats a token."""
+        size = self.plan.micro_batch
+        parts = [self.train_sentences.batch(rows[i : i + size], self.device) for i in range(0, len(rows), size)]
+        tokens = sum(int((ended != 0).sum()) for _, _, ended in parts)
+        total = 0.0
+        for part in parts:
+            loss, _ = self.model.loss(*part)
+            self.scaler.scale(loss / tokens).backward()
+            total += loss.item()
+        return total / tokens
+
+    def _bad_step(self, loss: float, norm: float) -> None:
+        progress = self.progress
+        if self.scaler.is_enabled() and math.isfinite(loss) and self.scaler.get_scale() > 1:
+            return  # how the scaler finds its scale; the step is skipped and the scale halved
+        progress.bad_in_a_row += 1
+        reason = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
+        self.emit(BadStep(step=progress.step + 1, stage=progress.stage, reason=reason, in_a_row=progress.bad_in_a_row))
+        if progress.bad_in_a_row >= self.config.training.bad_steps:
+            raise TrainingFailed(
+                f"{progress.bad_in_a_row} steps in a row were not finite ({reason} at step {progress.step + 1}); "
+                "try a lower optimizer.learning_rate, or fp32"
+            )
+
+    def _schedule_position(self) -> int:
+        """Steps along the learning-rate schedule: a stage that ended early leaves its rest out."""
+        return sum(stage.steps for stage in self.config.stages[: self.progress.stage]) + self.progress.stage_step
+
+    # State
+
+    @property
+    def stage(self) -> Stage:
+        return self.config.stages[self.progress.stage]
+
+    @property
+    def plan(self) -> StagePlan:
+        return self.plans[self.progress.stage]
+
+    def emit(self, event: AnyEvent) -> None:
+        for callback in self.callbacks:
+            callback.on_event(event)
+
+    def tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """(model, optimizer) tensors by name, for a checkpoint."""
+        return self.model.state_dict(), self._optimizer_tensors()
+
+    def state(self) -> dict:
+        """Everything else a checkpoint needs, as JSON."""
+        return {"progress": self.progress.as_json(), "scaler": self.scaler.state_dict()}
+
+    def resume(self, model: dict[str, torch.Tensor], optimizer: dict[str, torch.Tensor], state: dict) -> None:
+        """Continues from a checkpoint.  Raises ValueError where its tensors do not fit the config."""
+        self.progress = Progress.from_json(state["progress"])
+        self.model = TextLattice(self.config, self.progress.stage, self.tokenizer.vocabulary, self.device)
+        load_model(self.model, model)
+        self._build_optimizer()
+        self._load_optimizer_tensors(optimizer)
+        self.scaler.load_state_dict(state["scaler"])
+        self._resumed = True
+
+    def _build_optimizer(self) -> None:
+        section, lattice = self.config.optimizer, self.model.lattice
+        own = {id(p) for p in lattice.parameters()} if lattice is not None else set()
+        trainable = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        connections = [p for _, p in trainable if lattice is not None and p is lattice.weights]
+        cells = [p for _, p in trainable if id(p) in own and p is not lattice.weights]
+        text = [p for _, p in trainable if id(p) not in own]
+        groups = [
+            {"params": text, "rate": 1.0, "weight_decay": section.weight_decay},
+            {"params": cells, "rate": 1.0, "weight_decay": 0.0},
+            {"params": connections, "rate": PROFILE_RATE[self.stage.profile], "weight_decay": 0.0},
+        ]
+        self._names = {id(p): name for name, p in trainable}
+        self.optimizer = torch.optim.AdamW(
+            [group for group in groups if group["params"]],
+            lr=section.learning_rate,
+            betas=(section.beta1, section.beta2),
+            fused=True,
+        )
+
+    def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
+        return {
+            f"{self._names[id(p)]}/{key}": value
+            for p, state in self.optimizer.state.items()
+            for key, value in state.items()
+        }
+
+    def _load_optimizer_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Takes the moments of parameters that exist here with the same shape."""
+        for group in self.optimizer.param_groups:
+            for p in group["params"]:
+                name = self._names[id(p)]
+                found = {key: tensors.get(f"{name}/{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+                if any(value is None for value in found.values()) or found["exp_avg"].shape != p.shape:
+                    continue
+                self.optimizer.state[p] = {key: value.clone().to(p.device) for key, value in found.items()}
+
+    def _stage_started(self) -> StageStarted:
+        stage, planned = self.stage, self.plan
+        return StageStarted(
+            step=self.progress.step,
+            stage=self.progress.stage,
+            name=stage.name,
+            shape=stage.shape,
+            cells=planned.cells,
+            ticks=stage.ticks,
+            kernel=self.model.kernel_line,
+            plan_bytes=planned.total_bytes,
+            micro_batch=planned.micro_batch,
+            accumulation=planned.accumulation,
+            carried=self.progress.stage > 0 or self._resumed,
+        )
+
+
+def load_model(model: TextLattice, tensors: dict[str, torch.Tensor]) -> None:
+    """Loads a checkpoint's tensors into a model of the same config.  Raises ValueError naming what does not fit."""
+    if model.lattice is not None:
+        mask = tensors.get("lattice.mask")
+        model.lattice.mask = None if mask is None else mask.to(model.lattice.weights.device)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint does not fit this config: {str(error).splitlines()[-1].strip()}") from error

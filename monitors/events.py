@@ -1,0 +1,255 @@
+"""What happened in a run: one hierarchy of typed events, the log they are appended to, and its tolerant reader.
+
+`events.jsonl` is the truth about a run: one JSON object a line, in the order in which things happened.  Writing it flushes
+each line to the operating system, so that a killed process loses none; a line torn by a crash of the machine is cut off when
+the log is next opened.  The reader goes on where it stopped, by byte offset, and skips what it can't read: a log of a newer
+version may hold kinds it has never heard of.
+
+Events have one writer in one process.  Numbers that may be missing are None, never NaN (see monitors.fields).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, BinaryIO, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
+
+from monitors.fields import Measured, Text
+from monitors.runs import atomic_write
+
+_BLOCK = 65536
+"""Bytes read at once when looking for the end of the last whole line."""
+
+
+class Event(BaseModel):
+    """Time in unix seconds (0.0 until the log sets it), global optimizer step (0 before the first), and stage index."""
+
+    # Unknown fields are refused here and ignored by `parse_event`: a typo in the code fails, a newer log is read.
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    time: FiniteFloat = 0.0
+    step: Annotated[int, Field(ge=0)] = 0
+    stage: Annotated[int, Field(ge=0)] = 0
+
+
+class RunStarted(Event):
+    """A process took up the run; `resumed` from a checkpoint, or from nothing."""
+
+    kind: Literal["run_started"] = "run_started"
+    run: Text
+    resumed: bool
+    message: Text
+
+
+class StageStarted(Event):
+    """Shape (x, y, z) in cells, the tick kernel in one line, and whether weights were `carried` over from the last stage."""
+
+    kind: Literal["stage_started"] = "stage_started"
+    name: Text
+    shape: tuple[int, int, int]
+    cells: int
+    ticks: int
+    kernel: Text
+    plan_bytes: int
+    micro_batch: int
+    accumulation: int
+    carried: bool
+
+
+class StageEnded(Event):
+    kind: Literal["stage_ended"] = "stage_ended"
+    name: Text
+    reason: Literal["steps", "loss", "plateau", "stopped"]
+
+
+class Trained(Event):
+    """One optimizer step: its loss, the global gradient norm, the learning rate used, and the seconds it took."""
+
+    kind: Literal["trained"] = "trained"
+    loss: Measured
+    grad_norm: Measured
+    learning_rate: FiniteFloat
+    step_s: FiniteFloat
+
+
+class Sample(BaseModel):
+    """One held-out sentence: what went in, what should come out, what the decoder said."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    source: Text
+    reference: Text
+    said: Text
+
+
+class Decoded(Event):
+    """One look of the decode monitor: BLEU and chrF 0..100, `exact` and the shares 0..1, `count` sentences scored.
+
+    `seconds` and `peak_bytes` are what the look itself cost; `best`: no earlier look of the run was better.
+    """
+
+    kind: Literal["decoded"] = "decoded"
+    bleu: FiniteFloat
+    chrf: FiniteFloat
+    exact: FiniteFloat
+    valid_loss: Measured
+    count: int
+    signature: Text
+    samples: tuple[Sample, ...]
+    seconds: FiniteFloat
+    peak_bytes: int
+    active_share: FiniteFloat
+    gradient_share: Measured
+    best: bool
+
+
+class Saved(Event):
+    """A checkpoint is complete on disk."""
+
+    kind: Literal["saved"] = "saved"
+    path: Text
+    seconds: FiniteFloat
+    bytes: int
+    best: bool
+
+
+class BadStep(Event):
+    """A step that was not applied, its loss or gradient not being finite; `in_a_row` counts them since the last good one."""
+
+    kind: Literal["bad_step"] = "bad_step"
+    reason: Text
+    in_a_row: int
+
+
+class Warned(Event):
+    kind: Literal["warned"] = "warned"
+    message: Text
+
+
+class RunEnded(Event):
+    """The process leaves the run, with the exit code it will have."""
+
+    kind: Literal["run_ended"] = "run_ended"
+    state: Literal["finished", "stopped", "failed"]
+    reason: Text
+    exit_code: int
+
+
+AnyEvent = RunStarted | StageStarted | StageEnded | Trained | Decoded | Saved | BadStep | Warned | RunEnded
+_ANY_EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="kind")])
+
+E = TypeVar("E", bound=Event)
+
+
+class _Stamp(BaseModel):
+    """All that `rewind` must know of a line, so that events of unknown kinds are kept."""
+
+    step: int
+
+
+def parse_event(line: bytes | str) -> AnyEvent | None:
+    """The event in one JSON line, or None where it is of an unknown kind or no event at all."""
+    try:
+        return _ANY_EVENT.validate_json(line, extra="ignore")
+    except ValidationError:
+        return None
+
+
+class EventLog:
+    """Appends events to a JSON-lines file, made with mode 0600.  Opening cuts off a torn last line.  Raises OSError."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._clock = clock
+        self._stream = self._open()
+
+    def append(self, event: E) -> E:
+        """Sets the event's time, writes it as one line and flushes; returns the event as written."""
+        stamped = event.model_copy(update={"time": self._clock()})
+        self._stream.write(stamped.model_dump_json().encode() + b"\n")
+        self._stream.flush()
+        return stamped
+
+    def rewind(self, step: int) -> int:
+        """Drops what happened after `step`, and lines that are no events; returns how many lines went.
+
+        A run resumed from the checkpoint of `step` goes through the later steps again.  The file is replaced as a whole, so
+        a crash leaves the old or the new one; a reader's byte offset from before means nothing afterwards.
+        """
+        with self._path.open("rb") as stream:
+            lines = list(stream)
+        kept = [line for line in lines if _happened_by(line, step)]
+        if len(kept) < len(lines):
+            atomic_write(self._path, b"".join(kept))
+            self._stream.close()
+            self._stream = self._open()
+        return len(lines) - len(kept)
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def _open(self) -> BinaryIO:
+        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        stream = os.fdopen(descriptor, "a+b")
+        stream.truncate(_end_of_last_line(stream))
+        return stream
+
+
+def _happened_by(line: bytes, step: int) -> bool:
+    try:
+        return _Stamp.model_validate_json(line).step <= step
+    except ValidationError:
+        return False
+
+
+def _end_of_last_line(stream: BinaryIO) -> int:
+    """Bytes up to and including the last newline; a log grows long, so it is searched from its end."""
+    end = stream.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        stream.seek(start)
+        newline = stream.read(end - start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        end = start
+    return 0
+
+
+@dataclass(frozen=True)
+class ReadResult:
+    """Events in the order of the log, how many lines could not be read, and the byte offset at which to go on."""
+
+    events: list[AnyEvent]
+    skipped: int
+    offset: int
+
+
+def read_events(path: Path, after: int = 0) -> ReadResult:
+    """Reads the whole lines from byte `after` on; a run that has logged nothing yet has none.
+
+    A last line without its newline is still being written: it is left, and the offset stays before it.  Raises OSError
+    where the file exists and can't be read.
+    """
+    events: list[AnyEvent] = []
+    skipped, offset = 0, after
+    try:
+        stream = path.open("rb")
+    except FileNotFoundError:
+        return ReadResult(events, skipped, offset)
+    with stream:
+        stream.seek(after)
+        for line in stream:
+            if not line.endswith(b"\n"):
+                break
+            offset += len(line)
+            event = parse_event(line)
+            if event is None:
+                skipped += 1
+            else:
+                events.append(event)
+    return ReadResult(events, skipped, offset)

@@ -1,0 +1,27 @@
+"""Field types of the records written as JSON: what JSON can't say is turned, at construction, into what it can.
+
+A record in memory is therefore equal to the one read back from disk, and a diverging loss or an odd file name in a message
+never makes writing fail.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+
+def _finite_or_none(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _encodable(text: str) -> str:
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+Measured = Annotated[float | None, AfterValidator(_finite_or_none)]
+"""A measured number, or None where there is none; NaN and infinities become None."""
+
+Text = Annotated[str, AfterValidator(_encodable)]
+"""Text that UTF-8 can hold: lone surrogates, as in file names that are not UTF-8, become `?`."""

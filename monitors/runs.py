@@ -1,0 +1,309 @@
+"""The run folder: where runs live, what is in one, who holds it, and what state it is in.
+
+    RUN/  run.json  config.toml  events.jsonl  engine.log  checkpoints/  run.lock
+
+The process that trains holds `run.lock` and rewrites `run.json` now and then; everybody else only reads.  A run that was
+killed can't say so: `state_of` finds out whether the process that `run.json` names is still there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import fcntl
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+
+from monitors.fields import Measured, Text
+
+STALE_AFTER_S = 600.0
+"""A run of another host, whose process can't be looked up from here, counts as lost after this long without a write."""
+
+_START_TOLERANCE_S = 2.0
+"""Readings of one process's start time differ a little: they derive from the boot time, which clock corrections move."""
+
+
+class RunFolderError(Exception):
+    """What is wrong with a run folder, in one sentence for the operator."""
+
+
+class NoSuchRun(RunFolderError):
+    """No run goes by that name, or more than one."""
+
+
+class RunInfo(BaseModel):
+    """`run.json`: `created` and `pid_started` (psutil's create_time) in unix seconds, `cpu_s` in seconds of all threads.
+
+    `stage` is an index, `step` the global optimizer step, `exit_code` None until the process leaves.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    format: Literal[1] = 1
+    run: Text
+    preset: Text
+    created: FiniteFloat
+    host: Text
+    pid: int
+    pid_started: FiniteFloat
+    version: Text
+    state: Literal["starting", "running", "paused", "finished", "failed", "stopped"] = "starting"
+    stage: int = 0
+    step: int = 0
+    bleu: Measured = None
+    loss: Measured = None
+    elapsed_s: FiniteFloat = 0.0
+    cpu_s: FiniteFloat = 0.0
+    peak_bytes: int = 0
+    exit_code: int | None = None
+    reason: Text = ""
+    socket: Text | None = None
+
+    @classmethod
+    def of_this_process(cls, **fields: Any) -> RunInfo:
+        """Fills in host, pid and pid_started, in the way in which `state_of` looks them up."""
+        return cls(host=os.uname().nodename, pid=os.getpid(), pid_started=psutil.Process().create_time(), **fields)
+
+
+class RunFolder:
+    """The paths in one run's folder, its `run.json` and its lock."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def run_json(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def config_toml(self) -> Path:
+        return self.path / "config.toml"
+
+    @property
+    def events_jsonl(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def engine_log(self) -> Path:
+        return self.path / "engine.log"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def run_lock(self) -> Path:
+        return self.path / "run.lock"
+
+    @classmethod
+    def create(cls, runs_dir: Path, preset: str, now: float) -> RunFolder:
+        """A fresh folder `20261122-051530-baseline`, in local time; `-2` and so on where taken.  It and missing parents: 0700.
+
+        Raises RunFolderError saying why none can be made.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", preset):
+            raise RunFolderError(f"a run can't be named after preset {preset!r}; use letters, digits, '-' and '_'")
+        name = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{preset}"
+        try:
+            for parent in (*reversed(runs_dir.parents), runs_dir):
+                if not parent.exists():
+                    parent.mkdir(mode=0o700, exist_ok=True)
+            taken = 1
+            while True:
+                path = runs_dir / (name if taken == 1 else f"{name}-{taken}")
+                try:
+                    path.mkdir(mode=0o700)
+                    return cls(path)
+                except FileExistsError:
+                    taken += 1
+        except OSError as error:
+            told = f"can't make a run folder in {runs_dir}: {_why(error)}; name another place with --runs-dir"
+            raise RunFolderError(told) from error
+
+    @classmethod
+    def find(cls, runs_dir: Path, name_or_path: str) -> RunFolder:
+        """By exact name, `last` (the newest), a path to a run folder, or a prefix that only one run has, in this order.
+
+        A name never leads out of `runs_dir`; a path is taken as the shell would take it.  Raises NoSuchRun naming runs with
+        similar names.
+        """
+        names = [path.name for path in _run_paths(runs_dir)]
+        if name_or_path in names:
+            return cls(runs_dir / name_or_path)
+        if name_or_path == "last" and (rows := list_runs(runs_dir)):
+            return cls(Path(rows[0]["path"]))
+        if name_or_path and os.path.isfile(os.path.join(name_or_path, "run.json")):
+            return cls(Path(name_or_path).resolve())
+        matches = [name for name in names if name_or_path and name.startswith(name_or_path)]
+        if len(matches) == 1:
+            return cls(runs_dir / matches[0])
+        if matches:
+            raise NoSuchRun(f"no such run {name_or_path!r}: it could be {_listed(matches)}; give more of the name")
+        if not names:
+            raise NoSuchRun(f"no such run {name_or_path!r}: there are no runs in {runs_dir}")
+        nearest = difflib.get_close_matches(name_or_path, names, n=3, cutoff=0.4) or sorted(names, reverse=True)[:3]
+        raise NoSuchRun(f"no such run {name_or_path!r} in {runs_dir}; the nearest: {_listed(nearest)}")
+
+    def write_info(self, info: RunInfo) -> None:
+        """Replaces `run.json` as a whole, mode 0600.  Raises OSError."""
+        atomic_write(self.run_json, info.model_dump_json(indent=1) + "\n")
+
+    def read_info(self) -> RunInfo:
+        """Raises RunFolderError where `run.json` is missing or can't be understood."""
+        try:
+            return RunInfo.model_validate_json(self.run_json.read_bytes())
+        except OSError as error:
+            raise RunFolderError(f"{self.run_json} can't be read: {_why(error)}") from error
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"])) or "file"
+            raise RunFolderError(f"{self.run_json} is damaged or of another version: {where}: {first['msg']}") from error
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the run for training, at most until the process dies.  Raises RunFolderError where another process holds it."""
+        try:
+            descriptor = os.open(self.run_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise RunFolderError(f"{self.run_lock} can't be opened: {_why(error)}") from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(descriptor, 32, 0).decode("ascii", errors="replace").strip()
+                raise RunFolderError(f"run {self.name} is already being trained by process {holder or 'unknown'}") from None
+            except OSError as error:
+                raise RunFolderError(f"{self.run_lock} can't be locked: {_why(error)}") from error
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)  # frees the lock; the file stays, for removing it would let two processes lock two files
+
+
+def runs_dir(explicit: Path | None) -> Path:
+    """Where runs live: as told, else `$XDG_STATE_HOME/lattice-tui/runs`, else `~/.local/state/lattice-tui/runs`."""
+    if explicit is not None:
+        return explicit
+    state = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if not state.is_absolute():  # unset, empty, or relative, which the XDG specification says to ignore
+        state = Path.home() / ".local" / "state"
+    return state / "lattice-tui" / "runs"
+
+
+def state_of(folder: RunFolder) -> str:
+    """starting | running | paused | finished | failed | crashed | stale.  Raises RunFolderError as `read_info` does.
+
+    A run stopped on request is `finished`: its checkpoint is saved.  `crashed`: its process is gone from this host, or the
+    pid is another process's by now.  `stale`: it was last seen alive on another host, too long ago.
+    """
+    return _state(folder, folder.read_info())
+
+
+def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
+    """One row {run, path, state, preset, stage, step, bleu, created} a run, newest first; unreadable folders are left out."""
+    rows = []
+    for path in _run_paths(runs_dir):
+        try:
+            info = RunFolder(path).read_info()
+            state = _state(RunFolder(path), info)
+        except RunFolderError:
+            continue
+        progress = {"stage": info.stage, "step": info.step, "bleu": info.bleu, "created": info.created}
+        rows.append({"run": path.name, "path": str(path), "state": state, "preset": info.preset} | progress)
+    return sorted(rows, key=lambda row: (row["created"], row["run"]), reverse=True)
+
+
+def atomic_write(path: Path, data: bytes | str, mode: int = 0o600) -> None:
+    """Replaces a file as a whole: readers, and a machine that loses power, see the old content or the new.
+
+    Text is written as UTF-8.  Raises OSError, and then leaves the old file and nothing else.
+    """
+    raw = data.encode() if isinstance(data, str) else data
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            os.fchmod(descriptor, mode)
+            stream.write(raw)
+            stream.flush()
+            os.fsync(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # what file systems say that can't sync a folder; the rename itself has succeeded
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def _run_paths(runs_dir: Path) -> list[Path]:
+    """Folders with a `run.json`; none where the place does not exist yet."""
+    try:
+        return [path for path in runs_dir.iterdir() if os.path.isfile(path / "run.json")]
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise RunFolderError(f"can't list the runs in {runs_dir}: {_why(error)}") from error
+
+
+def _state(folder: RunFolder, info: RunInfo) -> str:
+    if info.state == "stopped":
+        return "finished"
+    if info.state in ("finished", "failed"):
+        return info.state
+    if info.host != os.uname().nodename:
+        return "stale" if time.time() - _last_touched(folder) > STALE_AFTER_S else info.state
+    return info.state if _is_alive(info.pid, info.pid_started) else "crashed"
+
+
+def _is_alive(pid: int, started: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return abs(process.create_time() - started) <= _START_TOLERANCE_S and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, ValueError, OverflowError):
+        return False
+    except psutil.AccessDenied:  # it is there, and hidden from us
+        return True
+
+
+def _last_touched(folder: RunFolder) -> float:
+    """Unix seconds of the last write to `run.json` or the event log."""
+    times = [0.0]
+    for path in (folder.run_json, folder.events_jsonl):
+        with contextlib.suppress(OSError):
+            times.append(path.stat().st_mtime)
+    return max(times)
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(sorted(names)[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
+
+
+def _why(error: OSError) -> str:
+    reasons = {errno.EACCES: "no permission", errno.EPERM: "no permission", errno.EROFS: "the file system is read-only"}
+    reasons |= {errno.ENOSPC: "no space left on the device", errno.EDQUOT: "the disk quota is used up"}
+    return reasons.get(error.errno or 0) or (error.strerror or str(error)).lower()

@@ -1,0 +1,41 @@
+"""What torch's allocator holds on a CUDA device, in bytes.  The one module of this package that imports torch.
+
+`allocated` is what live tensors take, `reserved` adds what the allocator keeps for the next ones: compare a memory plan with
+the peak of the first, a budget with the second.  On the CPU torch keeps no count; see monitors.gauges for the process.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from monitors.gauges import Absent
+
+
+def allocated(device: torch.device | str) -> int | Absent:
+    """Bytes of live tensors."""
+    return torch.cuda.memory_allocated(device) if _is_cuda(device) else _ABSENT
+
+
+def reserved(device: torch.device | str) -> int | Absent:
+    """Bytes that the allocator holds, live tensors included."""
+    return torch.cuda.memory_reserved(device) if _is_cuda(device) else _ABSENT
+
+
+def peak(device: torch.device | str) -> int | Absent:
+    """Most bytes of live tensors since the process began or since `reset_peak`."""
+    return torch.cuda.max_memory_allocated(device) if _is_cuda(device) else _ABSENT
+
+
+def reset_peak(device: torch.device | str) -> None:
+    """Starts a new peak at what is allocated now; nothing to do where there is no CUDA device."""
+    if _is_cuda(device):
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+_ABSENT = Absent("no CUDA device")
+
+
+def _is_cuda(device: torch.device | str) -> bool:
+    device = torch.device(device)
+    # Asked here because torch answers 0 bytes, and no error, for a CUDA device that is not there.
+    return device.type == "cuda" and torch.cuda.device_count() > (device.index or 0)

@@ -1,0 +1,266 @@
+"""From preset, file and `--set` to one RunConfig, remembering where every value came from.
+
+Layers, later wins: schema defaults, preset TOML, `--config FILE`, each `--set a.b=c`.  Tables merge key by key; the list of
+stages is replaced as a whole by a file and addressed by number in `--set` (`stages.0.ticks=10`).  All errors are collected
+and raised at once as ConfigError.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+import typing
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from presets.schema import RunConfig
+
+ALIASES = {"production_medium": "medium", "production_large": "large"}
+"""The seed's names."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a config: dotted path, what was found, what is allowed, and the key nearest to an unknown one."""
+
+    path: str
+    message: str
+    source: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.source}: " if self.source else ""
+        return f"{where}{self.path}: {self.message}" if self.path else f"{where}{self.message}"
+
+
+class ConfigError(ValueError):
+    """Everything wrong with a config, found in one pass."""
+
+    def __init__(self, problems: list[Problem]) -> None:
+        super().__init__("\n".join(map(str, problems)))
+        self.problems = problems
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A validated config and, for each dotted path of it, the layer that set the value."""
+
+    config: RunConfig
+    origins: dict[str, str]
+
+    def origin(self, path: str) -> str:
+        return self.origins.get(path, "default")
+
+
+def preset_names() -> list[str]:
+    """Shipped presets, smallest lattice first."""
+    order = ["tiny", "baseline", "small", "medium", "large", "progressive"]
+    found = {path.name[: -len(".toml")] for path in resources.files("presets").iterdir() if path.name.endswith(".toml")}
+    return [name for name in order if name in found] + sorted(found - set(order))
+
+
+def load(preset: str, config_file: Path | None = None, assignments: list[str] | tuple[str, ...] = ()) -> Loaded:
+    """Builds the config of a run.  Raises ConfigError with every problem found."""
+    name = ALIASES.get(preset, preset)
+    if name not in preset_names():
+        nearest = _nearest(preset, [*preset_names(), *ALIASES])
+        raise ConfigError([Problem("", f"unknown preset {preset!r}{nearest}", "--preset")])
+    layers = [(f"preset {name}", tomllib.loads(resources.files("presets").joinpath(f"{name}.toml").read_text()))]
+    if config_file is not None:
+        layers.append((str(config_file), _read(config_file)))
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for source, values in layers:
+        _merge(merged, values, source, origins)
+    problems = []
+    for assignment in assignments:
+        if problem := _assign(merged, assignment, origins):
+            problems.append(problem)
+    try:
+        config = RunConfig.model_validate(merged)
+    except ValidationError as error:
+        problems.extend(_problems(error, origins))
+    if problems:
+        raise ConfigError(problems)
+    return Loaded(config, origins)
+
+
+def from_toml(text: str, source: str) -> RunConfig:
+    """A complete config, such as the `config.toml` of a run folder.  Raises ConfigError naming `source`."""
+    try:
+        return RunConfig.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError([Problem("", f"not valid TOML: {error}", source)]) from error
+    except ValidationError as error:
+        raise ConfigError([Problem(p.path, p.message, source) for p in _problems(error, {})]) from error
+
+
+def to_toml(config: RunConfig) -> str:
+    """The whole config as TOML that `from_toml` reads back to an equal one."""
+    data = config.model_dump(mode="json", exclude_none=True)
+    stages = data.pop("stages")
+    lines = [f"purpose = {_toml_value(data.pop('purpose'))}", ""]
+    for section, values in data.items():
+        lines += [f"[{section}]", *(f"{key} = {_toml_value(value)}" for key, value in values.items()), ""]
+    for stage in stages:
+        lines += ["[[stages]]", *(f"{key} = {_toml_value(value)}" for key, value in stage.items()), ""]
+    return "\n".join(lines)
+
+
+def flatten(config: RunConfig) -> dict[str, tuple[Any, str]]:
+    """dotted path -> (value, description), in schema order; stages as stages.0.name and so on."""
+    out: dict[str, tuple[Any, str]] = {}
+
+    def walk(model: BaseModel, prefix: str) -> None:
+        for name, field in type(model).model_fields.items():
+            value = getattr(model, name)
+            if isinstance(value, BaseModel):
+                walk(value, f"{prefix}{name}.")
+            elif name == "stages":
+                for i, stage in enumerate(value):
+                    walk(stage, f"{prefix}stages.{i}.")
+            else:
+                out[prefix + name] = (value, field.description or "")
+
+    walk(config, "")
+    return out
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError([Problem("", f"can't be read: {error.strerror}", f"--config {path}")]) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem("", f"not valid TOML: {error}", f"--config {path}")]) from error
+
+
+def _merge(into: dict[str, Any], values: dict[str, Any], source: str, origins: dict[str, str], prefix: str = "") -> None:
+    for key, value in values.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value, source, origins, f"{prefix}{key}.")
+        else:
+            _forget(origins, prefix + key)
+            into[key] = json.loads(json.dumps(value, default=str))  # a copy of its own, so that no layer changes another
+            _mark(value, prefix + key, source, origins)
+
+
+def _forget(origins: dict[str, str], path: str) -> None:
+    for known in [known for known in origins if known == path or known.startswith(path + ".")]:
+        del origins[known]
+
+
+def _mark(value: Any, path: str, source: str, origins: dict[str, str]) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _mark(inner, f"{path}.{key}", source, origins)
+    elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+        for i, inner in enumerate(value):
+            _mark(inner, f"{path}.{i}", source, origins)
+    else:
+        origins[path] = source
+
+
+def _assign(into: dict[str, Any], assignment: str, origins: dict[str, str]) -> Problem | None:
+    """Applies one `a.b=c` in place.  The value is TOML; what is not TOML is a string."""
+    path, equals, text = assignment.partition("=")
+    path, text = path.strip(), text.strip()
+    keys = path.split(".")
+    if not equals or not all(keys):
+        return Problem("", f"{assignment!r} is not of the form section.key=value", "--set")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    at: Any = into
+    for depth, key in enumerate(keys[:-1]):
+        here = ".".join(keys[: depth + 1])
+        if isinstance(at, list):
+            if not key.isdecimal() or int(key) >= len(at):
+                exist = f"numbers 0 to {len(at) - 1} exist" if at else "the list is empty"
+                return Problem(here, f"there is no such entry; {exist}", "--set")
+            at = at[int(key)]
+        else:
+            at = at.setdefault(key, {})
+        if not isinstance(at, (dict, list)):
+            return Problem(here, f"is a value, not a section; {path} can't be set", "--set")
+    if isinstance(at, list):
+        if not any(isinstance(item, dict) for item in at):
+            whole = f"{'.'.join(keys[:-1])}={_toml_value(at)}"
+            return Problem(path, f"is part of a list; set the whole list, such as {whole}", "--set")
+        return Problem(path, f"names a whole entry; set one of its keys, such as {path}.steps=100", "--set")
+    _forget(origins, path)
+    at[keys[-1]] = value
+    _mark(value, path, "--set", origins)
+    return None
+
+
+def _problems(error: ValidationError, origins: dict[str, str]) -> list[Problem]:
+    items = error.errors(include_url=False)
+    return [_problem(item, origins) for item in items if not _is_derived(item, items)]
+
+
+def _is_derived(item: Any, items: list[Any]) -> bool:
+    """True for "too short" said of a list with entries: pydantic counts valid ones only, and lists the errors of the others."""
+    here = item["loc"]
+    deeper = any(len(other["loc"]) > len(here) and other["loc"][: len(here)] == here for other in items)
+    return item["type"] == "too_short" and bool(item["input"]) and deeper
+
+
+def _problem(item: Any, origins: dict[str, str]) -> Problem:
+    path = ".".join(map(str, item["loc"]))
+    source = origins.get(path) or next((s for known, s in origins.items() if known.startswith(path + ".")), "")
+    if item["type"] == "extra_forbidden":
+        siblings = list(_section_at(item["loc"][:-1]).model_fields)
+        return Problem(path, f"unknown key{_nearest(str(item['loc'][-1]), siblings)}", source)
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        # Rules across fields name the field themselves; the location is the section they stand in.
+        field, colon, rest = message.partition(": ")
+        if colon and " " not in field:
+            full = f"{path}.{field}" if path else field
+            return Problem(full, rest, origins.get(full, source))
+        return Problem(path, message, source)
+    if item["type"] == "missing":
+        return Problem(path, "is required and was not given", source)
+    if item["type"] == "literal_error":
+        return Problem(path, f"must be {item['ctx']['expected'].replace(chr(39), '')} (got {item['input']!r})", source)
+    if item["type"] == "string_pattern_mismatch":
+        # A pattern is for machines; the part of the field's description before the semicolon says it in words.
+        allowed = (_section_at(item["loc"][:-1]).model_fields[item["loc"][-1]].description or "").partition(";")[0]
+        return Problem(path, f"must be {allowed} (got {item['input']!r})", source)
+    return Problem(path, f"{message[0].lower()}{message[1:]} (got {item['input']!r})", source)
+
+
+def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model that the schema has at a location."""
+    model: Any = RunConfig
+    for part in location:
+        if isinstance(part, int):
+            continue
+        annotation = model.model_fields[part].annotation
+        nested = [annotation, *typing.get_args(annotation)]
+        model = next(kind for kind in nested if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return model
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(known)}"
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # A JSON string is a TOML basic string but for two things: TOML has no surrogate pairs, and wants DEL escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml_value, value))}]"
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml_value(inner)}" for key, inner in value.items()) + " }"
+    return repr(value)

@@ -1,0 +1,236 @@
+"""The memory plan: what training a stage will take, counted before anything is allocated.
+
+The plan decides the micro-batch: the largest divisor of the batch whose total stays within `run.memory_budget_gb`.  It adds
+up what is never all there at one moment (the optimizer's buffer comes after the states are gone), so it errs upwards.
+What lives through a step is counted exactly, tensor by tensor, from the shapes that lattice.lattice3d and
+lattice.text.coder build; `temporaries` follow the allocations measured in lattice.kernels.propagate, and text activations
+are an estimate.  The `reference` kernel is not planned for: autograd keeps every one of its intermediates.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from presets.schema import RunConfig, Stage, Text
+from presets.topology import reach
+
+GB = 1_000_000_000
+RUNTIME_BYTES = 400_000_000
+"""Taken for the interpreter and torch itself, whatever the lattice."""
+
+FLOAT, LABEL, MASK = 4, 8, 1
+"""Bytes of a parameter (always fp32), of a cell's cluster label (int64) and of a pruned connection's mask (bool)."""
+
+STATE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+CELL_VECTORS = 6
+"""Vectors of C that every cell has; the functional tier's gain is one more."""
+
+CONTROL_POINTS = 3 * 3
+"""A slot drives its patch of the face through so many points of C numbers."""
+
+# State-sized fp32 buffers that a backward tick needs beside the gradient autograd handed in (measured, see above).
+TICK_GRADIENTS = 3
+"""The gradient that arrives at the tick, and the two it computes: for the state and for the message."""
+FUNCTIONAL_BUFFERS = 3
+"""Cluster means spread over the cells, their product with the gain, and the pull on the state."""
+COMPILED_BUFFERS = 3
+"""What the compiled kernel stores between its loops; the native one needs nothing."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage's memory in bytes, by component; `reach` is the share of cells on a path from input to output.
+
+    `savings` names settings that would lower the total of a stage that does not fit, each with the bytes it alone saves.
+    """
+
+    name: str
+    shape: tuple[int, int, int]
+    cells: int
+    components: dict[str, int]
+    total_bytes: int
+    budget_bytes: int
+    fits: bool
+    micro_batch: int
+    accumulation: int
+    reach: float
+    savings: dict[str, int]
+
+    def as_json(self) -> dict[str, Any]:
+        keys = ("shape", "cells", "components", "total_bytes", "budget_bytes", "fits", "micro_batch", "accumulation", "reach")
+        return {key: getattr(self, key) for key in keys} | {"shape": list(self.shape), "components": dict(self.components)}
+
+
+def plan(config: RunConfig) -> tuple[StagePlan, ...]:
+    """One plan a stage.  With `training.micro_batch` given, that one is taken whether it fits or not."""
+    return tuple(_plan_stage(config, i) for i in range(len(config.stages)))
+
+
+def explain(stage_plan: StagePlan) -> str:
+    """One sentence: that the stage fits, or by how much it does not and what would help."""
+    total, budget = stage_plan.total_bytes, stage_plan.budget_bytes
+    if stage_plan.fits:
+        return f"stage {stage_plan.name} fits: {total / GB:.2f} of {budget / GB:.2f} GB at micro-batch {stage_plan.micro_batch}"
+    over = (
+        f"stage {stage_plan.name} does not fit: {total / GB:.2f} GB at micro-batch {stage_plan.micro_batch} is "
+        f"{(total - budget) / GB:.2f} GB over the budget of {budget / GB:.2f} GB"
+    )
+    switches = [f"{switch} saves {saved / GB:.2f} GB" for switch, saved in stage_plan.savings.items()]
+    return f"{over}; {', '.join([*switches, f'run.memory_budget_gb={math.ceil(total / GB)} allows it'])}"
+
+
+def _plan_stage(config: RunConfig, index: int) -> StagePlan:
+    stage, batch = config.stages[index], config.training.batch
+    budget = round(config.run.memory_budget_gb * GB)
+    micro_batch = config.training.micro_batch
+    if not micro_batch:
+        divisors = (size for size in range(batch, 0, -1) if batch % size == 0)
+        micro_batch = next((size for size in divisors if _total(config, stage, size) <= budget), 1)
+    components = _components(config, stage, micro_batch)
+    total = sum(components.values())
+    return StagePlan(
+        name=stage.name,
+        shape=stage.shape,
+        cells=math.prod(stage.shape),
+        components=components,
+        total_bytes=total,
+        budget_bytes=budget,
+        fits=total <= budget,
+        micro_batch=micro_batch,
+        accumulation=batch // micro_batch,
+        reach=reach(stage.topology(config.lattice.boundary), stage.ticks),
+        savings={} if total <= budget else _savings(config, index, micro_batch, budget),
+    )
+
+
+def _total(config: RunConfig, stage: Stage, micro_batch: int) -> int:
+    return sum(_components(config, stage, micro_batch).values())
+
+
+def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, int]:
+    """Bytes by component, in the order of the table."""
+    channels, itemsize = config.lattice.channels, STATE_BYTES[config.run.precision]
+    functional = stage.clustering.clusters > 0
+    compiled = not _is_native(config)
+
+    text = _encoder_size(config.text) + config.text.decoder_size(config.text.decoder_feed_forward())
+    cells = 0
+    if config.lattice.arm == "lattice":
+        text += _ports_size(config.text, channels)
+        cells = math.prod(stage.shape)
+    cell_parameters = (CELL_VECTORS + functional) * channels * cells
+    weights = len(stage.topology(config.lattice.boundary).offsets) * cells
+
+    cells_learn = config.lattice.cells == "gradient"
+    weights_learn = config.connections.learning == "gradient" and stage.profile != "freeze"
+    lattice_trained = cell_parameters * cells_learn + weights * weights_learn
+    trained = text + lattice_trained
+
+    state = channels * cells  # numbers a sentence
+    buffers = TICK_GRADIENTS + FUNCTIONAL_BUFFERS * functional + COMPILED_BUFFERS * compiled
+    # Backward always writes a gradient of the cells, and drops it where they are frozen.
+    written = cell_parameters + weights * weights_learn
+    in_backward = written - lattice_trained
+    if config.training.batch > micro_batch:
+        in_backward += lattice_trained  # a micro-batch's gradient is complete before it is added to the step's
+    if compiled:
+        in_backward += written  # so is a tick's; the native kernel adds in place
+    in_step = trained  # AdamW's denominator; gradient clipping works in place
+
+    return {
+        "cell_parameters": FLOAT * cell_parameters,
+        "connections": (FLOAT + MASK * (stage.sparsity > 0)) * weights,
+        "clusters": LABEL * cells * functional,
+        "text": FLOAT * text,
+        "gradients": FLOAT * trained,
+        "optimizer": 2 * FLOAT * trained,
+        "states": micro_batch * (stage.ticks + 1) * state * itemsize,
+        "temporaries": micro_batch * (state * (itemsize + buffers * FLOAT) + _activations(config, stage) * FLOAT)
+        + FLOAT * max(in_backward, in_step),
+        "runtime": RUNTIME_BYTES,
+    }
+
+
+def _is_native(config: RunConfig) -> bool:
+    """Whether the kernel is certain to be the native one; on `device = "auto"` it may not be."""
+    run = config.run
+    return run.kernel == "native" or (run.kernel == "auto" and run.device == "cpu" and run.precision == "fp32")
+
+
+def _encoder_size(text: Text) -> int:
+    """Parameters of lattice.text.coder.Encoder."""
+    width, hidden, slots = text.width, text.encoder_feed_forward, text.grid**2
+    tokens_per_slot = math.ceil(text.max_tokens / slots)
+    tables = (text.vocabulary + slots * tokens_per_slot) * width
+    layer = 4 * width * width + 5 * width + hidden * (2 * width + 1)
+    return tables + text.encoder_layers * layer + 2 * width + (width * tokens_per_slot + 1) * text.slot_width
+
+
+def _ports_size(text: Text, channels: int) -> int:
+    """Parameters of both ports, lattice.lattice3d.Port."""
+    slots, points = text.grid**2, CONTROL_POINTS * channels
+    return slots * (2 * text.slot_width * points + points + text.slot_width)
+
+
+def _activations(config: RunConfig, stage: Stage) -> int:
+    """Numbers kept for one sentence in encoder, decoder, loss and ports (an estimate, without attention maps)."""
+    text, slots = config.text, config.text.grid**2
+    tokens = text.max_tokens + 1
+    encoded = slots * math.ceil(text.max_tokens / slots)
+    encoder = text.encoder_layers * encoded * (12 * text.width + 2 * text.encoder_feed_forward)
+    per_token = 16 * text.width + 2 * text.decoder_feed_forward()
+    decoder = text.decoder_layers * (tokens * per_token + slots * 2 * text.width)
+    loss = 3 * tokens * text.vocabulary  # logits, their log-softmax, and the gradient
+    if config.lattice.arm == "identity":
+        return encoder + decoder + loss
+    ports = config.lattice.channels * (slots * CONTROL_POINTS + math.prod(stage.shape[:2]))
+    return encoder + decoder + loss + 4 * ports  # both ports' control points and faces, and their gradients
+
+
+def _savings(config: RunConfig, index: int, micro_batch: int, budget: int) -> dict[str, int]:
+    """Settings that would lower the stage's total, with the bytes each saves alone."""
+    stage = config.stages[index]
+    trials: dict[str, tuple[RunConfig, Stage, int]] = {}
+    if config.lattice.arm == "lattice":
+        if smaller := _largest_that_fits(config, stage, micro_batch, budget):
+            trials[f"stages.{index}.shape={list(smaller.shape)}"] = config, smaller, micro_batch
+        if config.run.precision == "fp32":
+            halved = _with(config, run=_with(config.run, precision="bf16"))
+            trials["run.precision=bf16"] = halved, stage, micro_batch
+        if config.connections.learning != "frozen":
+            frozen = _with(config, connections=_with(config.connections, learning="frozen"))
+            trials["connections.learning=frozen"] = frozen, stage, micro_batch
+    if micro_batch > 1:
+        trials["training.micro_batch=1"] = config, stage, 1
+    total = _total(config, stage, micro_batch)
+    saved = {switch: total - _total(*trial) for switch, trial in trials.items()}
+    return {switch: saving for switch, saving in saved.items() if saving > 0}
+
+
+def _largest_that_fits(config: RunConfig, stage: Stage, micro_batch: int, budget: int) -> Stage | None:
+    """The stage at the largest depth that fits with the same proportions and keeps every rule of the schema."""
+    size_x, size_y, depth = stage.shape
+
+    def shrunk(z: int) -> Stage:
+        return _with(stage, shape=(max(1, size_x * z // depth), max(1, size_y * z // depth), z))
+
+    largest = bisect.bisect_right(range(1, depth), budget, key=lambda z: _total(config, shrunk(z), micro_batch))
+    for z in range(largest, 0, -1):
+        smaller = shrunk(z)
+        if min(smaller.shape[:2]) < config.text.grid:
+            return None
+        try:
+            return Stage.model_validate(smaller.model_dump())
+        except ValidationError:
+            continue
+    return None
+
+
+def _with(section: Any, **changes: Any) -> Any:
+    return section.model_copy(update=changes)

@@ -1,0 +1,278 @@
+"""What a run can be told: one frozen pydantic model per section, one field per setting.
+
+Field descriptions are the documentation that `lattice-tui presets show` prints.  Every model refuses unknown keys.  A run is a
+list of stages; all that depends on the lattice's shape lives in the stage, the rest holds for the whole run.
+
+Rules across fields are checked here too, so that a config that loads can run: errors name the field, the value and what
+would do.  This package never imports torch.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from presets.topology import REACH_FLOOR, Topology, reach, ticks_for_reach
+
+MAX_SLOT_NUMBERS = 1024
+"""Most numbers a sentence may occupy between encoder and decoder."""
+
+MIN_FEED_FORWARD = 16
+"""Narrowest feed-forward layer that a decoder is built with."""
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class Strides(Section):
+    """Distant connections: both directions of each stride, on each axis, in cells."""
+
+    x: tuple[Annotated[int, Field(ge=2, le=16)], ...] = Field((), description="along x, the axis cut across machines")
+    y: tuple[Annotated[int, Field(ge=2, le=64)], ...] = Field((), description="along y")
+    z: tuple[Annotated[int, Field(ge=2, le=64)], ...] = Field((), description="along z, from input face to output face")
+
+
+class Clustering(Section):
+    """The functional tier: cells hear the mean state of their cluster."""
+
+    clusters: Annotated[int, Field(ge=0)] = Field(0, description="number of functional clusters; 0 = tier off")
+    clustering_integration: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.3, description="starting gain of the cluster mean in a cell's message"
+    )
+
+
+Profile = Literal["discovery", "learning", "consolidation", "freeze"]
+
+
+class Stage(Section):
+    """One stage: a lattice shape, how it learns, and when it ends."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")] = Field(
+        description="at most 32 of a-z, 0-9, _ and -, a letter or digit first; shown in tables and events"
+    )
+    shape: tuple[Count, Count, Count] = Field(description="cells along x, y, z; text enters at z = 0 and leaves at the last z")
+    ticks: Annotated[int, Field(ge=1, le=256)] = Field(8, description="ticks from input to output")
+    strides: Strides = Strides()
+    data_share: Share = Field(1.0, description="share of the training sentences this stage sees")
+    profile: Profile = Field(
+        "learning", description="how fast connections change: discovery 2x, learning 1x, consolidation 0.4x, freeze not at all"
+    )
+    clustering: Clustering = Clustering()
+    sparsity: Annotated[float, Field(ge=0, le=0.95)] = Field(
+        0.0, description="share of each cell's connections pruned (weakest first) when the stage starts"
+    )
+    activity_threshold: Annotated[float, Field(gt=0)] = Field(
+        0.01, description="RMS state change per tick above which a cell counts as active"
+    )
+    steps: Count = Field(description="ends after this many optimizer steps, whatever else is set")
+    until_loss: Annotated[float, Field(gt=0)] | None = Field(None, description="ends early at this held-out loss")
+    until_plateau: Count | None = Field(None, description="ends early after this many decodes without a better held-out loss")
+
+    def topology(self, boundary: str) -> Topology:
+        return Topology(self.shape, (self.strides.x, self.strides.y, self.strides.z), boundary)
+
+    @model_validator(mode="after")
+    def _strides_fit(self) -> Stage:
+        for axis, size in zip("xyz", self.shape, strict=True):
+            strides = getattr(self.strides, axis)
+            if too_far := [stride for stride in strides if stride >= size]:
+                raise ValueError(f"strides.{axis}: {too_far[0]} does not fit {size} cells; use strides below {size}")
+            if len(set(strides)) < len(strides):
+                raise ValueError(f"strides.{axis}: {list(strides)} names a stride twice")
+        return self
+
+    @model_validator(mode="after")
+    def _has_reach(self) -> Stage:
+        topology = self.topology("walls")
+        share = reach(topology, self.ticks)
+        if share < REACH_FLOOR:
+            raise ValueError(
+                f"ticks: {self.ticks} ticks reach {share:.0%} of a lattice {self.shape[2]} deep with strides "
+                f"{list(self.strides.z)} along z; {ticks_for_reach(topology)} ticks, or other strides.z, would do "
+                f"(at least {REACH_FLOOR:.0%} of the cells must lie on a path from input to output)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clusters_fit(self) -> Stage:
+        x, y, z = self.shape
+        if self.clustering.clusters > x * y * z:
+            raise ValueError(f"clustering.clusters: {self.clustering.clusters} is more than the {x * y * z} cells")
+        return self
+
+
+class Run(Section):
+    """Where and with which random numbers."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="same seed, machine, threads and build: the same run")
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
+        "auto", description="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one"
+    )
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of states and text layers; parameters stay fp32")
+    kernel: Literal["auto", "native", "compiled", "reference"] = Field("auto", description="implementation of the tick")
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="CPU threads; 0 = all cores this process may use")
+    memory_budget_gb: Annotated[float, Field(gt=0)] = Field(
+        24.0, description="training must fit in this many GB (10^9 bytes); fixes the micro-batch"
+    )
+
+
+class Data(Section):
+    """What is learned."""
+
+    task: Literal["reconstruct", "pairs"] = Field("reconstruct", description="text -> itself, or source -> target")
+    train: str | None = Field(None, description="file or folder of .txt, .jsonl or .tsv; none = the bundled corpus")
+    valid: str | None = Field(None, description="held-out file; none = split off from train")
+    held_out: Annotated[float, Field(gt=0, le=0.5)] = Field(0.02, description="share split off when there is no valid file")
+    max_held_out: Count = Field(1000, description="most sentences split off")
+
+
+class Text(Section):
+    """Tokenizer, encoder and decoder."""
+
+    vocabulary: Annotated[int, Field(ge=260, le=2048)] = Field(2048, description="most BPE tokens, bytes included")
+    max_tokens: Annotated[int, Field(ge=4, le=256)] = Field(32, description="longer sentences are cut (and counted)")
+    grid: Annotated[int, Field(ge=1, le=16)] = Field(4, description="G: a sentence becomes G x G slots, each on its own patch")
+    slot_width: Annotated[int, Field(ge=4, le=256)] = Field(64, description="numbers a slot")
+    width: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(128, description="width of encoder and decoder layers")
+    heads: Annotated[int, Field(ge=1, le=16)] = Field(4, description="attention heads")
+    encoder_layers: Annotated[int, Field(ge=1, le=8)] = Field(1, description="encoder layers")
+    encoder_feed_forward: Annotated[int, Field(ge=16, le=2048)] = Field(256, description="encoder feed-forward width")
+    decoder_layers: Annotated[int, Field(ge=1, le=8)] = Field(2, description="decoder layers")
+    decoder_parameters: Annotated[int, Field(ge=10_000, le=4_000_000)] = Field(
+        800_000, description="decoder size; its feed-forward width is solved from it"
+    )
+
+    @model_validator(mode="after")
+    def _slots_fit(self) -> Text:
+        if (numbers := self.grid**2 * self.slot_width) > MAX_SLOT_NUMBERS:
+            raise ValueError(
+                f"slot_width: {self.grid}x{self.grid} slots of {self.slot_width} are {numbers} numbers a sentence; "
+                f"at most {MAX_SLOT_NUMBERS} (slot_width <= {MAX_SLOT_NUMBERS // self.grid**2} with this grid)"
+            )
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
+        return self
+
+    @model_validator(mode="after")
+    def _decoder_fits(self) -> Text:
+        if self.decoder_feed_forward() < MIN_FEED_FORWARD:
+            raise ValueError(
+                f"decoder_parameters: {self.decoder_parameters} is too few for a vocabulary of {self.vocabulary} at width "
+                f"{self.width}; at least {self.decoder_size(MIN_FEED_FORWARD)} are needed"
+            )
+        return self
+
+    def decoder_size(self, feed_forward: int) -> int:
+        """Parameters of the decoder with the full vocabulary and this feed-forward width, as lattice.text.coder builds it."""
+        width, slot = self.width, self.slot_width
+        tables = (self.vocabulary + self.max_tokens + 1) * width + self.grid**2 * slot
+        norms = 2 * slot + 2 * width
+        layer = 6 * width * width + 2 * slot * width + 7 * width + feed_forward * (2 * width + 1)
+        return tables + norms + self.decoder_layers * layer
+
+    def decoder_feed_forward(self) -> int:
+        """The feed-forward width that brings the decoder closest to `decoder_parameters`."""
+        return round((self.decoder_parameters - self.decoder_size(0)) / (self.decoder_layers * (2 * self.width + 1)))
+
+
+class Connections(Section):
+    """How connection weights learn."""
+
+    learning: Literal["gradient", "frozen"] = Field("gradient", description="by gradient, or as initialised")
+
+
+class LatticeSection(Section):
+    """What holds for every stage's lattice."""
+
+    channels: Annotated[int, Field(ge=2, le=32)] = Field(12, description="C, numbers in a cell's state")
+    boundary: Literal["walls", "periodic"] = Field("walls", description="walls reads zero outside; periodic wraps x and y")
+    cells: Literal["gradient", "frozen"] = Field("gradient", description="cell parameters learn, or stay as initialised")
+    arm: Literal["lattice", "identity"] = Field(
+        "lattice", description="identity hands slots to the decoder unchanged (a control)"
+    )
+
+
+class Optimizer(Section):
+    """AdamW with warm-up and a cosine over the whole run."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(3e-3, description="peak")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="AdamW")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.98, description="AdamW")
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="decoupled; never on connections or cells")
+    warmup_steps: Annotated[int, Field(ge=0)] = Field(50, description="linear")
+    final_share: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="learning rate at the end, as share of the peak")
+    clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest global gradient norm")
+    tensor_rank: Count = Field(32, description="rank of Tensor-GaLore's factors; recorded, no optimizer here uses it yet")
+
+
+class Training(Section):
+    """The loop."""
+
+    batch: Count = Field(32, description="sentences a step, whatever the micro-batch")
+    micro_batch: Annotated[int, Field(ge=0)] = Field(0, description="sentences held in memory at once; 0 = as the plan allows")
+    bad_steps: Count = Field(5, description="stop after this many steps in a row with a loss or gradient that is not finite")
+
+    @model_validator(mode="after")
+    def _micro_batch_divides(self) -> Training:
+        if self.micro_batch and self.batch % self.micro_batch:
+            nearest = next(size for size in range(min(self.micro_batch, self.batch), 0, -1) if self.batch % size == 0)
+            raise ValueError(f"micro_batch: {self.micro_batch} does not divide training.batch {self.batch}; {nearest} does")
+        return self
+
+
+class Decode(Section):
+    """The decode monitor."""
+
+    every: Count = Field(50, description="steps between decodes of held-out sentences")
+    sentences: Annotated[int, Field(ge=64)] = Field(64, description="held-out sentences scored each time")
+    samples: Annotated[int, Field(ge=1, le=64)] = Field(6, description="of these, shown beside their references")
+
+
+class Checkpoint(Section):
+    """Saving."""
+
+    every: Count = Field(500, description="steps between checkpoints")
+    keep: Annotated[int, Field(ge=2)] = Field(2, description="complete checkpoints kept, the best one aside")
+
+
+class RunConfig(Section):
+    """Everything a run is told.  `purpose` describes a preset; it does not change what is computed."""
+
+    purpose: str = Field("", description="one line: what this preset is for")
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=32)] = Field(description="the run, in order")
+    run: Run = Run()
+    data: Data = Data()
+    text: Text = Text()
+    lattice: LatticeSection = LatticeSection()
+    connections: Connections = Connections()
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+    decode: Decode = Decode()
+    checkpoint: Checkpoint = Checkpoint()
+
+    @property
+    def total_steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    @model_validator(mode="after")
+    def _faces_hold_the_grid(self) -> RunConfig:
+        for i, stage in enumerate(self.stages):
+            if min(stage.shape[:2]) < self.text.grid:
+                raise ValueError(
+                    f"stages.{i}.shape: a face of {stage.shape[0]}x{stage.shape[1]} cells is smaller than text.grid "
+                    f"{self.text.grid}x{self.text.grid}; each slot needs a cell of its own"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _warm_up_fits(self) -> RunConfig:
+        if self.optimizer.warmup_steps >= self.total_steps and self.optimizer.warmup_steps > 0:
+            raise ValueError(
+                f"optimizer.warmup_steps: {self.optimizer.warmup_steps} is not below the run's {self.total_steps} steps"
+            )
+        return self

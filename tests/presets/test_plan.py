@@ -1,0 +1,290 @@
+"""The memory plan: its numbers against the model that is really built, its micro-batch, and what it says when nothing fits."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import presets
+from presets.layers import load, preset_names
+from presets.plan import FLOAT, GB, StagePlan, explain, plan
+
+KEYS = ["shape", "cells", "components", "total_bytes", "budget_bytes", "fits", "micro_batch", "accumulation", "reach"]
+COMPONENTS = [
+    "cell_parameters", "connections", "clusters", "text", "gradients", "optimizer", "states", "temporaries", "runtime",
+]  # fmt: skip
+
+
+def planned(preset: str, *assignments: str, stage: int = 0) -> StagePlan:
+    return plan(load(preset, None, assignments).config)[stage]
+
+
+@pytest.fixture
+def torch() -> Iterator[ModuleType]:
+    """torch with one thread: these models are too small to share out, and a busy machine makes threads wait for each other."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield torch
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_the_plan_of_a_preset_has_the_contracts_keys_and_adds_up(name: str) -> None:
+    config = load(name).config
+    stages = plan(config)
+    assert [stage.name for stage in stages] == [stage.name for stage in config.stages]
+    for stage, settings in zip(stages, config.stages, strict=True):
+        shown = stage.as_json()
+        assert list(shown) == KEYS
+        assert list(shown["components"]) == COMPONENTS
+        positive = dict(shown["components"])
+        assert (positive.pop("clusters") > 0) == (settings.clustering.clusters > 0)
+        assert all(type(count) is int and count > 0 for count in positive.values())
+        assert shown["total_bytes"] == sum(shown["components"].values())
+        assert shown["budget_bytes"] == config.run.memory_budget_gb * GB
+        assert shown["fits"] == (shown["total_bytes"] <= shown["budget_bytes"])
+        assert shown["shape"] == list(settings.shape)
+        assert shown["cells"] == settings.shape[0] * settings.shape[1] * settings.shape[2]
+        assert shown["micro_batch"] * shown["accumulation"] == config.training.batch
+        assert 0.9 <= shown["reach"] <= 1
+
+
+# Against the model
+
+VARIANTS = {
+    "as shipped": [],
+    "clusters": ["stages.0.clustering.clusters=5"],
+    "sparse": ["stages.0.sparsity=0.5"],
+    "frozen connections": ["connections.learning=frozen"],
+    "freeze profile": ["stages.0.profile=freeze"],
+    "frozen cells": ["lattice.cells=frozen", "stages.0.clustering.clusters=5"],
+    "identity": ["lattice.arm=identity"],
+    "other text sizes": ["text.grid=3", "text.encoder_layers=2", "text.decoder_layers=3", "text.decoder_parameters=900_000"],
+    "other channels": ["lattice.channels=5", "stages.0.strides.x=[3]"],
+}
+
+
+@pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize("preset", ["tiny", "baseline"])
+def test_parameters_and_gradients_are_those_of_the_model_that_is_built(
+    preset: str, changes: list[str], torch: ModuleType
+) -> None:
+    from lattice.model import TextLattice
+
+    config = load(preset, None, ["run.kernel=reference", *changes]).config
+    model = TextLattice(config, 0, config.text.vocabulary, torch.device("cpu"))
+    components = plan(config)[0].components
+
+    def taken(tensors: Iterable[Any]) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    buffers = dict(model.named_buffers())
+    lattice = dict(model.lattice.named_parameters()) if model.lattice is not None else {}
+    text = {name: tensor for name, tensor in model.named_parameters() if not name.startswith("lattice.")}
+    assert components["text"] == taken(text.values())
+    assert components["cell_parameters"] == taken(lattice[name] for name in ("cells", "gain") if name in lattice)
+    connections = [lattice["weights"]] if lattice else []
+    connections += [buffers["lattice.mask"]] if "lattice.mask" in buffers else []
+    assert components["connections"] == taken(connections)
+    assert components["clusters"] == taken([buffers["lattice.labels"]] if "lattice.labels" in buffers else [])
+    trained = taken(parameter for parameter in model.parameters() if parameter.requires_grad)
+    assert components["gradients"] == trained
+    optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+    moments = [state[name] for state in optimizer.state.values() for name in ("exp_avg", "exp_avg_sq")]
+    assert components["optimizer"] == taken(moments)
+
+
+@pytest.mark.parametrize("preset", ["tiny", "baseline"])
+def test_encoder_decoder_and_ports_are_each_counted_as_they_are_built(preset: str, torch: ModuleType) -> None:
+    from lattice.model import TextLattice
+    from presets.plan import _encoder_size, _ports_size
+
+    config = load(preset, None, ["run.kernel=reference"]).config
+    model = TextLattice(config, 0, config.text.vocabulary, torch.device("cpu"))
+
+    def size(*modules: Any) -> int:
+        return sum(parameter.numel() for module in modules for parameter in module.parameters())
+
+    assert _encoder_size(config.text) == size(model.encoder)
+    assert config.text.decoder_size(config.text.decoder_feed_forward()) == size(model.decoder)
+    assert _ports_size(config.text, config.lattice.channels) == size(model.input_port, model.output_port)
+
+
+def test_states_are_the_inputs_of_all_ticks_and_the_output_in_the_run_s_precision() -> None:
+    full, half = (planned("baseline", f"run.precision={precision}").components["states"] for precision in ("fp32", "bf16"))
+    assert full == 32 * (8 + 1) * 12 * 16**3 * 4
+    assert half * 2 == full
+
+
+def measured_peak(step: Callable[[], None]) -> int:
+    """Most bytes that torch held at once during `step`, beyond what it held before."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        step()
+    allocations = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for allocation in sorted(allocations, key=lambda event: event.start_ns()):
+        held += allocation.nbytes()
+        peak = max(peak, held)
+    return peak
+
+
+@pytest.mark.parametrize("clusters", [0, 16])
+def test_the_plan_covers_the_measured_peak_of_a_native_backward_and_is_not_twice_as_large(
+    clusters: int, torch: ModuleType
+) -> None:
+    from lattice.kernels.native import KernelUnavailable
+    from lattice.model import TextLattice
+
+    changes = ["run.device=cpu", "run.kernel=native", "training.batch=4", f"stages.0.clustering.clusters={clusters}"]
+    config = load("baseline", None, [*changes, "stages.0.shape=[28, 28, 20]"]).config
+    try:
+        model = TextLattice(config, 0, config.text.vocabulary, torch.device("cpu"))
+    except KernelUnavailable as error:
+        pytest.skip(str(error))
+    tokens = torch.randint(3, config.text.vocabulary, (4, config.text.max_tokens + 1))
+
+    def backward() -> None:
+        model.loss(tokens[:, :-1], tokens, tokens)[0].backward()
+
+    components = plan(config)[0].components
+    first = measured_peak(backward)
+    expected = components["gradients"] + components["states"] + components["temporaries"]
+    assert expected / 2 < first <= expected
+    # A further micro-batch finds the gradients there and adds to them.
+    accumulated = planned("baseline", *changes, "stages.0.shape=[28, 28, 20]", "training.batch=8", "training.micro_batch=4")
+    further = measured_peak(backward)
+    expected = accumulated.components["states"] + accumulated.components["temporaries"]
+    assert expected / 2 < further <= expected
+
+
+# Micro-batch
+
+
+def test_the_micro_batch_is_the_largest_divisor_of_the_batch_that_fits_and_shrinks_with_the_budget() -> None:
+    batch, before = 24, 10**9
+    seen = set()
+    for budget in (24, 4, 2, 1.5, 1, 0.8, 0.65):
+        stage = planned("small", f"training.batch={batch}", f"run.memory_budget_gb={budget}")
+        assert stage.fits
+        assert batch % stage.micro_batch == 0
+        assert stage.micro_batch <= before
+        larger = [size for size in range(stage.micro_batch + 1, batch + 1) if batch % size == 0]
+        for size in larger:
+            forced = [f"training.batch={batch}", f"run.memory_budget_gb={budget}", f"training.micro_batch={size}"]
+            assert not planned("small", *forced).fits
+        before = stage.micro_batch
+        seen.add(stage.micro_batch)
+    assert len(seen) >= 4
+
+
+def test_a_micro_batch_that_was_given_is_taken_even_where_it_does_not_fit() -> None:
+    stage = planned("small", "training.micro_batch=16", "run.memory_budget_gb=0.7")
+    assert (stage.micro_batch, stage.accumulation, stage.fits) == (16, 2, False)
+    assert "training.micro_batch=1 saves" in explain(stage)
+
+
+def test_where_not_even_one_sentence_fits_the_micro_batch_is_one_and_the_plan_says_no() -> None:
+    stage = planned("small", "run.memory_budget_gb=0.2")
+    assert (stage.micro_batch, stage.accumulation, stage.fits) == (1, 32, False)
+
+
+def test_accumulating_micro_batches_takes_one_more_buffer_of_lattice_gradients() -> None:
+    changes = ["run.kernel=compiled", "training.micro_batch=4"]
+    whole, parts = (planned("small", *changes, f"training.batch={batch}") for batch in (4, 8))
+    lattice = FLOAT * (6 * 12 + 28) * 50 * 50 * 25
+    trained = whole.components["gradients"]
+    # Whole, AdamW's buffer for all that is trained is the largest; in parts, the tick's and the micro-batch's together.
+    assert parts.components["temporaries"] - whole.components["temporaries"] == 2 * lattice - trained
+    assert parts.total_bytes - whole.total_bytes == 2 * lattice - trained
+
+
+def test_frozen_cells_still_take_the_gradient_that_backward_writes_and_drops() -> None:
+    changes = ["run.kernel=native", "connections.learning=frozen", "stages.0.shape=[100, 100, 25]"]
+    learning, frozen = (planned("small", *changes, f"lattice.cells={cells}") for cells in ("gradient", "frozen"))
+    cells = FLOAT * 6 * 12 * 100 * 100 * 25
+    assert learning.components["gradients"] - frozen.components["gradients"] == cells
+    text = frozen.components["gradients"]
+    assert learning.components["temporaries"] - frozen.components["temporaries"] == (cells + text) - cells
+
+
+# What does not fit
+
+
+def test_large_with_adamw_does_not_fit_24_gb_and_the_plan_says_by_how_much() -> None:
+    stage = planned("large")
+    assert not stage.fits
+    assert stage.budget_bytes == 24 * GB
+    assert stage.components["cell_parameters"] == 7 * 12 * 13_500_000 * 4
+    over = (stage.total_bytes - stage.budget_bytes) / GB
+    sentence = explain(stage)
+    assert f"is {over:.2f} GB over the budget of 24.00 GB" in sentence
+    assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("changes", [[], ["run.precision=fp32"]], ids=["bf16", "fp32"])
+def test_every_switch_that_is_offered_saves_what_it_promises(changes: list[str]) -> None:
+    pinned = [*changes, "training.micro_batch=1"]
+    stage = planned("large", *pinned)
+    offered = {switch.partition("=")[0] for switch in stage.savings}
+    assert {"stages.0.shape", "connections.learning"} <= offered
+    assert ("run.precision" in offered) == bool(changes)
+    for switch, saved in stage.savings.items():
+        assert stage.total_bytes - planned("large", *pinned, switch).total_bytes == saved
+        assert f"{switch} saves {saved / GB:.2f} GB" in explain(stage)
+
+
+@pytest.mark.parametrize(("preset", "index"), [("large", 0), ("progressive", 2)])
+def test_the_smaller_shape_and_the_larger_budget_that_are_offered_fit(preset: str, index: int) -> None:
+    stage = planned(preset, stage=index)
+    (shape,) = (switch for switch in stage.savings if switch.startswith(f"stages.{index}.shape="))
+    assert planned(preset, shape, stage=index).fits
+    (budget,) = (word for word in explain(stage).split() if word.startswith("run.memory_budget_gb="))
+    assert planned(preset, budget, stage=index).fits
+
+
+def test_no_switch_is_offered_that_is_on_already_or_that_cannot_be_set() -> None:
+    frozen = planned("large", "connections.learning=frozen", "run.memory_budget_gb=20")
+    assert "connections.learning=frozen" not in frozen.savings
+    hopeless = planned("small", "run.memory_budget_gb=0.2")
+    assert not any(switch.startswith("stages") for switch in hopeless.savings)  # the runtime alone is more than that
+    assert "run.memory_budget_gb=1 allows it" in explain(hopeless)
+
+
+def test_a_stage_that_fits_is_explained_in_one_line_and_offers_nothing() -> None:
+    stage = planned("baseline")
+    assert stage.savings == {}
+    assert explain(stage).startswith("stage baseline fits: ")
+
+
+def test_the_identity_arm_holds_no_lattice() -> None:
+    components = planned("large", "lattice.arm=identity").components
+    assert {name for name, size in components.items() if size == 0} == {"cell_parameters", "connections", "clusters", "states"}
+    assert planned("large", "lattice.arm=identity").fits
+
+
+# Imports
+
+
+def test_presets_import_neither_torch_nor_numpy_nor_another_part() -> None:
+    code = (
+        "import sys, presets.layers, presets.plan; presets.plan.plan(presets.layers.load('tiny').config); "
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    root = Path(presets.__file__).parent.parent
+    ran = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(ran.stdout.split())
+    assert "presets" in loaded
+    assert loaded.isdisjoint({"torch", "numpy", "textual", "sklearn", "lattice", "monitors", "app"})

@@ -1,0 +1,166 @@
+"""What the schema accepts, what it refuses, and what it says then."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from presets import schema
+from presets.layers import flatten, load, preset_names
+from presets.schema import MAX_SLOT_NUMBERS, REACH_FLOOR, RunConfig, Stage, Text
+from presets.topology import reach
+
+
+def config(**sections: Any) -> RunConfig:
+    stage = {"name": "only", "shape": (6, 6, 8), "strides": {"z": (3,)}, "steps": 100}
+    return RunConfig.model_validate({"stages": [stage], **sections})
+
+
+def complaint(**sections: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        config(**sections)
+    return str(caught.value)
+
+
+def stage_complaint(**values: Any) -> str:
+    with pytest.raises(ValidationError) as caught:
+        Stage.model_validate({"name": "only", "shape": (6, 6, 8), "ticks": 8, "steps": 100, **values})
+    return str(caught.value)
+
+
+def test_the_seeds_defaults_hold() -> None:
+    assert schema.Clustering().clustering_integration == 0.3
+    assert schema.Optimizer().tensor_rank == 32
+    assert schema.Decode().every == 50
+
+
+def test_the_seeds_production_presets_have_its_sparsity_rank_and_cluster_gain() -> None:
+    medium, large = load("production_medium").config, load("production_large").config
+    assert (medium.stages[0].sparsity, large.stages[0].sparsity) == (0.4, 0.6)
+    assert medium.optimizer.tensor_rank == large.optimizer.tensor_rank == 32
+    for preset in (medium, large):
+        assert preset.stages[0].clustering.clusters > 0
+        assert preset.stages[0].clustering.clustering_integration == 0.3
+        assert preset.decode.every == 50
+
+
+def test_the_seeds_growth_path_is_the_progressive_preset() -> None:
+    shapes = [stage.shape for stage in load("progressive").config.stages]
+    assert shapes == [(50, 50, 25), (150, 150, 75), (300, 300, 150)]
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_strides_along_the_axis_cut_across_machines_stay_at_most_16(name: str) -> None:
+    assert all(stride <= 16 for stage in load(name).config.stages for stride in stage.strides.x)
+    assert "less than or equal to 16" in stage_complaint(shape=(50, 6, 8), strides={"x": (17,)})
+
+
+def test_every_setting_has_a_description() -> None:
+    undescribed = [path for path, (_, description) in flatten(load("progressive").config).items() if not description]
+    assert undescribed == []
+
+
+def test_every_pattern_is_put_into_words_by_its_fields_description() -> None:
+    sections = [kind for kind in vars(schema).values() if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    patterned = {
+        name: field.description
+        for kind in sections
+        for name, field in kind.model_fields.items()
+        if any(getattr(rule, "pattern", None) for rule in field.metadata)
+    }
+    assert patterned.keys() == {"name", "device"}
+    assert all(";" in description for description in patterned.values())
+
+
+def test_a_config_cannot_be_changed_after_it_was_checked() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        config().run.seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
+    assert "finite" in complaint(run={"memory_budget_gb": value})
+
+
+def test_a_micro_batch_must_divide_the_batch_and_the_error_names_one_that_does() -> None:
+    assert "micro_batch: 3 does not divide training.batch 32; 2 does" in complaint(training={"batch": 32, "micro_batch": 3})
+    assert "micro_batch: 64 does not divide training.batch 32; 32 does" in complaint(training={"batch": 32, "micro_batch": 64})
+    assert config(training={"batch": 32, "micro_batch": 2}).training.micro_batch == 2
+    assert config(training={"batch": 32}).training.micro_batch == 0
+
+
+def test_too_few_ticks_are_refused_with_the_ticks_that_would_do() -> None:
+    deep = {"shape": (4, 4, 150), "strides": {"z": (4, 16, 64)}}
+    message = stage_complaint(**deep, ticks=8)
+    assert "ticks: 8 ticks reach 67%" in message
+    enough = int(re.search(r"(\d+) ticks, or other strides", message).group(1))
+    accepted = Stage.model_validate({"name": "only", "steps": 1, "ticks": enough, **deep})
+    assert reach(accepted.topology("walls"), enough) >= REACH_FLOOR
+    assert f"{enough} ticks" in stage_complaint(**deep, ticks=enough - 1)
+
+
+def test_a_stride_must_be_shorter_than_its_axis() -> None:
+    assert "strides.z: 8 does not fit 8 cells" in stage_complaint(strides={"z": (8,)})
+    assert "strides.y: 9 does not fit 6 cells" in stage_complaint(strides={"y": (9,)})
+    assert Stage.model_validate({"name": "only", "shape": (6, 6, 8), "strides": {"z": (7,)}, "steps": 1})
+
+
+def test_a_stride_named_twice_is_refused() -> None:
+    assert "strides.z: [3, 3] names a stride twice" in stage_complaint(strides={"z": (3, 3)})
+
+
+def test_there_are_at_most_as_many_clusters_as_cells() -> None:
+    assert "clustering.clusters: 289 is more than the 288 cells" in stage_complaint(clustering={"clusters": 289})
+    assert Stage.model_validate({"name": "only", "shape": (6, 6, 8), "steps": 1, "clustering": {"clusters": 288}})
+
+
+def test_a_face_must_hold_the_grid_of_slots() -> None:
+    assert "stages.0.shape: a face of 6x6 cells is smaller than text.grid 7x7" in complaint(text={"grid": 7, "slot_width": 4})
+    assert config(text={"grid": 6, "slot_width": 4}).text.grid == 6
+
+
+def test_the_slots_of_a_sentence_hold_at_most_1024_numbers_and_the_error_says_which_width_would_do() -> None:
+    message = complaint(text={"grid": 4, "slot_width": 65})
+    assert "slot_width: 4x4 slots of 65 are 1040 numbers" in message
+    assert "slot_width <= 64" in message
+    assert MAX_SLOT_NUMBERS == 1024
+    assert config(text={"grid": 4, "slot_width": 64}).text.slot_width == 64
+
+
+def test_heads_must_divide_the_width() -> None:
+    assert "heads: 5 does not divide width 128" in complaint(text={"heads": 5})
+
+
+def test_a_decoder_too_small_for_its_vocabulary_is_refused_with_the_size_that_would_do() -> None:
+    message = complaint(text={"decoder_parameters": 100_000})
+    assert "decoder_parameters: 100000 is too few for a vocabulary of 2048 at width 128" in message
+    enough = int(re.search(r"at least (\d+) are needed", message).group(1))
+    assert Text(decoder_parameters=enough).decoder_feed_forward() == schema.MIN_FEED_FORWARD
+    assert "too few" in complaint(text={"decoder_parameters": enough - 1000})
+
+
+SMALL = {"vocabulary": 300, "width": 64, "grid": 2, "decoder_layers": 3, "decoder_parameters": 300_000}
+
+
+@pytest.mark.parametrize("values", [{}, SMALL], ids=["default", "small"])
+def test_the_decoders_feed_forward_width_is_the_one_the_model_solves(values: dict[str, int]) -> None:
+    from lattice.text.coder import Decoder
+
+    text = Text(**values)
+    sizes = (text.vocabulary, text.max_tokens, text.grid**2, text.slot_width, text.width, text.decoder_layers)
+    solved = Decoder.feed_forward_width(*sizes, text.decoder_parameters)
+    assert text.decoder_feed_forward() == solved
+    assert abs(text.decoder_size(solved) / text.decoder_parameters - 1) < 0.01
+
+
+def test_warm_up_must_end_before_the_run_does() -> None:
+    assert "optimizer.warmup_steps: 100 is not below the run's 100 steps" in complaint(optimizer={"warmup_steps": 100})
+    assert config(optimizer={"warmup_steps": 99}).total_steps == 100
+
+
+def test_a_run_needs_a_stage() -> None:
+    with pytest.raises(ValidationError, match="at least 1"):
+        RunConfig(stages=())
