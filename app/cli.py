@@ -23,8 +23,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-bench_app = typer.Typer(help="Measure this machine: nanoseconds, and how far from the memory-copy floor.", no_args_is_help=True, rich_markup_mode=None)
-experiment_app = typer.Typer(help="Paired runs over seeds, with and without a mechanism.", no_args_is_help=True, rich_markup_mode=None)
+bench_app = typer.Typer(
+    help="Measure this machine: nanoseconds, and how far from the memory-copy floor.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+experiment_app = typer.Typer(
+    help="Paired runs over seeds, with and without a mechanism.", no_args_is_help=True, rich_markup_mode=None
+)
 presets_app = typer.Typer(help="What runs are shipped, and what they set.", rich_markup_mode=None)
 app.add_typer(bench_app, name="bench")
 app.add_typer(experiment_app, name="experiment")
@@ -32,7 +38,9 @@ app.add_typer(presets_app, name="presets", invoke_without_command=True)
 
 Preset = Annotated[str, typer.Option("--preset", help="A shipped preset; `lattice-tui presets` lists them.")]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file laid over the preset.")]
-Assignments = Annotated[list[str], typer.Option("--set", help="section.key=value over all files, e.g. stages.0.ticks=10. Repeatable.")]
+Assignments = Annotated[
+    list[str], typer.Option("--set", help="section.key=value over all files, e.g. stages.0.ticks=10. Repeatable.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 RunsDir = Annotated[Path | None, typer.Option("--runs-dir", help="Where runs live. Default: $XDG_STATE_HOME/lattice-tui/runs.")]
 RunName = Annotated[str, typer.Argument(help="A run's name, a unique beginning of it, a path, or `last`.")]
@@ -40,8 +48,12 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or
 Data = Annotated[Path | None, typer.Option("--data", help="Text: .txt (a sentence a line), .jsonl, .tsv, or a folder of them.")]
 Valid = Annotated[Path | None, typer.Option("--valid", help="Held-out text; without it a part of the data is split off.")]
 Task = Annotated[str | None, typer.Option("--task", help="reconstruct (text to itself) or pairs (source to target).")]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimizer steps of the whole run; stages keep their shares.")]
-Control = Annotated[str, typer.Option("--control", help="none, shuffled (another sentence's embeddings) or bypass (messages zeroed).")]
+Steps = Annotated[
+    int | None, typer.Option("--steps", min=1, help="Optimizer steps of the whole run; stages keep their shares.")
+]
+Control = Annotated[
+    str, typer.Option("--control", help="none, shuffled (another sentence's embeddings) or bypass (messages zeroed).")
+]
 Best = Annotated[bool, typer.Option("--best", help="Use the checkpoint with the best BLEU, not the newest.")]
 
 
@@ -75,7 +87,7 @@ def train(
     data: Data = None,
     valid: Valid = None,
     task: Task = None,
-    assignments: Assignments = [],  # noqa: B006 - typer wants a list, and nothing writes to it
+    assignments: Assignments = [],
     steps: Steps = None,
     device: Device = None,
     memory_budget: Annotated[float | None, typer.Option("--memory-budget", help="Fit training into this many GB.")] = None,
@@ -87,7 +99,13 @@ def train(
     """Train a lattice, from a preset or where a run left off."""
     if log_format not in ("text", "json"):
         raise Stop(ExitCode.USAGE, f"--log-format: {log_format!r} is not text or json")
-    given = {"data.train": data, "data.valid": valid, "data.task": task, "run.device": device, "run.memory_budget_gb": memory_budget}
+    given = {
+        "data.train": data,
+        "data.valid": valid,
+        "data.task": task,
+        "run.device": device,
+        "run.memory_budget_gb": memory_budget,
+    }
     from app import train as command
 
     command.run(preset, config, assignments, given, steps, resume, runs_dir, log_format, as_json)
@@ -153,7 +171,7 @@ def presets(context: typer.Context, as_json: AsJson = False) -> None:
 def presets_show(
     name: Annotated[str, typer.Argument(help="A preset.")],
     config: ConfigFile = None,
-    assignments: Assignments = [],  # noqa: B006
+    assignments: Assignments = [],
     as_json: AsJson = False,
 ) -> None:
     """Print every setting, its value, where the value came from and what it does."""
@@ -163,7 +181,9 @@ def presets_show(
 
 
 @app.command()
-def plan(preset: Preset = "baseline", config: ConfigFile = None, assignments: Assignments = [], as_json: AsJson = False) -> None:  # noqa: B006
+def plan(
+    preset: Preset = "baseline", config: ConfigFile = None, assignments: Assignments = [], as_json: AsJson = False
+) -> None:
     """Show the memory a run will take, part by part, before anything is allocated."""
     from app import listing as command
 
@@ -186,7 +206,7 @@ def bench_tick(
 @bench_app.command("step")
 def bench_step(
     preset: Preset = "baseline",
-    assignments: Assignments = [],  # noqa: B006
+    assignments: Assignments = [],
     repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timed training steps.")] = 15,
     as_json: AsJson = False,
 ) -> None:
@@ -204,7 +224,7 @@ def experiment_arms(
     valid: Valid = None,
     test: Annotated[Path | None, typer.Option("--test", help="Text to score on; without it the held-out sentences.")] = None,
     task: Task = None,
-    assignments: Assignments = [],  # noqa: B006
+    assignments: Assignments = [],
     steps: Steps = None,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each arm.")] = 1,
     device: Device = None,

@@ -25,7 +25,9 @@ def with_steps(config: RunConfig, steps: int | None) -> RunConfig:
     if steps is None:
         return config
     if steps < len(config.stages):
-        raise Stop(ExitCode.USAGE, f"--steps: {steps} steps can't be shared by {len(config.stages)} stages; give at least one a stage")
+        raise Stop(
+            ExitCode.USAGE, f"--steps: {steps} steps can't be shared by {len(config.stages)} stages; give at least one a stage"
+        )
     shares, left = [], steps
     for i, stage in enumerate(config.stages[:-1]):
         later = len(config.stages) - 1 - i

@@ -98,7 +98,10 @@ def choose_device(name: str) -> torch.device:
         raise Stop(ExitCode.NO_DEVICE, f"run.device: {name} was asked for, but torch sees no CUDA GPU here; use --device cpu")
     index = int(name.partition(":")[2] or 0)
     if index >= torch.cuda.device_count():
-        raise Stop(ExitCode.NO_DEVICE, f"run.device: {name} was asked for; this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+        raise Stop(
+            ExitCode.NO_DEVICE,
+            f"run.device: {name} was asked for; this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}",
+        )
     return torch.device("cuda", index)
 
 
@@ -144,7 +147,10 @@ def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> O
     except (checkpoint.CheckpointError, RunFolderError) as error:
         raise Stop(ExitCode.FAILED, f"{folder.name} can't be resumed: {error}") from error
     if saved.state.get("data") != corpus.fingerprint():
-        raise Stop(ExitCode.USAGE, f"{corpus.name}: the text has changed since {folder.name} was started; a resumed run needs the same data")
+        raise Stop(
+            ExitCode.USAGE,
+            f"{corpus.name}: the text has changed since {folder.name} was started; a resumed run needs the same data",
+        )
     for reason in passed_over:
         print(f"passed over a checkpoint: {reason}", file=sys.stderr)
     own = RunInfo.of_this_process(run=info.run, preset=info.preset, created=info.created, version=VERSION)

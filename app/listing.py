@@ -68,7 +68,8 @@ def status(run: str, runs_dir: Path | None, as_json: bool) -> None:
     if as_json:
         print(json.dumps(fields))
         return
-    print(f"run {printable(info.run)} ({printable(info.preset)}): {fields['state']}, stage {info.stage}, step {formats.count(info.step)}")
+    where = f"stage {info.stage}, step {formats.count(info.step)}"
+    print(f"run {printable(info.run)} ({printable(info.preset)}): {fields['state']}, {where}")
     print(f"loss {formats.loss(info.loss) if info.loss is not None else '-'}, BLEU {formats.score(info.bleu)}")
     print(
         f"trained for {formats.duration(info.elapsed_s)} ({info.cpu_s / 60:.1f} CPU-minutes), "
@@ -117,12 +118,9 @@ def presets_show(name: str, config: Path | None, assignments: list[str], as_json
         settings = {path: {"value": value, "origin": loaded.origin(path)} for path, (value, _) in rows.items()}
         print(json.dumps({"preset": name, "settings": settings}))
         return
-    table = Table("setting", "value", "from", "what it does", box=None, pad_edge=False)
-    table.columns[0].no_wrap = True
     for path, (value, meaning) in rows.items():
         shown = json.dumps(value, ensure_ascii=False) if value is not None else "-"
-        table.add_row(*(escape(printable(cell)) for cell in (path, shown, loaded.origin(path), meaning)))
-    _console().print(table)
+        print(f"{path} = {printable(shown)}   ({printable(loaded.origin(path))})\n    {meaning}")
 
 
 def plan_table(preset: str, config: Path | None, assignments: list[str], as_json: bool) -> None:

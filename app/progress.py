@@ -70,7 +70,9 @@ class Lines(Callback):
                 self._stop_bar()
                 self._say(f"stage {event.name} ended at step {event.step} ({event.reason})")
             case Saved() if self._bar is None:
-                self._say(f"step {event.step}: checkpoint saved ({formats.bytes_(event.bytes)} in {formats.duration(event.seconds)})")
+                self._say(
+                    f"step {event.step}: checkpoint saved ({formats.bytes_(event.bytes)} in {formats.duration(event.seconds)})"
+                )
 
     def close(self) -> None:
         self._stop_bar()

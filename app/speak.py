@@ -11,9 +11,7 @@ from monitors.runs import runs_dir as place
 from monitors.text_safety import printable
 
 
-def evaluate_run(
-    run: str, data: Path, control: str, best: bool, device: str, runs_dir: Path | None, as_json: bool
-) -> None:
+def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, runs_dir: Path | None, as_json: bool) -> None:
     """Scores a run on the sentences of `data`.  Raises Stop."""
     import torch
 
@@ -73,4 +71,7 @@ def decode_text(run: str, text: str, best: bool, device: str, runs_dir: Path | N
     if cut:
         import sys
 
-        print(f"note: the text has {len(tokens)} tokens; the last {cut} are beyond text.max_tokens = {limit} and were cut", file=sys.stderr)
+        print(
+            f"note: the text has {len(tokens)} tokens; the last {cut} are beyond text.max_tokens = {limit} and were cut",
+            file=sys.stderr,
+        )

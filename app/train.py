@@ -29,7 +29,9 @@ def run(
     else:
         config = None
         foreign = [name for name, value in {"--config": config_file, "--set": assignments, "--steps": steps}.items() if value]
-        foreign += [f"--{path.rpartition('.')[2].replace('train', 'data')}" for path, value in given.items() if value is not None]
+        foreign += [
+            f"--{path.rpartition('.')[2].replace('train', 'data')}" for path, value in given.items() if value is not None
+        ]
         if foreign:
             raise Stop(ExitCode.USAGE, f"--resume continues a run as it was started; leave out {', '.join(foreign)}")
 
@@ -90,7 +92,7 @@ def _summary(outcome, runs_dir: Path | None) -> None:
     console.print(f"run folder: {outcome.folder.path}", markup=False, soft_wrap=True)
     name = outcome.folder.name
     if outcome.code == ExitCode.OK:
-        console.print(f"next:  lattice-tui decode {name} \"your sentence\"{where}", markup=False, soft_wrap=True)
+        console.print(f'next:  lattice-tui decode {name} "your sentence"{where}', markup=False, soft_wrap=True)
         console.print(f"       lattice-tui evaluate {name} --data FILE --control shuffled{where}", markup=False, soft_wrap=True)
     elif info.step:
         console.print(f"next:  lattice-tui train --resume {name}{where}", markup=False, soft_wrap=True)

@@ -64,7 +64,9 @@ def save(
         needed = sum(tensor.nbytes for tensor in (*model.values(), *optimizer.values()))
         free = shutil.disk_usage(folder).free
         if free < 1.1 * needed + 1_000_000:
-            raise CheckpointError(f"{folder}: {free / 1e9:.2f} GB free, a checkpoint needs {1.1 * needed / 1e9:.2f} GB; free some disk")
+            raise CheckpointError(
+                f"{folder}: {free / 1e9:.2f} GB free, a checkpoint needs {1.1 * needed / 1e9:.2f} GB; free some disk"
+            )
         temporary.mkdir(mode=0o700)
         for name, tensors in (("model.safetensors", model), ("optimizer.safetensors", optimizer)):
             # safetensors refuses shared or strided storage; a copy on the CPU is neither.
@@ -98,7 +100,9 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
     """Checkpoint folders that carry a manifest, newest first (not yet verified)."""
     if not folder.is_dir():
         return []
-    found = [(int(match[1]), path) for path in folder.iterdir() if (match := _NAME.match(path.name)) and (path / MANIFEST).is_file()]
+    found = [
+        (int(match[1]), path) for path in folder.iterdir() if (match := _NAME.match(path.name)) and (path / MANIFEST).is_file()
+    ]
     return sorted(found, reverse=True)
 
 

@@ -25,7 +25,9 @@ class Checkpointer(Callback):
             self._look = event
 
     def after_step(self, trainer: Trainer) -> None:
-        last_of_stage = trainer.progress.stage_step == trainer.stage.steps  # saved by at_stage_end, with the reason why it ended
+        last_of_stage = (
+            trainer.progress.stage_step == trainer.stage.steps
+        )  # saved by at_stage_end, with the reason why it ended
         if trainer.progress.step % trainer.config.checkpoint.every == 0 and not last_of_stage:
             self.save(trainer)
 

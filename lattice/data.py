@@ -48,9 +48,7 @@ class Corpus:
         return digest.hexdigest()
 
 
-def load_corpus(
-    task: str, train: str | None, valid: str | None, held_out: float, max_held_out: int, seed: int
-) -> Corpus:
+def load_corpus(task: str, train: str | None, valid: str | None, held_out: float, max_held_out: int, seed: int) -> Corpus:
     """The corpus of a run.  `train=None` is the bundled grammar.  Raises DataError."""
     left_out: dict[str, int] = {}
     if train is None:

@@ -11,7 +11,7 @@ from monitors.quality import Quality, score
 
 
 def chunk_size(micro_batch: int, ticks: int) -> int:
-    """Sentences decoded at once: evaluation keeps three states a sentence where training keeps ticks + 1 and their gradients."""
+    """Sentences decoded at once: evaluation keeps 3 states a sentence, training ticks + 1 and their gradients."""
     return max(1, micro_batch * (ticks + 4) // 3)
 
 

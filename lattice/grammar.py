@@ -102,12 +102,8 @@ YOU = Subject("you", "you", "you", "your", "are", False)
 WHO = Subject("who", "they", "them", "their", "is", True)
 
 NAMED = tuple(_she(name) for name in WOMEN) + tuple(_he(name) for name in MEN)
-RELATIVES = tuple(_she(text) for text in FEMALE_RELATIVES) + tuple(
-    _he(text) for text in MALE_RELATIVES
-)
-WORKERS = tuple(_she(text) for text in JOB_HOLDERS) + tuple(
-    _he(text) for text in JOB_HOLDERS
-)
+RELATIVES = tuple(_she(text) for text in FEMALE_RELATIVES) + tuple(_he(text) for text in MALE_RELATIVES)
+WORKERS = tuple(_she(text) for text in JOB_HOLDERS) + tuple(_he(text) for text in JOB_HOLDERS)
 PLURALS = tuple(_they(text) for text in GROUPS)
 COUPLES = tuple(_they(f"{woman} and {man}") for woman in WOMEN for man in MEN)
 SHE_OR_HE = (_she("she"), _he("he"))
@@ -823,10 +819,7 @@ class _Scene(NamedTuple):
 
 
 def _compile_actions(actions: tuple[str, ...]) -> tuple[dict[str, Text], ...]:
-    return tuple(
-        {slot: _compile(form) for slot, form in _verb_forms(action).items()}
-        for action in actions
-    )
+    return tuple({slot: _compile(form) for slot, form in _verb_forms(action).items()} for action in actions)
 
 
 def _compile_domain(domain: Domain) -> _Scene:
@@ -848,11 +841,7 @@ def _compile_cast(cast: Cast) -> _Scene:
         return Subject(text, *cast.pronouns, be, not cast.plural)
 
     plain = tuple(subject(f"the {noun}") for noun in cast.nouns)
-    described = tuple(
-        subject(f"the {adjective} {noun}")
-        for adjective in cast.adjectives
-        for noun in cast.nouns
-    )
+    described = tuple(subject(f"the {adjective} {noun}") for adjective in cast.adjectives for noun in cast.nouns)
     return _Scene((plain, described), _compile_actions(cast.actions), {})
 
 
@@ -860,14 +849,8 @@ def _compile_cast(cast: Cast) -> _Scene:
 _NO_SCENE = _Scene((), (), {})
 
 # A scene is listed once per action, so that all actions are equally frequent.
-_DOMAIN_SCENES = tuple(
-    scene
-    for scene in map(_compile_domain, DOMAINS.values())
-    for _ in scene.actions
-)
-_CAST_SCENES = tuple(
-    scene for scene in map(_compile_cast, CASTS.values()) for _ in scene.actions
-)
+_DOMAIN_SCENES = tuple(scene for scene in map(_compile_domain, DOMAINS.values()) for _ in scene.actions)
+_CAST_SCENES = tuple(scene for scene in map(_compile_cast, CASTS.values()) for _ in scene.actions)
 
 
 class _Group(NamedTuple):
@@ -887,9 +870,7 @@ def _compile_groups() -> tuple[_Group, ...]:
     templates = tuple(map(_compile, CAST_TEMPLATES))
     groups += [_Group((), _CAST_SCENES, templates)] * CAST_WEIGHT
     # All themes together make one group: its templates are equally frequent.
-    templates = tuple(
-        _compile(text) for texts in THEME_TEMPLATES.values() for text in texts
-    )
+    templates = tuple(_compile(text) for texts in THEME_TEMPLATES.values() for text in texts)
     groups += [_Group(ANYONE, (_NO_SCENE,), templates)] * THEME_WEIGHT
     return tuple(groups)
 
@@ -947,9 +928,7 @@ def _expand(
 
 
 # "a" before a vowel sound: not before "useful", but before "hour".
-_A_BEFORE_VOWEL = re.compile(
-    r"\b(a)(?= (?:(?!uni|use|euro)[aeiou]|hour|honest))", re.IGNORECASE
-)
+_A_BEFORE_VOWEL = re.compile(r"\b(a)(?= (?:(?!uni|use|euro)[aeiou]|hour|honest))", re.IGNORECASE)
 
 _PUNCTUATION = re.compile(r"[^a-z ]")
 
@@ -1014,10 +993,7 @@ def generate(count: int, seed: int = 0) -> list[str]:
         if drawn is None or drawn[1] in known:
             fruitless += 1
             if fruitless >= MAX_FRUITLESS_DRAWS:
-                raise ValueError(
-                    f"count is {count}, but the grammar gave only {len(sentences)} "
-                    "distinct sentences"
-                )
+                raise ValueError(f"count is {count}, but the grammar gave only {len(sentences)} distinct sentences")
             continue
         fruitless = 0
         sentence, key = drawn

@@ -66,19 +66,13 @@ MEN = word_list(
     """Tom, Daniel, Peter, Omar, Ben, James, Lucas, Adam, David, Hugo, Leo, Oscar,
     Ravi, Kenji, Ivan, Pablo, Marco, Felix, Henry, Victor"""
 )
-FEMALE_RELATIVES = word_list(
-    "my mother, my sister, my grandmother, my aunt, my wife, my daughter"
-)
-MALE_RELATIVES = word_list(
-    "my father, my brother, my grandfather, my uncle, my husband, my son"
-)
+FEMALE_RELATIVES = word_list("my mother, my sister, my grandmother, my aunt, my wife, my daughter")
+MALE_RELATIVES = word_list("my father, my brother, my grandfather, my uncle, my husband, my son")
 JOB_HOLDERS = word_list(
     """the teacher, the nurse, the doctor, the driver, the manager, the waiter,
     the farmer, the baker"""
 )
-GROUPS = word_list(
-    "my parents, our neighbours, my cousins, my friends, the students, our guests"
-)
+GROUPS = word_list("my parents, our neighbours, my cousins, my friends, the students, our guests")
 
 # --------------------------------------------------------------------------
 # Areas of life
@@ -96,9 +90,7 @@ WEEKLY = Pace(
     ),
 )
 YEARLY = Pace(
-    regularly=word_list(
-        "every {season}, every {month}, twice a year, once a month, every other year"
-    ),
+    regularly=word_list("every {season}, every {month}, twice a year, once a month, every other year"),
     habit_time=word_list("in {season}, in {month}, in the holidays"),
 )
 
@@ -237,9 +229,7 @@ DOMAINS: dict[str, Domain] = {
             draw a {diagram}, take the {subject} test, listen to the teacher,
             discuss {topic}, choose a book about {topic}"""
         ),
-        places=word_list(
-            "at school, in the classroom, in the library, at the evening class"
-        ),
+        places=word_list("at school, in the classroom, in the library, at the evening class"),
         past=word_list(
             """because the test was close, before the bell rang, after the lesson,
             because the teacher asked for it, while the room was quiet,
@@ -399,9 +389,7 @@ DOMAINS: dict[str, Domain] = {
             choose a {film}, talk about the {film}, laugh at the {film},
             rest on the {seat}, order a {novel}, turn off the {screen}"""
         ),
-        places=word_list(
-            "at home, in the living room, at {owner} house, with {companions}"
-        ),
+        places=word_list("at home, in the living room, at {owner} house, with {companions}"),
         past=word_list(
             """because it was raining, after the housework,
             because there was nothing else to do, while dinner was cooking,
@@ -465,7 +453,8 @@ THEY = ("they", "them", "their")
 
 CASTS: dict[str, Cast] = {
     "pets": Cast(
-        IT, False,
+        IT,
+        False,
         word_list("hungry, sleepy, little, friendly, lazy, clever"),
         word_list("dog, cat, puppy, kitten, rabbit"),
         word_list(
@@ -476,7 +465,8 @@ CASTS: dict[str, Cast] = {
         ),
     ),
     "birds": Cast(
-        IT, False,
+        IT,
+        False,
         word_list("tiny, noisy, hungry, brown, young"),
         word_list("robin, sparrow, pigeon, owl, crow, duck"),
         word_list(
@@ -486,7 +476,8 @@ CASTS: dict[str, Cast] = {
         ),
     ),
     "farm": Cast(
-        IT, False,
+        IT,
+        False,
         word_list("old, gentle, strong, white, calm"),
         word_list("cow, horse, goat, donkey, sheep"),
         word_list(
@@ -497,7 +488,8 @@ CASTS: dict[str, Cast] = {
         ),
     ),
     "wild": Cast(
-        IT, False,
+        IT,
+        False,
         word_list("wild, nervous, curious, quick, grey"),
         word_list("fox, deer, squirrel, bear, wolf"),
         word_list(
@@ -508,7 +500,8 @@ CASTS: dict[str, Cast] = {
         ),
     ),
     "zoo": Cast(
-        IT, False,
+        IT,
+        False,
         word_list("huge, proud, sleepy, beautiful, clever"),
         word_list("lion, tiger, elephant, giraffe, monkey, camel"),
         word_list(
@@ -518,7 +511,8 @@ CASTS: dict[str, Cast] = {
         ),
     ),
     "sea": Cast(
-        IT, False,
+        IT,
+        False,
         word_list("huge, grey, beautiful, lonely"),
         word_list("whale, dolphin, seal, turtle"),
         word_list(
@@ -527,7 +521,8 @@ CASTS: dict[str, Cast] = {
         ),
     ),
     "insects": Cast(
-        IT, False,
+        IT,
+        False,
         word_list("tiny, beautiful, busy, bright"),
         word_list("bee, butterfly, beetle"),
         word_list(
@@ -536,7 +531,8 @@ CASTS: dict[str, Cast] = {
         ),
     ),
     "children": Cast(
-        THEY, True,
+        THEY,
+        True,
         word_list("happy, noisy, excited, cheerful, younger"),
         word_list("children, boys, girls, twins"),
         word_list(
@@ -548,7 +544,8 @@ CASTS: dict[str, Cast] = {
         ),
     ),
     "vehicles": Cast(
-        IT, False,
+        IT,
+        False,
         word_list("blue, crowded, empty, old, yellow"),
         word_list("bus, taxi, tram, van, truck"),
         word_list(
@@ -558,7 +555,8 @@ CASTS: dict[str, Cast] = {
         ),
     ),
     "machines": Cast(
-        IT, False,
+        IT,
+        False,
         word_list("old, new, expensive, cheap, noisy"),
         word_list("printer, computer, heater, washing machine, television"),
         word_list(
@@ -581,9 +579,7 @@ WORDS: dict[str, tuple[str, ...]] = {
         """the neighbours, {his} friends, {his} cousins, {his} family,
         {his} old friends, {his} colleagues, {his} grandparents, the whole team"""
     ),
-    "owner": word_list(
-        "my sister's, my brother's, our neighbour's, my uncle's, my friend's, my aunt's"
-    ),
+    "owner": word_list("my sister's, my brother's, our neighbour's, my uncle's, my friend's, my aunt's"),
     "relative": word_list(
         """mother, father, sister, brother, aunt, uncle, grandmother, grandfather,
         cousin, neighbour"""
@@ -629,9 +625,7 @@ WORDS: dict[str, tuple[str, ...]] = {
         """vegetable soup, tomato salad, mushroom soup, fish pie, chicken stew,
         cheese sandwich, chicken curry, onion tart, pasta salad"""
     ),
-    "baked": word_list(
-        "fresh bread, a {cake} cake, a {cake} cake, biscuits, an apple pie, bread"
-    ),
+    "baked": word_list("fresh bread, a {cake} cake, a {cake} cake, biscuits, an apple pie, bread"),
     "cake": word_list("chocolate, lemon, carrot, banana, honey"),
     "stirred": word_list("soup, sauce, stew, curry"),
     "powder": word_list("flour, sugar, salt, honey"),
@@ -643,9 +637,7 @@ WORDS: dict[str, tuple[str, ...]] = {
         """bread, butter, cheese, flour, sugar, honey, jam, milk, rice, pasta,
         coffee, tea, salt, garlic, spinach, lettuce"""
     ),
-    "taste": word_list(
-        "delicious, sweet, sour, wonderful, too hot, better than before"
-    ),
+    "taste": word_list("delicious, sweet, sour, wonderful, too hot, better than before"),
     "ripe": word_list("ripe, sweet, sour, soft, hard"),
     "sweeter": word_list("sweeter, cheaper, bigger, smaller"),
     "container": word_list(
@@ -658,9 +650,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "dish_place": word_list("cupboard, drawer, sink"),
     "dishware": word_list("plate, cup, glass, bowl, pot, spoon"),
     "treat": word_list("ice cream, chocolate, biscuits, lemonade, cake"),
-    "treat_piece": word_list(
-        "biscuit, sandwich, slice of cake, slice of bread, slice of ham"
-    ),
+    "treat_piece": word_list("biscuit, sandwich, slice of cake, slice of bread, slice of ham"),
     # Home
     "room": word_list("kitchen, bedroom, bathroom, hall, living room, attic, guest room"),
     "room_adj": word_list("bright, dark, tidy, warm, cold, clean, noisy"),
@@ -678,12 +668,8 @@ WORDS: dict[str, tuple[str, ...]] = {
         """keys, wallet, phone, glasses, umbrella, watch, passport, ring, notebook,
         gloves, camera, hat"""
     ),
-    "single_small": word_list(
-        "wallet, phone, umbrella, watch, passport, ring, notebook, camera, hat, ruler"
-    ),
-    "appliance": word_list(
-        "kettle, toaster, fridge, oven, washing machine, heater, radio, lamp"
-    ),
+    "single_small": word_list("wallet, phone, umbrella, watch, passport, ring, notebook, camera, hat, ruler"),
+    "appliance": word_list("kettle, toaster, fridge, oven, washing machine, heater, radio, lamp"),
     "material": word_list("wooden, plastic, leather, glass"),
     "soft": word_list("cushion, blanket, carpet, pillow, lamp"),
     "look": word_list("lovely, strange, elegant, old, modern, perfect, wonderful"),
@@ -756,9 +742,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "harder": word_list("harder, easier, more interesting, more useful, more difficult"),
     "difficulty": word_list("easy, difficult, long, short"),
     # Clothes and shopping
-    "garment": word_list(
-        "shirt, jacket, coat, dress, skirt, jumper, hat, scarf, belt, tie"
-    ),
+    "garment": word_list("shirt, jacket, coat, dress, skirt, jumper, hat, scarf, belt, tie"),
     "shoes": word_list("shoes, boots, slippers, socks, gloves"),
     "pairs": word_list("shoes, boots, trousers, jeans, gloves, slippers, socks"),
     "fit": word_list("long, short, small, big, expensive"),
@@ -766,9 +750,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "fabric": word_list("wool, cotton, silk, leather"),
     "style": word_list("lovely, perfect, wonderful, elegant, strange"),
     "pattern": word_list("striped, plain, knitted, elegant"),
-    "colour": word_list(
-        "red, blue, green, yellow, white, black, brown, grey, purple, pink, orange"
-    ),
+    "colour": word_list("red, blue, green, yellow, white, black, brown, grey, purple, pink, orange"),
     "goods": word_list("shoes, books, tickets, toys, clothes, vegetables, curtains, tools"),
     "gift": word_list(
         """present, bunch of flowers, box of chocolates, card, cake, necklace, watch,
@@ -800,9 +782,7 @@ WORDS: dict[str, tuple[str, ...]] = {
         """London, Paris, Rome, Madrid, Lisbon, Berlin, Vienna, Athens, Dublin, Oslo,
         Istanbul, Cairo, Tokyo, Sydney, Toronto, Chicago, Lima, Nairobi"""
     ),
-    "sight": word_list(
-        "castle, museum, cathedral, palace, gallery, harbour, old town, lighthouse"
-    ),
+    "sight": word_list("castle, museum, cathedral, palace, gallery, harbour, old town, lighthouse"),
     "crossing": word_list("river, road, bridge, valley, railway line"),
     "island": word_list("island, harbour, bay, coast"),
     "boat": word_list("boat, ship, ferry"),
@@ -835,9 +815,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     ),
     # Health
     "medicine": word_list("medicine, pills, vitamins, time"),
-    "healthy_drink": word_list(
-        "a glass of water, a cup of tea, a glass of juice, a glass of milk"
-    ),
+    "healthy_drink": word_list("a glass of water, a cup of tea, a glass of juice, a glass of milk"),
     "healthy": word_list("fruit, vegetables, fish, salad, beans, spinach, oranges"),
     "unhealthy": word_list("sugar, salt, coffee, chocolate"),
     "limb": word_list("leg, arm, knee, shoulder, eye"),
@@ -920,9 +898,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "air": word_list("cold, warm, cool, dry, fresh"),
     "warmer": word_list("warmer, colder, wetter, drier, sunnier, windier"),
     "weather_noun": word_list("rain, snow, sunshine, fog, frost, thunder, wind"),
-    "region": word_list(
-        "the north, the south, the mountains, the valley, the west, the east"
-    ),
+    "region": word_list("the north, the south, the mountains, the valley, the west, the east"),
     "weather_event": word_list(
         """the sun came out, the snow melted, the wind stopped, the clouds cleared,
         the storm passed, the rain stopped, the fog cleared, it started to snow,
@@ -963,23 +939,17 @@ WORDS: dict[str, tuple[str, ...]] = {
         """chess, gardening, cooking, painting, singing, dancing, fishing, cycling,
         swimming, yoga, baking, reading"""
     ),
-    "language": word_list(
-        "English, French, Spanish, German, Italian, Arabic, Chinese, Hindi"
-    ),
+    "language": word_list("English, French, Spanish, German, Italian, Arabic, Chinese, Hindi"),
     # Numbers and time
     "few": word_list("two, three, four, five, six"),
-    "number": word_list(
-        "two, three, four, five, six, seven, eight, nine, ten, eleven, twelve"
-    ),
+    "number": word_list("two, three, four, five, six, seven, eight, nine, ten, eleven, twelve"),
     "teens": word_list(
         """eleven, twelve, thirteen, fourteen, fifteen, sixteen, seventeen, eighteen,
         nineteen, twenty"""
     ),
     "tens": word_list("ten, twenty, thirty, forty, fifty, sixty"),
     "hundreds": word_list("seventy, eighty, ninety, a hundred, two hundred, five hundred"),
-    "hour": word_list(
-        "one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve"
-    ),
+    "hour": word_list("one, two, three, four, five, six, seven, eight, nine, ten, eleven, twelve"),
     "clock": word_list(
         """{hour} o'clock, half past {hour}, a quarter to {hour},
         a quarter past {hour}, noon, ten to {hour}"""
@@ -1003,28 +973,20 @@ WORDS: dict[str, tuple[str, ...]] = {
     "cast_time": word_list("in the {daytime}, at night, in the rain, in {season}"),
     "now": word_list("now, right now, at the moment, again, today, this {daytime}"),
     "usually": word_list("often, usually, always, sometimes, generally, normally"),
-    "often": word_list(
-        "often, usually, always, sometimes, rarely, never, normally, generally"
-    ),
+    "often": word_list("often, usually, always, sometimes, rarely, never, normally, generally"),
     "manner": word_list("finally, recently, happily, quietly, once, gladly"),
     "strange": word_list("strange, loud, terrible, funny, high, low"),
     # Parts of verb phrases; these agree with the subject
-    "wanted": word_list(
-        "wanted, tried, decided, offered, promised, agreed, refused, planned"
-    ),
+    "wanted": word_list("wanted, tried, decided, offered, promised, agreed, refused, planned"),
     "asked": word_list("asked, told, reminded, wanted, allowed"),
     "finished": word_list("suggested, avoided, enjoyed, regretted, tried"),
-    "love_to": word_list(
-        "{like/likes} to, {love/loves} to, {hate/hates} to, {prefer/prefers} to"
-    ),
+    "love_to": word_list("{like/likes} to, {love/loves} to, {hate/hates} to, {prefer/prefers} to"),
     "enjoy": word_list(
         """{enjoy/enjoys}, {like/likes}, {love/loves}, {hate/hates},
         {do/does} not mind, {is} tired of, {is} good at, {prefer/prefers}"""
     ),
     "might": word_list("might, may, should, could, must, can"),
-    "want": word_list(
-        "{want/wants}, {plan/plans}, {hope/hopes}, {need/needs}, {have/has}, {is} ready"
-    ),
+    "want": word_list("{want/wants}, {plan/plans}, {hope/hopes}, {need/needs}, {have/has}, {is} ready"),
     "tired": word_list("tired, busy, sleepy, weak, nervous, lazy, exhausted"),
     "event_past": word_list(
         """the phone rang, {person} arrived, {person} called, the music stopped,
@@ -1081,9 +1043,7 @@ IRREGULAR_VERBS: dict[str, tuple[str, str]] = {
 }
 
 # Verbs whose last consonant doubles before -ed and -ing.
-DOUBLED_VERBS: frozenset[str] = frozenset(
-    word_list("chop, cut, dig, knit, plan, run, set, sit, stir, stop, swim, travel")
-)
+DOUBLED_VERBS: frozenset[str] = frozenset(word_list("chop, cut, dig, knit, plan, run, set, sit, stir, stop, swim, travel"))
 
 # singular -> plural, where the rules of ``grammar.py`` do not apply
 IRREGULAR_PLURALS: dict[str, str] = {

@@ -135,7 +135,7 @@ class Lattice(nn.Module):
         All cells of a run of TILE cells along z share one pattern (constant fan-in per tile), ranked by mean |w|.  The
         number kept is at least 1.
         """
-        offsets, x, y, z = self.weights.shape
+        offsets, _, _, z = self.weights.shape
         keep = max(1, round(offsets * (1 - sparsity)))
         magnitude = self.weights.abs() * self.mask if self.mask is not None else self.weights.abs()
         mask = torch.zeros_like(self.weights, dtype=torch.bool)
@@ -171,7 +171,7 @@ class Lattice(nn.Module):
 
 
 def block_labels(shape: tuple[int, int, int], clusters: int) -> torch.Tensor:
-    """Starting clusters [X, Y, Z], before activity has been seen: `clusters` runs of neighbouring cells of nearly equal size."""
+    """Starting clusters [X, Y, Z], before activity has been seen: runs of neighbouring cells of nearly equal size."""
     x, y, z = shape
     count = x * y * z
     return (torch.arange(count) * clusters // count).view(x, y, z)

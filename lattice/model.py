@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lattice.kernels import choose
-from lattice.lattice3d import Lattice, Port, transposed_ports
+from lattice.lattice3d import Lattice, transposed_ports
 from lattice.text.coder import PAD, Decoder, Encoder
 from presets.schema import RunConfig
 

@@ -133,7 +133,7 @@ class Trainer:
         schedule = Schedule(*sizes, self.config.run.seed, progress.stage)
         while not (reason := self._over()):
             clock, cpu = time.perf_counter(), gauges.cpu_seconds()
-            self._step(schedule.rows(progress.stage_step))
+            self.step(schedule.rows(progress.stage_step))
             progress.step += 1
             progress.stage_step += 1
             for callback in self.callbacks:
@@ -174,7 +174,8 @@ class Trainer:
 
     # One step
 
-    def _step(self, rows: list[int]) -> None:
+    def step(self, rows: list[int]) -> None:
+        """One optimizer step on the given training sentences; does not advance `progress`."""
         progress, clock = self.progress, time.perf_counter()
         rate = learning_rate(self.config, self._schedule_position())
         for group in self.optimizer.param_groups:
@@ -195,9 +196,7 @@ class Trainer:
         if self.scaler.is_enabled():
             self.scaler.update()
         here = {"step": progress.step + 1, "stage": progress.stage}
-        self.emit(
-            Trained(loss=loss, grad_norm=norm, learning_rate=rate, step_s=time.perf_counter() - clock, **here)
-        )
+        self.emit(Trained(loss=loss, grad_norm=norm, learning_rate=rate, step_s=time.perf_counter() - clock, **here))
 
     def _accumulate(self, rows: list[int]) -> float:
         """Adds up the gradients of the mean loss over all target tokens of the batch; returns that loss in nats a token."""
@@ -282,9 +281,7 @@ class Trainer:
 
     def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
         return {
-            f"{self._names[id(p)]}/{key}": value
-            for p, state in self.optimizer.state.items()
-            for key, value in state.items()
+            f"{self._names[id(p)]}/{key}": value for p, state in self.optimizer.state.items() for key, value in state.items()
         }
 
     def _load_optimizer_tensors(self, tensors: dict[str, torch.Tensor]) -> None:

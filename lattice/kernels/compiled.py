@@ -27,9 +27,7 @@ def _local(values: torch.Tensor, offsets: list[Offset], periodic: bool) -> list[
         padded = F.pad(values, (1, 1))
     else:
         padded = F.pad(values, (1, 1, 0, 0, 1, 1, 1, 1))
-    return [
-        padded[:, 1 + dx : 1 + dx + x, 1 + dy : 1 + dy + y, :, 1 + dz : 1 + dz + z] for dx, dy, dz in offsets
-    ]
+    return [padded[:, 1 + dx : 1 + dx + x, 1 + dy : 1 + dy + y, :, 1 + dz : 1 + dz + z] for dx, dy, dz in offsets]
 
 
 def _read(values: torch.Tensor, topology: Topology, sign: int) -> list[torch.Tensor]:
@@ -106,7 +104,7 @@ class CompiledKernel:
         cells = torch.zeros(6, 3, 3, channels, 3, device=self._device)
         try:
             self._forward(state, weights, cells, None, None, topology, 1e-3)
-        except Exception as error:  # noqa: BLE001 - inductor reports a missing compiler in many ways
+        except Exception as error:
             line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise KernelUnavailable(f"torch.compile does not work here ({line})") from error
 

@@ -42,7 +42,7 @@ class Functional:
     count: int
 
     def sums(self, values: torch.Tensor) -> torch.Tensor:
-        """values [B, X, Y, C, Z] summed over the cells of each cluster -> [B, C, count]; fixed order, so deterministic on CPU."""
+        """values [B, X, Y, C, Z] summed over the cells of each cluster -> [B, C, count]; in a fixed order on the CPU."""
         batch, _, _, channels, _ = values.shape
         flat = values.permute(0, 3, 1, 2, 4).reshape(batch, channels, -1)
         total = torch.zeros(batch, channels, self.count, dtype=flat.dtype, device=flat.device)

@@ -9,7 +9,6 @@ import pytest
 
 from monitors.text_safety import printable
 
-
 ORDINARY = ["", "a dog runs .", "naïve Straße", "собака бежит", "犬が走る", "🐕 dog", "a\u00a0b", r"C:\new"]
 
 

@@ -1,0 +1,57 @@
+"""`bench`: timings as a table or as JSON (DESIGN keys: machine, copy_gbps, rows)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from rich.console import Console
+from rich.table import Table
+
+from app import configure, formats
+from app.engine import prepare
+from app.exit_codes import ExitCode, Stop
+from lattice.bench import Row, bench_step, bench_tick, machine
+
+
+def tick(shape: str, batch: int, repeats: int, as_json: bool) -> None:
+    """Times one tick.  Raises Stop for a shape that is none."""
+    try:
+        x, y, z = (int(size) for size in shape.split(","))
+        if min(x, y, z) < 1:
+            raise ValueError
+    except ValueError:
+        raise Stop(ExitCode.USAGE, f"--shape: {shape!r} is not three sizes like 64,64,32") from None
+    rows, rates, remarks = bench_tick((x, y, z), batch, repeats)
+    rate = {str(threads): rate / 1e9 for threads, rate in rates.items()}
+    _show(rows, {"copy_gbps": rate, "remarks": remarks}, as_json)
+    if not as_json:
+        for threads, value in rate.items():
+            print(f"plain copy, {threads} thread(s): {value:.1f} GB/s read + written")
+        for remark in remarks:
+            print(remark)
+
+
+def step(preset: str, assignments: list[str], repeats: int, as_json: bool) -> None:
+    """Times training steps of a preset.  Raises Stop."""
+    config = configure.load(preset, None, assignments).config
+    prepare(config)
+    rows, shares = bench_step(config, repeats)
+    _show(rows, {"copy_gbps": {}, "decode_share": shares["decode"]}, as_json)
+    if not as_json:
+        print(f"the decode monitor every {config.decode.every} steps takes {shares['decode']:.1%} of the steps' time")
+
+
+def _show(rows: list[Row], more: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"machine": machine(), **more, "rows": [dataclasses.asdict(row) for row in rows]}))
+        return
+    table = Table("what", "cells", "batch", "threads", "median", "min", "max", "ns/cell", "x floor", box=None, pad_edge=False)
+    for row in rows:
+        seconds = (f"{1000 * value:.2f} ms" for value in (row.median, row.min, row.max))
+        floor = "-" if row.floor_ratio is None else f"{row.floor_ratio:.2f}"
+        size = formats.shape(row.shape)
+        table.add_row(row.name, size, str(row.batch), str(row.threads), *seconds, f"{row.ns_per_cell:.1f}", floor)
+    console = Console(highlight=False)
+    console.print(machine(), markup=False)
+    console.print(table)

@@ -1,0 +1,153 @@
+"""`experiment arms`: what the lattice adds, by training the same text parts with it, with it frozen, and without it."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import statistics
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from app import configure, formats
+from app.engine import prepare
+from app.exit_codes import ExitCode, Stop
+from lattice.batches import Sentences, corpus_tokenizer
+from lattice.data import Corpus, DataError, Pair, read_pairs
+from lattice.evaluate import chunk_size, evaluate
+from lattice.model import CONTROLS
+from lattice.trainer import Trainer, TrainingFailed
+from monitors import gauges
+from monitors.quality import Quality, score
+from presets.schema import RunConfig
+
+ARMS: dict[str, dict[str, dict[str, str]]] = {
+    "trained": {},
+    "frozen": {"connections": {"learning": "frozen"}, "lattice": {"cells": "frozen"}},
+    "identity": {"lattice": {"arm": "identity"}},
+}
+"""What each arm changes in the config; ports, encoder and decoder are trained in all three."""
+
+RESAMPLES = 10_000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training run, or a baseline that needs none (`seed` None)."""
+
+    arm: str
+    seed: int | None
+    quality: Quality
+    controls: dict[str, float]
+    """BLEU under each control."""
+    steps: int
+    cpu_s: float
+
+    def as_json(self) -> dict[str, Any]:
+        scores = {
+            "bleu": self.quality.bleu,
+            "chrf": self.quality.chrf,
+            "exact": self.quality.exact,
+            "count": self.quality.count,
+        }
+        return {
+            "arm": self.arm,
+            "seed": self.seed,
+            "steps": self.steps,
+            "cpu_s": self.cpu_s,
+            "controls": self.controls,
+        } | scores
+
+
+def arms(
+    preset: str,
+    config_file: Path | None,
+    assignments: list[str],
+    given: dict[str, object],
+    steps: int | None,
+    test: Path | None,
+    seeds: int,
+    as_json: bool,
+) -> None:
+    """Trains every arm with every seed and prints the scores.  The effect is trained - frozen BLEU.  Raises Stop."""
+    base = configure.with_steps(configure.load(preset, config_file, assignments, given).config, steps)
+    _, corpus = prepare(base)
+    try:
+        scored = tuple(read_pairs(test, base.data.task)) if test else corpus.valid
+    except DataError as error:
+        raise Stop(ExitCode.USAGE, str(error)) from error
+    results = _baselines(corpus, scored) if base.data.task == "pairs" else []
+    for seed in range(base.run.seed, base.run.seed + seeds):
+        for name, changes in ARMS.items():
+            results.append(_train_arm(name, seed, _changed(base, changes, seed), corpus, scored))
+            print(f"{name}, seed {seed}: BLEU {formats.score(results[-1].quality.bleu)}", file=sys.stderr)
+    effects = [_bleu(results, "trained", s) - _bleu(results, "frozen", s) for s in range(base.run.seed, base.run.seed + seeds)]
+    effect, (low, high) = statistics.mean(effects), interval(effects)
+    if as_json:
+        rows = [result.as_json() for result in results]
+        print(json.dumps({"name": "arms", "arms": rows, "effect": effect, "low": low, "high": high, "seeds": seeds}))
+        return
+    table = Table("arm", "seed", "BLEU", "chrF", "exact", "shuffled", "bypass", "CPU-minutes", box=None, pad_edge=False)
+    for result in results:
+        quality, controls = result.quality, [formats.score(result.controls.get(name)) for name in CONTROLS[1:]]
+        scores = (formats.score(quality.bleu), formats.score(quality.chrf), f"{quality.exact:.1%}")
+        seed = "-" if result.seed is None else str(result.seed)
+        table.add_row(result.arm, seed, *scores, *controls, f"{result.cpu_s / 60:.1f}")
+    Console(highlight=False).print(table)
+    spread = f" ({low:.1f} to {high:.1f}, 95 % bootstrap over {seeds} seeds)" if low is not None else " (one seed: no interval)"
+    print(f"the lattice's training adds {effect:.1f} BLEU over a frozen lattice{spread}; {scored_on(scored)}")
+
+
+def scored_on(scored: tuple[Pair, ...]) -> str:
+    return f"scored on {formats.count(len(scored))} sentences"
+
+
+def interval(values: list[float]) -> tuple[float | None, float | None]:
+    """95 % percentile bootstrap of the mean; (None, None) for a single value, of which nothing can be said."""
+    if len(values) < 2:
+        return None, None
+    draw = random.Random(0)
+    means = sorted(statistics.mean(draw.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    return means[math.floor(0.025 * RESAMPLES)], means[math.ceil(0.975 * RESAMPLES) - 1]
+
+
+def _changed(base: RunConfig, changes: dict[str, dict[str, str]], seed: int) -> RunConfig:
+    data = base.model_dump()
+    for section, values in (*changes.items(), ("run", {"seed": seed})):
+        data[section] = data[section] | values
+    return RunConfig.model_validate(data)
+
+
+def _train_arm(name: str, seed: int, config: RunConfig, corpus: Corpus, scored: tuple[Pair, ...]) -> Arm:
+    device, _ = prepare(config)
+    tokenizer, limit = corpus_tokenizer(corpus, config.text.vocabulary), config.text.max_tokens
+    train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
+    trainer = Trainer(config, tokenizer, train, valid, device, [])
+    cpu = gauges.cpu_seconds()
+    try:
+        trainer.run()
+    except TrainingFailed as error:
+        raise Stop(ExitCode.FAILED, f"arm {name}, seed {seed}: {error}") from error
+    cpu = gauges.cpu_seconds() - cpu
+    sentences, chunk = Sentences(scored, tokenizer, limit), chunk_size(trainer.plan.micro_batch, trainer.stage.ticks)
+    scores = {control: evaluate(trainer.model, sentences, tokenizer, chunk, control)[0] for control in CONTROLS}
+    controls = {control: quality.bleu for control, quality in scores.items() if control != "none"}
+    return Arm(name, seed, scores["none"], controls, trainer.progress.step, cpu)
+
+
+def _baselines(corpus: Corpus, scored: tuple[Pair, ...]) -> list[Arm]:
+    """Replies that need no model: the question itself, and the training set's most frequent reply."""
+    frequent = Counter(pair.target for pair in corpus.train).most_common(1)[0][0]
+    replies = {"copy": [pair.source for pair in scored], "most frequent reply": [frequent] * len(scored)}
+    references = [pair.target for pair in scored]
+    return [Arm(name, None, score(said, references), {}, 0, 0.0) for name, said in replies.items()]
+
+
+def _bleu(results: list[Arm], arm: str, seed: int) -> float:
+    return next(result.quality.bleu for result in results if (result.arm, result.seed) == (arm, seed))

@@ -1,0 +1,178 @@
+"""How fast this machine runs the lattice, against what it could at best: the time its memory needs to copy the same bytes.
+
+`floor_ratio` = time x copy rate / bytes.  Bytes a cell of a dense tick are fixed as forward (9C + K) * itemsize and
+forward+backward (33C + 2K) * itemsize, per batch and not per sentence; the copy rate (read + written) is measured in the same
+run with the same threads.  Implementations are timed in turns, so that their ratio holds when the machine's speed drifts.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from lattice.batches import Schedule, Sentences, corpus_tokenizer
+from lattice.callbacks import Callback
+from lattice.data import load_corpus
+from lattice.decode_monitor import DecodeMonitor
+from lattice.kernels import choose, propagate
+from lattice.kernels.native import KernelUnavailable
+from lattice.lattice3d import initial_cells, initial_weights
+from lattice.model import generator
+from lattice.trainer import Trainer
+from presets.schema import RunConfig
+from presets.topology import Topology
+
+COPY_FLOATS = 64 * 1024 * 1024
+"""Size of the copied array (256 MiB): far beyond any cache."""
+
+CHANNELS = 12
+
+
+@dataclass(frozen=True)
+class Row:
+    """One timing; seconds of a call as median, min and max; `floor_ratio` is None where no byte count is defined."""
+
+    name: str
+    shape: tuple[int, int, int]
+    batch: int
+    threads: int
+    ns_per_cell: float
+    """Nanoseconds a cell and sentence (a cell-update)."""
+    floor_ratio: float | None
+    median: float
+    min: float
+    max: float
+
+
+def machine() -> str:
+    """Processor, cores that this process may use, torch version."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+    except OSError:
+        pass
+    return f"{name}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}"
+
+
+def timed(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each call, taken in turns after one warm-up each."""
+    for call in calls.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            clock = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - clock)
+    return times
+
+
+def copy_rate(repeats: int) -> float:
+    """Bytes a second, read plus written, of a plain copy with torch's present number of threads."""
+    source = torch.ones(COPY_FLOATS)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / statistics.median(timed({"copy": lambda: target.copy_(source)}, repeats)["copy"])
+
+
+def bench_tick(
+    shape: tuple[int, int, int],
+    batch: int,
+    repeats: int,
+    implementations: tuple[str, ...] = ("native", "compiled", "reference"),
+) -> tuple[list[Row], dict[int, float], list[str]]:
+    """(rows, copy rate by threads, remarks): one tick of the 26 local offsets, fp32, forward and forward+backward."""
+    topology, device = Topology(shape), torch.device("cpu")
+    x, y, z = shape
+    weights = initial_weights(topology, generator(0, "bench")).requires_grad_()
+    cells = initial_cells(shape, CHANNELS, generator(0, "bench cells")).requires_grad_()
+    drive = torch.randn(batch, x, y, CHANNELS, generator=generator(0, "bench drive"), requires_grad=True)
+    kernels, remarks = {}, []
+    for name in implementations:
+        try:
+            kernels[name] = choose(name, topology, CHANNELS, device, torch.float32)[0]
+        except KernelUnavailable as error:
+            remarks.append(f"{name}: {error}")
+    cells_updated, offsets = batch * x * y * z, len(topology.offsets)
+    bytes_forward = (9 * CHANNELS + offsets) * 4 * x * y * z
+    bytes_both = (33 * CHANNELS + 2 * offsets) * 4 * x * y * z
+    rows, rates, threads_before = [], {}, torch.get_num_threads()
+
+    def forward(name: str) -> None:
+        with torch.no_grad():
+            propagate(drive, weights, cells, topology, 1, kernels[name])
+
+    def both(name: str) -> None:
+        for tensor in (weights, cells, drive):
+            tensor.grad = None
+        propagate(drive, weights, cells, topology, 1, kernels[name]).sum().backward()
+
+    try:
+        for threads in sorted({1, threads_before}):
+            torch.set_num_threads(threads)
+            rates[threads] = copy_rate(repeats)
+            for kind, call, size in (("forward", forward, bytes_forward), ("forward+backward", both, bytes_both)):
+                times = timed({name: lambda name=name, call=call: call(name) for name in kernels}, repeats)
+                for name, taken in times.items():
+                    median = statistics.median(taken)
+                    ratio = median * rates[threads] / size
+                    spread = (min(taken), max(taken))
+                    rows.append(
+                        Row(f"{kind} {name}", shape, batch, threads, 1e9 * median / cells_updated, ratio, median, *spread)
+                    )
+    finally:
+        torch.set_num_threads(threads_before)
+    return rows, rates, remarks
+
+
+class _Quiet(Callback):
+    """The bench watches nothing: it times the trainer's own step."""
+
+
+def bench_step(config: RunConfig, repeats: int) -> tuple[list[Row], dict[str, float]]:
+    """(rows, shares): whole training steps of the first stage on the config's data, and the decode monitor beside them.
+
+    `shares["decode"]` is a look's time over `decode.every` steps' time: the monitor's overhead at its configured rate.
+    """
+    data = config.data
+    corpus = load_corpus(data.task, data.train, data.valid, data.held_out, data.max_held_out, config.run.seed)
+    tokenizer = corpus_tokenizer(corpus, config.text.vocabulary)
+    limit, device = config.text.max_tokens, torch.device("cpu")
+    train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
+    trainer = Trainer(config, tokenizer, train, valid, device, [_Quiet()])
+    monitor, stage = DecodeMonitor(), config.stages[0]
+    schedule = Schedule(len(train), stage.data_share, config.training.batch, config.run.seed, 0)
+
+    def step() -> None:
+        trainer.step(schedule.rows(trainer.progress.stage_step))
+        trainer.progress.stage_step += 1
+
+    times = timed({"step": step, "decode": lambda: monitor.look(trainer, config.decode.sentences)}, repeats)
+    x, y, z = stage.shape
+    updates = x * y * z * config.training.batch * stage.ticks
+    rows = []
+    for name, taken in times.items():
+        median = statistics.median(taken)
+        # A look runs another number of sentences and no backward: nanoseconds a cell-update would compare unlike things.
+        per_cell = 1e9 * median / updates if name == "step" else 1e9 * median / (x * y * z)
+        rows.append(
+            Row(
+                name,
+                stage.shape,
+                config.training.batch,
+                torch.get_num_threads(),
+                per_cell,
+                None,
+                median,
+                min(taken),
+                max(taken),
+            )
+        )
+    share = statistics.median(times["decode"]) / (config.decode.every * statistics.median(times["step"]))
+    return rows, {"decode": share}
