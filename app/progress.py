@@ -110,11 +110,13 @@ class Lines(Callback):
 
     def _decoded(self, event: Decoded) -> None:
         self._bleu = event.bleu
-        sample = event.samples[0]
+        sample = event.samples[event.step // self._config.decode.every % len(event.samples)]
         self._say(
             f"step {event.step}: BLEU {formats.score(event.bleu)}, held-out loss {formats.loss(event.valid_loss)}, "
-            f"exact {event.exact:.0%} of {event.count}   {printable(sample.reference)} -> {printable(sample.said)}"
+            f"exact {event.exact:.0%} of {event.count}"
         )
+        self._say(f"    {printable(sample.reference)}")
+        self._say(f" -> {printable(sample.said)}")
 
     def _stop_bar(self) -> None:
         if self._bar is not None:

@@ -9,6 +9,7 @@ reason and never counted when old ones are deleted.  No pickle anywhere.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -27,6 +28,8 @@ from monitors.runs import atomic_write
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
 _NAME = re.compile(r"step-(\d{8,})$")
+_ASIDE = ".old-"
+"""Prefix of the checkpoint of a step that is being saved again, until the new one stands."""
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "tokenizer.json")
 
 
@@ -58,6 +61,7 @@ def save(
     Nothing that was there before is touched unless the new one is complete.
     """
     target, temporary = folder / f"step-{step:08d}", folder / f".tmp-step-{step:08d}"
+    aside = folder / f"{_ASIDE}{target.name}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _remove(temporary)
@@ -69,7 +73,7 @@ def save(
             )
         temporary.mkdir(mode=0o700)
         for name, tensors in (("model.safetensors", model), ("optimizer.safetensors", optimizer)):
-            # safetensors refuses shared or strided storage; a copy on the CPU is neither.
+            # safetensors refuses strided tensors.
             save_file({key: value.detach().to("cpu").contiguous() for key, value in tensors.items()}, temporary / name)
         (temporary / "state.json").write_text(json.dumps({"format": FORMAT, **state}, sort_keys=True), encoding="utf-8")
         (temporary / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
@@ -81,7 +85,6 @@ def save(
         _sync(temporary / MANIFEST)
         _sync(temporary)
         if target.exists():  # a resumed run saves a step again: move the old one aside first, so that one always stands
-            aside = folder / f".old-step-{step:08d}"
             _remove(aside)
             os.rename(target, aside)
             os.rename(temporary, target)
@@ -91,19 +94,27 @@ def save(
         _sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        if aside.exists() and not target.exists():
+            with contextlib.suppress(OSError):  # where this fails, too, `steps` finds it all the same
+                os.rename(aside, target)
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"{target}: could not be saved: {reason}") from error
     return target, sum(item["bytes"] for item in manifest.values())
 
 
 def steps(folder: Path) -> list[tuple[int, Path]]:
-    """Checkpoint folders that carry a manifest, newest first (not yet verified)."""
+    """Checkpoint folders that carry a manifest, newest first (not yet verified).
+
+    One that was set aside counts where a crash kept its successor from taking its place.
+    """
     if not folder.is_dir():
         return []
-    found = [
-        (int(match[1]), path) for path in folder.iterdir() if (match := _NAME.match(path.name)) and (path / MANIFEST).is_file()
-    ]
-    return sorted(found, reverse=True)
+    found: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):  # what is set aside sorts first, and gives way to its successor
+        match = _NAME.match(path.name.removeprefix(_ASIDE))
+        if match and (path / MANIFEST).is_file():
+            found[int(match[1])] = path
+    return sorted(found.items(), reverse=True)
 
 
 def load(path: Path) -> Saved:
@@ -168,9 +179,9 @@ def retire(folder: Path, keep: int) -> None:
             _remove(path)
     for path in folder.glob(".tmp-step-*"):
         _remove(path)
-    for path in folder.glob(".old-step-*"):
+    for path in folder.glob(f"{_ASIDE}step-*"):
         # The crash lay between two renames: the set-aside checkpoint is the complete one, unless its successor stands.
-        target = folder / path.name.removeprefix(".old-")
+        target = folder / path.name.removeprefix(_ASIDE)
         if (target / MANIFEST).is_file():
             _remove(path)
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,9 @@ from pathlib import Path
 from lattice.grammar import CORPUS_SIZE, generate
 
 SUFFIXES = (".txt", ".jsonl", ".tsv")
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""What a JSON escape can write and UTF-8 can't."""
 
 
 class DataError(ValueError):
@@ -118,11 +122,15 @@ def _parse(line: str, path: Path, number: int, task: str) -> Pair:
     if path.suffix == ".jsonl":
         try:
             item = json.loads(line)
-            source, target = item["source"], item.get("target", item["source"])
-        except (json.JSONDecodeError, TypeError, KeyError, AttributeError, RecursionError):
+            source, target = item["source"], item.get("target", None if task == "pairs" else item["source"])
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # ValueError: a number of 5000 digits, too
             raise DataError(f'{path}: line {number} is not a JSON object like {{"source": "...", "target": "..."}}') from None
+        if target is None and task == "pairs":
+            raise DataError(f"{path}: line {number} has no target; the task pairs takes source and target")
         if not isinstance(source, str) or not isinstance(target, str):
             raise DataError(f"{path}: line {number}: source and target must be strings")
+        if _HALF_CHARACTER.search(source + target):
+            raise DataError(f"{path}: line {number} holds half of a character (an escape like \\ud800 without its other half)")
     else:
         source, tab, target = line.partition("\t") if path.suffix == ".tsv" else (line, "", "")
         if task == "pairs" and not tab:

@@ -19,8 +19,8 @@ def resample(fields: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
     """fields [N, X, Y, Z] -> [N, *shape], trilinear, corners on corners."""
     if tuple(fields.shape[1:]) == shape:
         return fields.clone()
-    # A single cell along an axis has no corners to align; interpolate then simply repeats it.
-    return F.interpolate(fields[None], size=shape, mode="trilinear", align_corners=min(fields.shape[1:]) > 1)[0]
+    # An axis of a single cell has no corners to align; interpolate repeats that cell, and aligns the other axes all the same.
+    return F.interpolate(fields[None], size=shape, mode="trilinear", align_corners=True)[0]
 
 
 def matching_offsets(old: Topology, new: Topology) -> dict[int, int]:

@@ -129,8 +129,8 @@ class Trainer:
     def _run_stage(self) -> str:
         progress, stage = self.progress, self.stage
         self.emit(self._stage_started())
-        sizes = (len(self.train_sentences), stage.data_share, self.config.training.batch)
-        schedule = Schedule(*sizes, self.config.run.seed, progress.stage)
+        batch, seed = self.config.training.batch, self.config.run.seed
+        schedule = Schedule(self.train_sentences.lengths, stage.data_share, batch, seed, progress.stage)
         while not (reason := self._over()):
             clock, cpu = time.perf_counter(), gauges.cpu_seconds()
             self.step(schedule.rows(progress.stage_step))

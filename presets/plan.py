@@ -1,7 +1,7 @@
 """The memory plan: what training a stage will take, counted before anything is allocated.
 
 The plan decides the micro-batch: the largest divisor of the batch whose total stays within `run.memory_budget_gb`.  It adds
-up what is never all there at one moment (the optimizer's buffer comes after the states are gone), so it errs upwards.
+up what is never all there at one moment (the loss's activations go before the lattice's gradients come), so it errs upwards.
 What lives through a step is counted exactly, tensor by tensor, from the shapes that lattice.lattice3d and
 lattice.text.coder build; `temporaries` follow the allocations measured in lattice.kernels.propagate, and text activations
 are an estimate.  The `reference` kernel is not planned for: autograd keeps every one of its intermediates.
@@ -34,13 +34,13 @@ CELL_VECTORS = 6
 CONTROL_POINTS = 3 * 3
 """A slot drives its patch of the face through so many points of C numbers."""
 
-# State-sized fp32 buffers that a backward tick needs beside the gradient autograd handed in (measured, see above).
-TICK_GRADIENTS = 3
-"""The gradient that arrives at the tick, and the two it computes: for the state and for the message."""
+# State-sized fp32 buffers of a backward tick (measured, see above).
+TICK_GRADIENTS = 4
+"""The gradient that arrives, the two a tick computes (of its state, of its message), and the last tick's of its message."""
 FUNCTIONAL_BUFFERS = 3
 """Cluster means spread over the cells, their product with the gain, and the pull on the state."""
 COMPILED_BUFFERS = 3
-"""What the compiled kernel stores between its loops; the native one needs nothing."""
+"""What the compiled kernel stores between its loops (measured on the CPU, not yet on a GPU); the native one needs nothing."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,8 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
     trained = text + lattice_trained
 
     state = channels * cells  # numbers a sentence
+    # Backward needs most at its second tick: two states are gone by then, the gradient of the output is still there.
+    freed = itemsize
     buffers = TICK_GRADIENTS + FUNCTIONAL_BUFFERS * functional + COMPILED_BUFFERS * compiled
     # Backward always writes a gradient of the cells, and drops it where they are frozen.
     written = cell_parameters + weights * weights_learn
@@ -141,7 +143,7 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
         in_backward += lattice_trained  # a micro-batch's gradient is complete before it is added to the step's
     if compiled:
         in_backward += written  # so is a tick's; the native kernel adds in place
-    in_step = trained  # AdamW's denominator; gradient clipping works in place
+    # After backward, clipping and the fused AdamW work in place.
 
     return {
         "cell_parameters": FLOAT * cell_parameters,
@@ -151,8 +153,8 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
         "gradients": FLOAT * trained,
         "optimizer": 2 * FLOAT * trained,
         "states": micro_batch * (stage.ticks + 1) * state * itemsize,
-        "temporaries": micro_batch * (state * (itemsize + buffers * FLOAT) + _activations(config, stage) * FLOAT)
-        + FLOAT * max(in_backward, in_step),
+        "temporaries": micro_batch * (state * (buffers * FLOAT - freed) + _activations(config, stage) * FLOAT)
+        + FLOAT * in_backward,
         "runtime": RUNTIME_BYTES,
     }
 

@@ -21,6 +21,9 @@ import torch
 
 from presets.topology import Topology
 
+MAX_OFFSETS = 128
+"""Connections a cell may have; as in tick.c, whose buffers are this long."""
+
 SLACK = 16
 """Zeroed floats before and after each state buffer, so that a 16-lane load beside a row stays inside the allocation."""
 
@@ -79,6 +82,7 @@ def _compile(source: str, arguments: list[str], path: Path) -> None:
         code, binary = Path(folder, "tick.c"), Path(folder, "tick.so")
         code.write_text(source)
         subprocess.run([*arguments, str(code), "-o", str(binary)], check=True, capture_output=True, text=True, timeout=120)
+        ctypes.CDLL(str(binary))  # what can't be loaded must not be kept
         os.replace(binary, path)  # atomic: another process may be building the same one
 
 
@@ -99,6 +103,8 @@ class NativeKernel:
     name = "native"
 
     def __init__(self, topology: Topology, channels: int) -> None:
+        if len(topology.offsets) > MAX_OFFSETS:
+            raise KernelUnavailable(f"the native kernel takes {MAX_OFFSETS} offsets at most, not {len(topology.offsets)}")
         self._library = library(channels)
         self._topology = topology
         self._steps = [(ctypes.c_int32 * len(topology.offsets))(*axis) for axis in zip(*topology.offsets, strict=True)]

@@ -105,15 +105,16 @@ class Encoder(nn.Module):
             nn.init.normal_(table, std=width**-0.5)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        length = self.slots * self.tokens_per_slot
-        tokens = F.pad(tokens, (0, length - tokens.shape[1]), value=PAD)
+        used = math.ceil(tokens.shape[1] / self.tokens_per_slot)  # slots that the longest sentence of the batch reaches
+        tokens = F.pad(tokens, (0, used * self.tokens_per_slot - tokens.shape[1]), value=PAD)
         there = tokens != PAD
-        x = (self.embedding(tokens) + self.position) * there[..., None]
+        x = (self.embedding(tokens) + self.position[: tokens.shape[1]]) * there[..., None]
         for layer in self.layers:
             x = layer(x, there[:, None, None, :])
         x = self.norm(x) * there[..., None]
-        pairs = x.unflatten(1, (self.slots, self.tokens_per_slot))
-        return self.to_slot(pairs.flatten(2)) * there.unflatten(1, (self.slots, -1)).any(-1, keepdim=True)
+        per_slot = x.unflatten(1, (used, self.tokens_per_slot)).flatten(2)
+        slots = self.to_slot(per_slot) * there.unflatten(1, (used, -1)).any(-1, keepdim=True)
+        return F.pad(slots, (0, 0, 0, self.slots - used))
 
 
 class Decoder(nn.Module):

@@ -25,6 +25,7 @@ class Tokenizer:
         if ids != [PAD, BEGIN, END]:
             raise ValueError(f"tokenizer: its special tokens {SPECIAL} have ids {ids}, expected {[PAD, BEGIN, END]}")
         self._library = library
+        library.encode_special_tokens = True  # "<pad>" in a sentence is five characters, and comes back; not kept in the JSON
 
     @classmethod
     def train(cls, sentences: Iterable[str], vocabulary: int) -> Tokenizer:
@@ -43,7 +44,12 @@ class Tokenizer:
 
     @classmethod
     def from_json(cls, text: str) -> Tokenizer:
-        return cls(_Library.from_str(text))
+        """Reads what `to_json` wrote.  Raises ValueError for anything else."""
+        try:
+            library = _Library.from_str(text)
+        except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+            raise ValueError(f"tokenizer: not a tokenizer's JSON ({error})") from error
+        return cls(library)
 
     def to_json(self) -> str:
         return self._library.to_str()

@@ -156,6 +156,12 @@ def test_set_reads_true_and_false_as_booleans_not_as_text() -> None:
     assert complaints("data.train=true") == ["--set: data.train: input should be a valid string (got True)"]
 
 
+def test_a_table_that_set_replaces_no_longer_counts_as_the_presets() -> None:
+    loaded = load("tiny", None, ["stages.0.strides={x=[2]}", "stages.0.ticks=9"])
+    assert loaded.config.stages[0].strides.z == ()
+    assert (loaded.origin("stages.0.strides.x"), loaded.origin("stages.0.strides.z")) == ("--set", "default")
+
+
 def test_a_later_set_wins_over_an_earlier_one() -> None:
     assert load("tiny", None, ["run.seed=1", "run.seed=2"]).config.run.seed == 2
 

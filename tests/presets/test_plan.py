@@ -142,32 +142,30 @@ def measured_peak(step: Callable[[], None]) -> int:
 
 
 @pytest.mark.parametrize("clusters", [0, 16])
-def test_the_plan_covers_the_measured_peak_of_a_native_backward_and_is_not_twice_as_large(
-    clusters: int, torch: ModuleType
-) -> None:
+def test_the_plan_covers_the_measured_peak_of_a_native_backward_and_little_more(clusters: int, torch: ModuleType) -> None:
     from lattice.kernels.native import KernelUnavailable
     from lattice.model import TextLattice
 
-    changes = ["run.device=cpu", "run.kernel=native", "training.batch=4", f"stages.0.clustering.clusters={clusters}"]
-    config = load("baseline", None, [*changes, "stages.0.shape=[28, 28, 20]"]).config
+    # A wide lattice with few ticks and small text parts: what a tick needs beside the states weighs most.
+    changes = ["run.kernel=native", "stages.0.shape=[32, 32, 5]", "stages.0.ticks=4"]
+    changes += ["text.vocabulary=260", "text.max_tokens=4", f"stages.0.clustering.clusters={clusters}"]
+    whole = load("tiny", None, [*changes, "training.batch=16"]).config
+    parts = plan(load("tiny", None, [*changes, "training.batch=32", "training.micro_batch=16"]).config)[0].components
     try:
-        model = TextLattice(config, 0, config.text.vocabulary, torch.device("cpu"))
+        model = TextLattice(whole, 0, whole.text.vocabulary, torch.device("cpu"))
     except KernelUnavailable as error:
         pytest.skip(str(error))
-    tokens = torch.randint(3, config.text.vocabulary, (4, config.text.max_tokens + 1))
+    tokens = torch.randint(3, whole.text.vocabulary, (16, whole.text.max_tokens + 1))
 
     def backward() -> None:
         model.loss(tokens[:, :-1], tokens, tokens)[0].backward()
 
-    components = plan(config)[0].components
-    first = measured_peak(backward)
+    components = plan(whole)[0].components
     expected = components["gradients"] + components["states"] + components["temporaries"]
-    assert expected / 2 < first <= expected
-    # A further micro-batch finds the gradients there and adds to them.
-    accumulated = planned("baseline", *changes, "stages.0.shape=[28, 28, 20]", "training.batch=8", "training.micro_batch=4")
-    further = measured_peak(backward)
-    expected = accumulated.components["states"] + accumulated.components["temporaries"]
-    assert expected / 2 < further <= expected
+    assert 0.9 * expected < measured_peak(backward) <= expected
+    # A further micro-batch finds gradients there, and makes new ones before it adds them up.
+    expected = parts["states"] + parts["temporaries"]
+    assert 0.9 * expected < measured_peak(backward) <= expected
 
 
 # Micro-batch
@@ -202,22 +200,20 @@ def test_where_not_even_one_sentence_fits_the_micro_batch_is_one_and_the_plan_sa
 
 
 def test_accumulating_micro_batches_takes_one_more_buffer_of_lattice_gradients() -> None:
-    changes = ["run.kernel=compiled", "training.micro_batch=4"]
-    whole, parts = (planned("small", *changes, f"training.batch={batch}") for batch in (4, 8))
+    changes = ["training.micro_batch=4", "connections.learning=gradient"]
     lattice = FLOAT * (6 * 12 + 28) * 50 * 50 * 25
-    trained = whole.components["gradients"]
-    # Whole, AdamW's buffer for all that is trained is the largest; in parts, the tick's and the micro-batch's together.
-    assert parts.components["temporaries"] - whole.components["temporaries"] == 2 * lattice - trained
-    assert parts.total_bytes - whole.total_bytes == 2 * lattice - trained
+    for kernel in ("native", "compiled"):
+        whole, parts = (planned("small", *changes, f"run.kernel={kernel}", f"training.batch={batch}") for batch in (4, 8))
+        assert parts.total_bytes - whole.total_bytes == lattice
+        assert parts.components["temporaries"] - whole.components["temporaries"] == lattice
 
 
 def test_frozen_cells_still_take_the_gradient_that_backward_writes_and_drops() -> None:
-    changes = ["run.kernel=native", "connections.learning=frozen", "stages.0.shape=[100, 100, 25]"]
-    learning, frozen = (planned("small", *changes, f"lattice.cells={cells}") for cells in ("gradient", "frozen"))
-    cells = FLOAT * 6 * 12 * 100 * 100 * 25
-    assert learning.components["gradients"] - frozen.components["gradients"] == cells
-    text = frozen.components["gradients"]
-    assert learning.components["temporaries"] - frozen.components["temporaries"] == (cells + text) - cells
+    changes = ["run.kernel=native", "training.batch=4", "training.micro_batch=4"]
+    learning, frozen = (planned("small", *changes, f"lattice.cells={cells}").components for cells in ("gradient", "frozen"))
+    cells = FLOAT * 6 * 12 * 50 * 50 * 25
+    assert learning["gradients"] - frozen["gradients"] == cells
+    assert frozen["temporaries"] - learning["temporaries"] == cells
 
 
 # What does not fit
@@ -253,6 +249,16 @@ def test_the_smaller_shape_and_the_larger_budget_that_are_offered_fit(preset: st
     assert planned(preset, shape, stage=index).fits
     (budget,) = (word for word in explain(stage).split() if word.startswith("run.memory_budget_gb="))
     assert planned(preset, budget, stage=index).fits
+
+
+def test_a_smaller_shape_is_offered_only_if_the_stages_strides_fit_it() -> None:
+    changes = ["connections.learning=frozen", "run.memory_budget_gb=2"]
+    long = planned("large", *changes)  # what fits 2 GB is less than 64 cells deep, the longest stride
+    assert not any(switch.startswith("stages") for switch in long.savings)
+    short = planned("large", *changes, "stages.0.strides.y=[4]", "stages.0.strides.z=[4, 16]", "stages.0.ticks=20")
+    (shape,) = (switch for switch in short.savings if switch.startswith("stages.0.shape="))
+    smaller = ["stages.0.strides.y=[4]", "stages.0.strides.z=[4, 16]", "stages.0.ticks=20", shape]
+    assert planned("large", *changes, *smaller).fits
 
 
 def test_no_switch_is_offered_that_is_on_already_or_that_cannot_be_set() -> None:

@@ -1,0 +1,71 @@
+"""A small corpus, and trainers of the tiny preset that record every event they emit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from lattice.batches import Sentences, corpus_tokenizer
+from lattice.callbacks import Callback
+from lattice.data import Corpus, Pair
+from lattice.grammar import generate
+from lattice.text.tokenizer import Tokenizer
+from lattice.trainer import Trainer
+from monitors.events import AnyEvent, Event
+from presets.layers import load
+from presets.schema import RunConfig
+
+SHORT = ("stages.0.steps=6", "stages.1.steps=6", "optimizer.warmup_steps=2", "decode.every=4", "checkpoint.every=3")
+"""The tiny preset, six steps a stage."""
+
+
+class Heard(Callback):
+    """Keeps every event."""
+
+    def __init__(self) -> None:
+        self.events: list[AnyEvent] = []
+
+    def on_event(self, event: AnyEvent) -> None:
+        self.events.append(event)
+
+    def of(self, kind: type[Event]) -> list:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+class Bench(NamedTuple):
+    trainer: Trainer
+    heard: Heard
+
+
+@pytest.fixture(scope="session")
+def corpus() -> Corpus:
+    pairs = tuple(Pair(text, text) for text in generate(364, seed=1))
+    return Corpus("generated", pairs[:300], pairs[300:], {})
+
+
+@pytest.fixture(scope="session")
+def tokenizer(corpus: Corpus) -> Tokenizer:
+    return corpus_tokenizer(corpus, 512)
+
+
+@pytest.fixture(scope="session")
+def config_of() -> Callable[..., RunConfig]:
+    """`config_of("a.b=c", ...)`: the tiny preset, shortened, with these settings."""
+    return lambda *assignments: load("tiny", None, [*SHORT, *assignments]).config
+
+
+@pytest.fixture(scope="session")
+def bench(corpus: Corpus, tokenizer: Tokenizer, config_of: Callable[..., RunConfig]) -> Callable[..., Bench]:
+    """`bench("a.b=c", ..., callbacks=[...])`: a trainer of that config on the CPU, and what it is heard to emit."""
+
+    def build(*assignments: str, callbacks: tuple[Callback, ...] = ()) -> Bench:
+        config, heard = config_of(*assignments), Heard()
+        limit = config.text.max_tokens
+        train, valid = (Sentences(pairs, tokenizer, limit) for pairs in (corpus.train, corpus.valid))
+        trainer = Trainer(config, tokenizer, train, valid, torch.device("cpu"), [heard, *callbacks])
+        return Bench(trainer, heard)
+
+    return build

@@ -1,0 +1,438 @@
+"""The ticks: the reference against the formulas of the design, the fast kernels against the reference, both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+
+from lattice.kernels import Functional, choose, native, propagate
+from lattice.kernels.compiled import CompiledKernel
+from lattice.kernels.native import KernelUnavailable, NativeKernel
+from lattice.kernels.propagate import NORM_EPSILON
+from lattice.kernels.reference import tick
+from presets.topology import LOCAL_OFFSETS, Topology
+
+CPU = torch.device("cpu")
+CLUSTERS = 3
+SHAPES = ((3, 4, 5), (2, 5, 16), (4, 3, 33), (1, 1, 7))
+"""Depths below, at and above the 16 lanes of a vector, none but one a multiple of them; faces of one cell, too."""
+
+STRIDES = ((2,), (3,), (2, 17))
+"""Distant offsets on every axis; in the smaller shapes some reach over the wall, or once round and past the start."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Inputs of `propagate`, and what its output is weighted with to make a loss."""
+
+    topology: Topology
+    drive: torch.Tensor
+    weights: torch.Tensor
+    cells: torch.Tensor
+    functional: Functional | None
+    upstream: torch.Tensor
+
+
+def make_case(
+    shape=(3, 4, 5), boundary="walls", batch=2, channels=12, clustered=False, dtype=torch.float32, strides=STRIDES
+) -> Case:
+    """Every number drawn, none special: full-size gates and weights, so that no term of a formula hides behind another."""
+    draw = torch.Generator().manual_seed(7)
+    topology = Topology(shape, strides, boundary)
+    x, y, z = shape
+    weights = torch.randn(len(topology.offsets), x, y, z, generator=draw) * 0.3
+    cells = torch.randn(6, x, y, channels, z, generator=draw) * 0.7
+    functional = None
+    if clustered:
+        labels = torch.randint(CLUSTERS, shape, generator=draw)
+        gain = torch.randn(x, y, channels, z, generator=draw).requires_grad_()
+        functional = Functional(gain, labels, CLUSTERS)
+    return Case(
+        topology,
+        torch.randn(batch, x, y, channels, generator=draw).to(dtype).requires_grad_(),
+        weights.requires_grad_(),
+        cells.requires_grad_(),
+        functional,
+        torch.randn(batch, x, y, channels, z, generator=draw),
+    )
+
+
+def run(case: Case, ticks: int, kernel) -> dict[str, torch.Tensor]:
+    """The state after `ticks` and the gradient to everything that learns."""
+    state = propagate(case.drive, case.weights, case.cells, case.topology, ticks, kernel, case.functional)
+    learning = {"drive": case.drive, "weights": case.weights, "cells": case.cells}
+    if case.functional is not None:
+        learning["gain"] = case.functional.gain
+    gradients = torch.autograd.grad((state.float() * case.upstream).sum(), tuple(learning.values()))
+    return {"state": state.detach(), **dict(zip(learning, gradients, strict=True))}
+
+
+def assert_close(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor], tolerance: float) -> None:
+    """Every tensor differs by at most `tolerance` of the largest element of what is wanted."""
+    assert found.keys() == wanted.keys()
+    for name in wanted:
+        assert found[name].dtype == wanted[name].dtype and found[name].shape == wanted[name].shape, name
+        size = wanted[name].float().abs().max().item()
+        assert size > 0 or name == "gain", f"{name}: nothing to compare"
+        worst = (found[name].float() - wanted[name].float()).abs().max().item()
+        assert worst <= tolerance * size, f"{name}: off by {worst:.3g}, largest value {size:.3g}"
+
+
+# The reference against the formulas
+
+
+def oracle(case: Case, ticks: int) -> torch.Tensor:
+    """DESIGN §3 cell by cell in Python floats: the state [B, X, Y, C, Z] after `ticks` ticks from silence."""
+    (X, Y, Z), offsets = case.topology.shape, case.topology.offsets
+    wraps = case.topology.boundary == "periodic"
+    drive, weights, cells = (t.detach().tolist() for t in (case.drive, case.weights, case.cells))
+    everywhere = list(itertools.product(range(X), range(Y), range(Z)))
+    channels = range(case.drive.shape[-1])
+    out = torch.zeros(case.drive.shape[0], X, Y, len(channels), Z, dtype=torch.float64)
+    for b in range(case.drive.shape[0]):
+        state = {cell: [0.0 for _ in channels] for cell in everywhere}
+        for _ in range(ticks):
+            for x, y in itertools.product(range(X), range(Y)):
+                state[x, y, 0] = [s + d for s, d in zip(state[x, y, 0], drive[b][x][y], strict=True)]
+            after = {}
+            for x, y, z in everywhere:
+                message = [0.0 for _ in channels]
+                for k, (dx, dy, dz) in enumerate(offsets):
+                    there = ((x + dx) % X, (y + dy) % Y, z + dz) if wraps else (x + dx, y + dy, z + dz)
+                    if there in state:
+                        message = [m + weights[k][x][y][z] * s for m, s in zip(message, state[there], strict=True)]
+                if case.functional is not None:
+                    label = case.functional.labels[x, y, z]
+                    members = [cell for cell in everywhere if case.functional.labels[cell] == label]
+                    for c in channels:
+                        mean = sum(state[cell][c] for cell in members) / len(members)
+                        message[c] += case.functional.gain[x, y, c, z].item() * mean
+                size = math.sqrt(sum(m * m for m in message) / len(message) + 1e-3)
+                new = []
+                for c in channels:
+                    s, m = state[x, y, z][c], message[c] / size
+                    a_z, b_z, c_z, a_h, b_h, c_h = (cells[p][x][y][c][z] for p in range(6))
+                    gate = 1 / (1 + math.exp(-(a_z * s + b_z * m + c_z)))
+                    new.append(s + gate * (math.tanh(a_h * s + b_h * m + c_h) - s))
+                after[x, y, z] = new
+            state = after
+        for (x, y, z), values in state.items():
+            out[b, x, y, :, z] = torch.tensor(values, dtype=torch.float64)
+    return out
+
+
+def in_double(case: Case) -> Case:
+    functional = case.functional
+    if functional is not None:
+        functional = dataclasses.replace(functional, gain=functional.gain.detach().double())
+    tensors = {name: getattr(case, name).detach().double() for name in ("drive", "weights", "cells", "upstream")}
+    return dataclasses.replace(case, **tensors, functional=functional)
+
+
+@pytest.mark.parametrize("clustered", [False, True], ids=["plain", "functional"])
+@pytest.mark.parametrize("boundary", ["walls", "periodic"])
+def test_the_reference_follows_the_design_cell_by_cell(boundary, clustered):
+    case = in_double(make_case((2, 3, 4), boundary, batch=2, channels=3, clustered=clustered, strides=((), (2,), (3,))))
+    found = propagate(case.drive, case.weights, case.cells, case.topology, 3, None, case.functional)
+    torch.testing.assert_close(found, oracle(case, 3), rtol=0, atol=1e-12)
+
+
+def test_the_boundaries_differ_and_only_x_and_y_wrap():
+    """One cell on the far x wall is driven; after one tick its x neighbour across the wrap has heard it, its depth has not."""
+    heard = {}
+    for boundary in ("walls", "periodic"):
+        topology = Topology((4, 4, 4), boundary=boundary)
+        state = torch.zeros(1, 4, 4, 2, 4, dtype=torch.float64)
+        state[0, 3, 1, :, 0] = 1.0
+        cells = torch.ones(6, 4, 4, 2, 4, dtype=torch.float64)
+        weights = torch.ones(len(topology.offsets), 4, 4, 4, dtype=torch.float64)
+        cells[2], cells[5] = 0.0, 0.0
+        after = tick(state, weights, cells, topology, NORM_EPSILON)
+        heard[boundary] = {"across x": bool(after[0, 0, 1, 0, 0] != 0), "across z": bool(after[0, 3, 1, 0, 3] != 0)}
+    assert heard["walls"] == {"across x": False, "across z": False}
+    assert heard["periodic"] == {"across x": True, "across z": False}
+
+
+def test_gradients_of_the_reference_agree_with_finite_differences():
+    case = in_double(make_case((2, 2, 3), batch=1, channels=2, clustered=True, strides=((), (), (2,))))
+    inputs = [t.requires_grad_() for t in (case.drive, case.weights, case.cells, case.functional.gain)]
+
+    def state(drive, weights, cells, gain):
+        functional = dataclasses.replace(case.functional, gain=gain)
+        return propagate(drive, weights, cells, case.topology, 2, None, functional)
+
+    assert torch.autograd.gradcheck(state, inputs, fast_mode=True)
+
+
+# The C kernel against the reference
+
+
+@pytest.mark.parametrize("clustered", [False, True], ids=["plain", "functional"])
+@pytest.mark.parametrize("channels", [12, 5])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("boundary", ["walls", "periodic"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_native_equals_reference_forward_and_backward(shape, boundary, batch, channels, clustered):
+    case = make_case(shape, boundary, batch, channels, clustered)
+    kernel = NativeKernel(case.topology, channels)
+    for ticks in (1, 4):
+        assert_close(run(case, ticks, kernel), run(case, ticks, None), 1e-5)
+
+
+def test_native_state_alone_without_gradients_equals_reference():
+    case = make_case((2, 5, 16))
+    with torch.no_grad():
+        found, wanted = (
+            propagate(case.drive, case.weights, case.cells, case.topology, 4, kernel)
+            for kernel in (NativeKernel(case.topology, 12), None)
+        )
+    assert not found.requires_grad
+    assert_close({"state": found}, {"state": wanted}, 1e-5)
+
+
+def test_native_survives_gates_far_outside_the_range_of_exp():
+    """The C gates clamp their arguments; saturated cells must stay finite and equal to the reference."""
+    case = make_case((2, 5, 16))
+    case = dataclasses.replace(case, cells=(case.cells * 400).detach().requires_grad_())
+    kernel = NativeKernel(case.topology, 12)
+    found, wanted = run(case, 1, kernel), run(case, 1, None)
+    assert all(value.isfinite().all() for value in found.values())
+    assert_close({"state": found["state"]}, {"state": wanted["state"]}, 1e-5)
+
+
+def test_frozen_connections_get_no_weight_gradient_and_change_no_other():
+    case = make_case((2, 5, 16), clustered=True)
+    kernel = NativeKernel(case.topology, 12)
+    free = run(case, 2, kernel)
+    frozen = case.weights.detach()
+    state = propagate(case.drive, frozen, case.cells, case.topology, 2, kernel, case.functional)
+    (state * case.upstream).sum().backward()
+    assert frozen.grad is None
+    assert case.weights.grad is None
+    for name, tensor in (("drive", case.drive), ("cells", case.cells), ("gain", case.functional.gain)):
+        assert torch.equal(tensor.grad, free[name]), name
+
+
+def test_native_is_bit_identical_on_repetition_and_with_one_and_two_threads():
+    case = make_case((4, 3, 33), "periodic", batch=3, clustered=True)
+    kernel = NativeKernel(case.topology, 12)
+    before = torch.get_num_threads()
+    runs = []
+    try:
+        for threads in (1, 1, 2, 2):
+            torch.set_num_threads(threads)
+            runs.append(run(case, 4, kernel))
+    finally:
+        torch.set_num_threads(before)
+    for again in runs[1:]:
+        assert all(torch.equal(again[name], runs[0][name]) for name in runs[0])
+
+
+# The compiled kernel against the reference
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05, torch.float16: 0.006}
+"""Relative to the largest element.  Both sides compute in fp32 and round the state once a tick (and the drive's sum with it),
+so they differ by a rounding here and there: bf16 keeps 8 bits (one step is 2^-8 = 0.004), fp16 11 (2^-11 = 0.0005).  Four ticks
+and as many roundings of the gradient on its way back can add up to a dozen of these."""
+
+
+def compile_parts(case: Case, dtype: torch.dtype, monkeypatch) -> CompiledKernel:
+    """The kernel without its start-up probe, which costs a compilation and has a test of its own."""
+    monkeypatch.setattr(CompiledKernel, "_probe", lambda self, channels: None)
+    return CompiledKernel(case.topology, case.drive.shape[-1], CPU, dtype)
+
+
+@pytest.mark.parametrize("clustered", [False, True], ids=["plain", "functional"])
+@pytest.mark.parametrize("boundary", ["walls", "periodic"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype)[6:])
+def test_the_formulas_that_get_compiled_equal_the_reference(dtype, shape, boundary, clustered, monkeypatch):
+    """The same Python, forward and hand-written backward, run without the compiler: fast enough for every combination."""
+    case = make_case(shape, boundary, batch=3, channels=5, clustered=clustered, dtype=dtype)
+    kernel = compile_parts(case, dtype, monkeypatch)
+    with torch.compiler.set_stance("force_eager"):
+        for ticks in (1, 4):
+            assert_close(run(case, ticks, kernel), run(case, ticks, None), TOLERANCE[dtype])
+
+
+FEW = ((-1, 0, 0), (0, 1, -1), (0, 0, -1), (0, 0, 1))
+"""A local tier small enough to compile in seconds; the whole one is compiled by the slow tests."""
+
+
+@pytest.mark.parametrize(
+    ("dtype", "boundary", "clustered"),
+    [(torch.float32, "walls", False), (torch.bfloat16, "periodic", True)],
+    ids=["fp32-walls", "bf16-periodic-functional"],
+)
+def test_compiled_equals_reference_with_a_small_local_tier(dtype, boundary, clustered, monkeypatch):
+    monkeypatch.setattr("presets.topology.LOCAL_OFFSETS", FEW)
+    monkeypatch.setattr("lattice.kernels.compiled.LOCAL_OFFSETS", FEW)
+    case = make_case((2, 3, 5), boundary, batch=2, channels=3, clustered=clustered, dtype=dtype, strides=((), (), (2,)))
+    assert len(case.topology.offsets) == len(FEW) + 2
+    kernel = compile_parts(case, dtype, monkeypatch)
+    assert_close(run(case, 3, kernel), run(case, 3, None), TOLERANCE[dtype])
+    assert compilations() >= 3, "the kernel ran without having been compiled"
+
+
+def compilations() -> int:
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", [(3, 4, 5), (2, 5, 16), (1, 1, 7)], ids=str)
+@pytest.mark.parametrize("boundary", ["walls", "periodic"])
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=lambda dtype: str(dtype)[6:])
+def test_compiled_equals_reference_with_the_whole_local_tier(dtype, boundary, shape, monkeypatch):
+    case = make_case(shape, boundary, batch=2, channels=5, clustered=boundary == "periodic", dtype=dtype)
+    assert case.topology.offsets[: len(LOCAL_OFFSETS)] == LOCAL_OFFSETS
+    kernel = compile_parts(case, dtype, monkeypatch)
+    assert_close(run(case, 3, kernel), run(case, 3, None), TOLERANCE[dtype])
+    assert compilations() >= 3, "the kernel ran without having been compiled"
+
+
+@pytest.mark.slow
+def test_auto_takes_the_compiled_kernel_for_bf16():
+    kernel, line = choose("auto", Topology((3, 3, 3)), 3, CPU, torch.bfloat16)
+    assert isinstance(kernel, CompiledKernel)
+    assert line == "tick kernel: compiled (torch.compile)"
+
+
+# Which kernel runs
+
+
+@pytest.fixture
+def no_library_kept():
+    """The compiled library is kept per channel count for the process; these tests must build it anew, and leave no trace."""
+    native.library.cache_clear()
+    yield
+    native.library.cache_clear()
+
+
+def break_torch_compile(monkeypatch):
+    def refuse(function, **options):
+        def fail(*arguments):
+            raise RuntimeError("no C++ compiler\nand more lines that nobody needs")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", refuse)
+
+
+def hide_c_compilers(monkeypatch):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+
+
+def test_auto_takes_the_native_kernel_for_fp32_on_the_cpu():
+    kernel, line = choose("auto", Topology((3, 3, 3)), 12, CPU, torch.float32)
+    assert isinstance(kernel, NativeKernel)
+    assert line == "tick kernel: native (C, fp32)"
+
+
+def test_auto_without_any_compiler_runs_the_reference_and_says_why_in_one_line(no_library_kept, monkeypatch):
+    hide_c_compilers(monkeypatch)
+    break_torch_compile(monkeypatch)
+    kernel, line = choose("auto", Topology((3, 3, 3)), 12, CPU, torch.float32)
+    assert kernel is None
+    assert line.startswith("tick kernel: reference (plain torch, slower) because ")
+    assert "no C compiler found" in line
+    assert "torch.compile does not work here (no C++ compiler)" in line
+    assert "\n" not in line
+
+
+def test_native_by_name_without_a_c_compiler_is_refused(no_library_kept, monkeypatch):
+    hide_c_compilers(monkeypatch)
+    with pytest.raises(KernelUnavailable, match="no C compiler found"):
+        choose("native", Topology((3, 3, 3)), 12, CPU, torch.float32)
+
+
+def test_compiled_by_name_where_torch_compile_fails_is_refused(monkeypatch):
+    break_torch_compile(monkeypatch)
+    with pytest.raises(KernelUnavailable, match=r"torch\.compile does not work here \(no C\+\+ compiler\)$"):
+        choose("compiled", Topology((3, 3, 3)), 12, CPU, torch.float32)
+
+
+def test_native_by_name_refuses_states_that_are_not_fp32():
+    with pytest.raises(KernelUnavailable, match="bfloat16 on cpu"):
+        choose("native", Topology((3, 3, 3)), 12, CPU, torch.bfloat16)
+
+
+def test_native_refuses_more_offsets_than_its_buffers_hold():
+    crowded = Topology((16, 64, 64), (tuple(range(2, 16)), tuple(range(2, 31)), tuple(range(2, 11))))
+    assert len(crowded.offsets) == 130
+    with pytest.raises(KernelUnavailable, match="128 offsets at most, not 130"):
+        NativeKernel(crowded, 12)
+
+
+def test_reference_by_name_needs_no_compiler(no_library_kept, monkeypatch):
+    hide_c_compilers(monkeypatch)
+    break_torch_compile(monkeypatch)
+    assert choose("reference", Topology((3, 3, 3)), 12, CPU, torch.float32)[0] is None
+
+
+def test_an_unknown_implementation_is_a_value_error_that_lists_the_known_ones():
+    with pytest.raises(ValueError, match="'fast' is not one of auto, native, compiled, reference"):
+        choose("fast", Topology((3, 3, 3)), 12, CPU, torch.float32)
+
+
+# Building the C kernel
+
+
+def test_a_compiler_that_fails_leaves_the_cache_empty(no_library_kept, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", "false")
+    with pytest.raises(KernelUnavailable, match="false could not build the tick kernel"):
+        native.library(12)
+    assert list(native.cache_dir().iterdir()) == []
+
+
+@pytest.mark.parametrize("body", ["exit 0", 'for last; do :; done; echo garbage > "$last"'], ids=["no output", "garbage"])
+def test_a_compiler_without_usable_output_leaves_the_cache_empty(body, no_library_kept, monkeypatch, tmp_path):
+    broken = tmp_path / "cc"
+    broken.write_text(f"#!/bin/sh\n{body}\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", str(broken))
+    with pytest.raises(KernelUnavailable, match="could not build the tick kernel"):
+        native.library(12)
+    assert list(native.cache_dir().iterdir()) == []
+
+
+def test_a_kernel_is_built_once_and_then_taken_from_the_cache(no_library_kept, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.library(2)
+    (built,) = native.cache_dir().iterdir()
+    assert built.suffix == ".so"
+
+    def refuse(*arguments, **options):
+        raise AssertionError("compiled again")
+
+    native.library.cache_clear()
+    monkeypatch.setattr(native.subprocess, "run", refuse)
+    native.library(2)
+    assert list(native.cache_dir().iterdir()) == [built]
+
+
+# Shapes that do not belong together
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("drive", torch.zeros(1, 4, 3, 2)),
+        ("weights", torch.zeros(25, 3, 4, 5)),
+        ("weights", torch.zeros(26, 3, 4, 6)),
+        ("cells", torch.zeros(6, 3, 4, 3, 5)),
+        ("cells", torch.zeros(5, 3, 4, 2, 5)),
+    ],
+    ids=["drive", "weights-offsets", "weights-depth", "cells-channels", "cells-parameters"],
+)
+def test_a_shape_that_does_not_fit_is_named_with_what_was_expected(name, wrong):
+    inputs = {"drive": torch.zeros(1, 3, 4, 2), "weights": torch.zeros(26, 3, 4, 5), "cells": torch.zeros(6, 3, 4, 2, 5)}
+    inputs[name] = wrong
+    with pytest.raises(ValueError, match=f"^{name}: shape .* does not fit the topology, expected "):
+        propagate(*inputs.values(), Topology((3, 4, 5)), 1)

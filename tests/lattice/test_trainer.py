@@ -1,0 +1,497 @@
+"""The training loop: repeatable, resumable bit for bit, guarded against what is not finite, and ended by its rules."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from lattice import checkpoint, decode_monitor
+from lattice.callbacks import Callback
+from lattice.checkpointer import Checkpointer
+from lattice.decode_monitor import DecodeMonitor
+from lattice.evaluate import evaluate, say
+from lattice.lattice3d import TILE
+from lattice.trainer import PROFILE_RATE, Progress, Trainer, TrainingFailed, learning_rate
+from monitors.events import BadStep, Decoded, Saved, StageEnded, StageStarted, Trained, Warned
+
+CLOCKS = {"elapsed_s", "cpu_s"}
+
+
+class StopAt(Callback):
+    """Asks for a stop after a step, as a signal handler would."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def after_step(self, trainer: Trainer) -> None:
+        if trainer.progress.step == self._step:
+            trainer.stop_request = "test"
+
+
+class Died(Exception):
+    pass
+
+
+class DieAtStageEnd(Callback):
+    """Stands behind the checkpointer: the process dies when the stage's checkpoint is on disk and nothing else is done."""
+
+    def at_stage_end(self, trainer: Trainer) -> None:
+        raise Died
+
+
+class Weights(Callback):
+    """Copies of the model's and the optimizer's tensors after every step."""
+
+    def __init__(self) -> None:
+        self.after: list[dict[str, torch.Tensor]] = []
+        self.moments_after: list[dict[str, torch.Tensor]] = []
+
+    def after_step(self, trainer: Trainer) -> None:
+        model, optimizer = map(copied, trainer.tensors())
+        self.after.append(model)
+        self.moments_after.append(optimizer)
+
+
+def copied(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def assert_same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
+    assert a.keys() == b.keys()
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def losses(heard) -> dict[int, float]:
+    return {event.step: event.loss for event in heard.of(Trained)}
+
+
+def poison(monkeypatch, trainer: Trainer, is_bad: Callable[[int], bool]) -> None:
+    """Makes the training loss NaN at the steps (counted from 1) for which `is_bad`."""
+    honest = trainer.model.loss
+
+    def loss(*batch):
+        total, count = honest(*batch)
+        return (total * math.nan if is_bad(trainer.progress.step + 1) else total), count
+
+    monkeypatch.setattr(trainer.model, "loss", loss)
+
+
+# The same run again
+
+
+def test_same_seed_gives_same_losses_and_weights_bit_for_bit(bench):
+    runs = [bench() for _ in range(2)]
+    assert [run.trainer.run() for run in runs] == ["finished", "finished"]
+    first, second = (losses(run.heard) for run in runs)
+    assert list(first) == list(range(1, 13))
+    assert first == second
+    assert_same(*(run.trainer.model.state_dict() for run in runs))
+
+
+def test_another_seed_gives_other_losses_from_the_first_step_on(bench):
+    first, second = bench("stages.1.steps=1"), bench("stages.1.steps=1", "run.seed=1")
+    for run in (first, second):
+        run.trainer.run()
+    here, there = losses(first.heard), losses(second.heard)
+    assert all(here[step] != there[step] for step in here)
+
+
+def test_accumulated_micro_batches_give_the_losses_of_one_batch(bench):
+    whole, parts = bench("training.micro_batch=16"), bench("training.micro_batch=4")
+    for run in (whole, parts):
+        run.trainer.run()
+    assert parts.heard.of(StageStarted)[0].accumulation == 4
+    assert whole.heard.of(StageStarted)[0].accumulation == 1
+    assert list(losses(parts.heard).values()) == pytest.approx(list(losses(whole.heard).values()), rel=1e-4)
+
+
+def test_training_lowers_the_loss(bench):
+    run = bench("stages.0.steps=40", "stages.1.steps=1")
+    run.trainer.run()
+    seen = list(losses(run.heard).values())
+    assert sum(seen[35:40]) / 5 < sum(seen[:5]) / 5 - 0.5
+
+
+# Interrupted and resumed
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, bench):
+    """The run that nothing interrupts, and its folder of checkpoints."""
+    folder = tmp_path_factory.mktemp("whole")
+    run = bench(callbacks=[DecodeMonitor(), Checkpointer(folder, "data")])
+    assert run.trainer.run() == "finished"
+    return folder, run.heard
+
+
+def resumed_from(bench, folder: Path):
+    saved, passed_over = checkpoint.load_newest(folder)
+    assert passed_over == []
+    run = bench(callbacks=[DecodeMonitor(), Checkpointer(folder, "data")])
+    run.trainer.resume(saved.model, saved.optimizer, saved.state)
+    return run, saved.state["progress"]
+
+
+def assert_ends_like(whole, folder: Path, heard, since: int) -> None:
+    """Losses after step `since`, decodes, and the last checkpoint equal those of the uninterrupted run."""
+    reference, expected = whole
+    wanted = {step: loss for step, loss in losses(expected).items() if step > since}
+    assert wanted and losses(heard) == wanted
+    looks = [
+        [(e.step, e.bleu, e.valid_loss, e.samples, e.best) for e in who.of(Decoded) if e.step > since] for who in (heard, expected)
+    ]
+    assert looks[0] and looks[0] == looks[1]
+    (mine, _), (theirs, _) = checkpoint.load_newest(folder), checkpoint.load_newest(reference)
+    assert mine.path.name == theirs.path.name == "step-00000012"
+    assert_same(mine.model, theirs.model)
+    assert_same(mine.optimizer, theirs.optimizer)
+    here, there = (
+        saved.state | {"progress": {k: v for k, v in saved.state["progress"].items() if k not in CLOCKS}} for saved in (mine, theirs)
+    )
+    assert here == there
+
+
+@pytest.mark.parametrize("at", [2, 6, 8], ids=["inside stage 1", "at the boundary", "inside stage 2"])
+def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(bench, whole, tmp_path, at):
+    saver = Checkpointer(tmp_path, "data")
+    first = bench(callbacks=[DecodeMonitor(), saver, StopAt(at)])
+    assert first.trainer.run() == "stopped"
+    assert first.heard.of(StageEnded)[-1].reason == "stopped"
+    saver.save(first.trainer)  # what the engine does on a signal
+    second, progress = resumed_from(bench, tmp_path)
+    assert progress["step"] == at
+    assert second.trainer.run() == "finished"
+    assert second.heard.of(StageStarted)[0].carried
+    assert_ends_like(whole, tmp_path, second.heard, since=at)
+
+
+def test_a_run_that_died_between_two_stages_resumes_into_the_next_one(bench, whole, tmp_path):
+    first = bench(callbacks=[DecodeMonitor(), Checkpointer(tmp_path, "data"), DieAtStageEnd()])
+    with pytest.raises(Died):
+        first.trainer.run()
+    second, progress = resumed_from(bench, tmp_path)
+    assert (progress["step"], progress["stage"], progress["stage_over"]) == (6, 0, "steps")
+    assert second.trainer.run() == "finished"
+    assert [event.stage for event in second.heard.of(StageStarted)] == [1]
+    assert_ends_like(whole, tmp_path, second.heard, since=6)
+
+
+def test_a_finished_run_that_is_resumed_trains_no_further(bench, whole):
+    second, _ = resumed_from(bench, whole[0])
+    assert second.trainer.run() == "finished"
+    assert second.heard.of(Trained) == []
+
+
+def test_a_checkpoint_of_another_config_is_refused_with_the_tensor_that_does_not_fit(bench, whole):
+    saved, _ = checkpoint.load_newest(whole[0])
+    other = bench("lattice.channels=6")
+    with pytest.raises(ValueError, match="does not fit this config: size mismatch"):
+        other.trainer.resume(saved.model, saved.optimizer, saved.state)
+
+
+def test_progress_survives_json_with_its_infinities():
+    fresh = Progress()
+    assert Progress.from_json(fresh.as_json()) == fresh
+    assert math.inf not in fresh.as_json().values()
+
+
+# What is not finite
+
+
+def test_a_step_with_a_nan_loss_leaves_weights_and_moments_alone_and_training_goes_on(bench, monkeypatch):
+    weights = Weights()
+    run = bench(callbacks=[weights])
+    poison(monkeypatch, run.trainer, lambda step: step == 3)
+    run.trainer.run()
+    (bad,) = run.heard.of(BadStep)
+    assert (bad.step, bad.stage, bad.in_a_row, bad.reason) == (3, 0, 1, "the loss is nan")
+    assert_same(weights.after[1], weights.after[2])
+    assert_same(weights.moments_after[1], weights.moments_after[2])
+    assert not torch.equal(weights.after[2]["lattice.cells"], weights.after[3]["lattice.cells"])
+    assert losses(run.heard)[3] is None
+    assert all(math.isfinite(loss) for step, loss in losses(run.heard).items() if step != 3)
+    assert run.trainer.progress.step == 12 and run.trainer.progress.bad_in_a_row == 0
+
+
+def test_a_step_with_an_infinite_gradient_is_skipped_and_counted(bench):
+    weights = Weights()
+    run = bench(callbacks=[weights])
+    hook = run.trainer.model.lattice.cells.register_hook(
+        lambda grad: grad * math.inf if run.trainer.progress.step == 2 else grad
+    )
+    run.trainer.run()
+    hook.remove()
+    (bad,) = run.heard.of(BadStep)
+    assert bad.step == 3 and bad.reason.startswith("the gradient norm is")
+    assert math.isfinite(losses(run.heard)[3])
+    assert_same(weights.after[1], weights.after[2])
+
+
+def test_five_bad_steps_in_a_row_end_the_run_and_checkpoints_stay_whole(bench, monkeypatch, tmp_path):
+    weights = Weights()
+    run = bench(callbacks=[weights, Checkpointer(tmp_path, "data")])
+    poison(monkeypatch, run.trainer, lambda step: step > 1)
+    with pytest.raises(TrainingFailed, match=r"5 steps in a row were not finite \(the loss is nan at step 6\)"):
+        run.trainer.run()
+    assert [event.in_a_row for event in run.heard.of(BadStep)] == [1, 2, 3, 4, 5]
+    saved, passed_over = checkpoint.load_newest(tmp_path)
+    assert saved.path.name == "step-00000003" and passed_over == []
+    assert_same(saved.model, weights.after[0])
+
+
+def test_bad_steps_that_are_not_in_a_row_do_not_end_the_run(bench, monkeypatch):
+    run = bench("training.bad_steps=2")
+    poison(monkeypatch, run.trainer, lambda step: step in (1, 3, 5))
+    assert run.trainer.run() == "finished"
+    assert [event.in_a_row for event in run.heard.of(BadStep)] == [1, 1, 1]
+
+
+# How a stage ends
+
+
+def test_a_stage_ends_after_its_steps_and_hands_over_to_the_next(bench):
+    run = bench("stages.1.steps=3")
+    run.trainer.run()
+    assert [(e.step, e.stage, e.reason) for e in run.heard.of(StageEnded)] == [(6, 0, "steps"), (9, 1, "steps")]
+    assert [(e.step, e.stage, e.carried) for e in run.heard.of(StageStarted)] == [(0, 0, False), (6, 1, True)]
+
+
+def test_a_stage_ends_early_at_its_held_out_loss(bench):
+    run = bench("stages.0.until_loss=100", callbacks=[DecodeMonitor()])
+    run.trainer.run()
+    assert [(e.step, e.reason) for e in run.heard.of(StageEnded)] == [(4, "loss"), (10, "steps")]
+
+
+def test_a_stage_does_not_end_at_a_held_out_loss_that_is_not_reached(bench):
+    run = bench("stages.0.until_loss=0.001", callbacks=[DecodeMonitor()])
+    run.trainer.run()
+    assert run.heard.of(StageEnded)[0].reason == "steps"
+
+
+def test_a_stage_ends_after_so_many_decodes_without_a_better_loss(bench, monkeypatch):
+    seen = iter([5.0, 4.0, 4.0, 4.5, 3.0, 3.0, 3.0, 3.0, 3.0])
+    monkeypatch.setattr(decode_monitor, "held_out_loss", lambda *_: next(seen))
+    settings = ("stages.0.steps=20", "stages.0.until_plateau=2", "stages.1.steps=2", "decode.every=2")
+    run = bench(*settings, callbacks=[DecodeMonitor()])
+    run.trainer.run()
+    # Looks at 2, 4, 6, 8: the second is better, the next two are not.
+    assert [(e.step, e.reason) for e in run.heard.of(StageEnded)] == [(8, "plateau"), (10, "steps")]
+
+
+def test_the_learning_rate_warms_up_linearly_and_falls_by_a_cosine_to_its_final_share(config_of):
+    config = config_of(
+        "optimizer.learning_rate=0.1", "optimizer.warmup_steps=4", "optimizer.final_share=0.2", "stages.0.steps=50", "stages.1.steps=50"
+    )
+
+    def cosine(step: int) -> float:
+        return 0.1 * (0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * step / 100)))
+
+    for step, warm in enumerate((0.25, 0.5, 0.75, 1.0, 1.0)):
+        assert learning_rate(config, step) == pytest.approx(warm * cosine(step), rel=1e-12)
+    assert learning_rate(config, 50) == pytest.approx(0.06)
+    assert learning_rate(config, 100) == pytest.approx(0.02)
+    assert learning_rate(config, 250) == pytest.approx(0.02)
+    assert learning_rate(config_of("optimizer.warmup_steps=0"), 0) == pytest.approx(3e-3)
+
+
+def test_a_stage_that_ended_early_leaves_its_part_of_the_learning_rate_schedule_out(bench):
+    run = bench("stages.0.until_loss=100", callbacks=[DecodeMonitor()])
+    run.trainer.run()
+    rates = [event.learning_rate for event in run.heard.of(Trained)]
+    positions = [0, 1, 2, 3, 6, 7, 8, 9, 10, 11]
+    assert rates == [learning_rate(run.trainer.config, position) for position in positions]
+
+
+# What learns and what does not
+
+
+def moved(run) -> set[str]:
+    """Names of the tensors that differ between now and the end of the run."""
+    start = copied(run.trainer.model.state_dict())
+    run.trainer.run()
+    end = run.trainer.model.state_dict()
+    return {name for name in start if not torch.equal(start[name], end[name])}
+
+
+ONE_STAGE = 'stages=[{name="only", shape=[4,4,6], ticks=6, steps=3, strides={z=[2]}%s}]'
+
+
+@pytest.mark.parametrize(
+    ("setting", "still"),
+    [
+        ("connections.learning=frozen", {"lattice.weights"}),
+        ("lattice.cells=frozen", {"lattice.cells"}),
+        ("run.seed=0", set()),
+    ],
+    ids=["connections frozen", "cells frozen", "all learn"],
+)
+def test_frozen_tensors_keep_their_values_and_everything_else_learns(bench, setting, still):
+    run = bench(ONE_STAGE % "", setting)
+    names = set(run.trainer.model.state_dict())
+    assert {"lattice.weights", "lattice.cells", "input_port.weight", "output_port.weight"} <= names
+    assert names - moved(run) == still
+
+
+def test_the_frozen_arm_of_cells_with_clusters_freezes_their_gain_too(bench):
+    run = bench(ONE_STAGE % ", clustering={clusters=3}", "lattice.cells=frozen")
+    assert set(run.trainer.model.state_dict()) - moved(run) == {"lattice.cells", "lattice.gain", "lattice.labels"}
+
+
+def test_the_profile_freeze_leaves_connections_as_they_are_while_cells_learn(bench):
+    run = bench(ONE_STAGE % ', profile="freeze"')
+    assert set(run.trainer.model.state_dict()) - moved(run) == {"lattice.weights"}
+
+
+@pytest.mark.parametrize("profile", ["discovery", "learning", "consolidation"])
+def test_connections_learn_at_the_rate_of_the_profile(bench, profile):
+    run = bench(ONE_STAGE.replace("steps=3", "steps=1") % f', profile="{profile}"', "optimizer.warmup_steps=0")
+    start = copied(run.trainer.model.state_dict())
+    run.trainer.run()
+    # AdamW's first step moves every parameter by the learning rate, as long as its gradient is well above epsilon.
+    steps = {name: (run.trainer.model.state_dict()[name] - start[name]).abs().max().item() for name in ("lattice.cells", "lattice.weights")}
+    assert steps["lattice.cells"] == pytest.approx(3e-3, rel=1e-3)
+    assert steps["lattice.weights"] == pytest.approx(3e-3 * PROFILE_RATE[profile], rel=1e-3)
+
+
+def test_the_identity_arm_has_no_lattice_and_trains_its_text_parts(bench):
+    run = bench("lattice.arm=identity", callbacks=[DecodeMonitor()])
+    assert run.trainer.model.lattice is None
+    assert {name.partition(".")[0] for name in run.trainer.model.state_dict()} == {"encoder", "decoder"}
+    assert moved(run) == set(run.trainer.model.state_dict())
+    look = run.heard.of(Decoded)[0]
+    assert look.gradient_share is None and look.active_share == 0.0
+
+
+def test_pruned_connections_stay_zero_and_every_tile_keeps_its_share_through_training_growth_and_resume(bench, tmp_path):
+    stage = '{name="%s", shape=%s, ticks=8, steps=3, strides={z=[5]}, sparsity=%s}'
+    stages = "stages=[%s, %s]" % (stage % ("a", "[2,3,20]", 0.5), stage % ("b", "[3,3,21]", 0.75))
+
+    class Check(Callback):
+        def after_step(self, trainer: Trainer) -> None:
+            weights, mask = trainer.model.lattice.weights.detach(), trainer.model.lattice.mask
+            assert torch.equal(weights != 0, mask)
+            for start in range(0, weights.shape[-1], TILE):
+                tile = mask[..., start : start + TILE]
+                assert torch.equal(tile, tile[..., :1].expand_as(tile))  # one pattern a tile
+                assert set(tile[..., 0].sum(0).flatten().tolist()) == {(14, 7)[trainer.progress.stage]}  # of 28 offsets
+
+    run = bench(stages, callbacks=[Check(), Checkpointer(tmp_path, "data")])
+    start = run.trainer.model.lattice.weights.detach().clone()
+    assert run.trainer.run() == "finished"
+    assert run.trainer.model.lattice.weights.shape != start.shape
+    saved, _ = checkpoint.load_newest(tmp_path)
+    again = bench(stages)
+    again.trainer.resume(saved.model, saved.optimizer, saved.state)
+    assert torch.equal(again.trainer.model.lattice.mask, run.trainer.model.lattice.mask)
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_trains_with_finite_losses_close_to_fp32(bench, precision):
+    half, full = bench(f"run.precision={precision}", "run.kernel=reference"), bench("run.kernel=reference")
+    for run in (half, full):
+        run.trainer.run()
+    assert all(tensor.dtype == torch.float32 for tensor in half.trainer.model.parameters())
+    here, there = list(losses(half.heard).values()), list(losses(full.heard).values())
+    assert here != there
+    assert here[:3] == pytest.approx(there[:3], rel=0.05)
+    assert here[-1] < here[0]
+
+
+def test_the_gradient_scale_of_fp16_is_part_of_a_checkpoint(bench, tmp_path):
+    settings = ("run.precision=fp16", "run.kernel=reference", "stages.1.steps=1")
+    first = bench(*settings, callbacks=[StopAt(2), Checkpointer(tmp_path, "data")])
+    fresh = first.trainer.scaler.get_scale()
+    # An infinite gradient makes the scaler halve its scale.
+    first.trainer.model.lattice.cells.register_hook(lambda grad: grad * math.inf if first.trainer.progress.step == 1 else grad)
+    first.trainer.run()
+    assert first.heard.of(BadStep) == []
+    Checkpointer(tmp_path, "data").save(first.trainer)
+    saved, _ = checkpoint.load_newest(tmp_path)
+    second = bench(*settings)
+    second.trainer.resume(saved.model, saved.optimizer, saved.state)
+    assert second.trainer.scaler.get_scale() == first.trainer.scaler.get_scale() == fresh / 2
+
+
+# The decode monitor, checkpoints and controls, as they hang on the loop
+
+
+def test_decode_events_say_what_was_scored_and_what_it_cost(bench, corpus):
+    run = bench(callbacks=[DecodeMonitor()])
+    run.trainer.run()
+    looks = run.heard.of(Decoded)
+    assert [(e.step, e.stage) for e in looks] == [(4, 0), (6, 0), (8, 1), (12, 1)]  # every 4, and where a stage ends
+    best = -1.0
+    for look in looks:
+        assert look.count == 64 and 0 <= look.bleu <= 100 and 0 <= look.chrf <= 100 and 0 <= look.exact <= 1
+        assert "version:" in look.signature
+        assert [sample.reference for sample in look.samples] == [pair.target for pair in corpus.valid[:6]]
+        assert [sample.source for sample in look.samples] == [pair.source for pair in corpus.valid[:6]]
+        assert look.seconds > 0 and look.peak_bytes >= 0
+        assert 0 <= look.active_share <= 1
+        assert look.best == (look.bleu > best)
+        best = max(best, look.bleu)
+    assert looks[-1].valid_loss == run.trainer.progress.valid_loss < looks[0].valid_loss
+
+
+def test_every_cell_of_the_tiny_preset_has_a_gradient(bench):
+    run = bench(callbacks=[DecodeMonitor()])
+    run.trainer.run()
+    assert {(event.stage, event.gradient_share) for event in run.heard.of(Decoded)} == {(0, 1.0), (1, 1.0)}
+
+
+def test_looking_does_not_change_what_is_learned(bench):
+    watched, alone = bench("decode.every=1", callbacks=[DecodeMonitor()]), bench()
+    for run in (watched, alone):
+        run.trainer.run()
+    assert losses(watched.heard) == losses(alone.heard)
+
+
+def test_checkpoints_are_saved_in_their_rhythm_and_at_stage_ends(bench, tmp_path):
+    run = bench("stages.0.steps=7", callbacks=[DecodeMonitor(), Checkpointer(tmp_path, "data")])
+    run.trainer.run()
+    assert [event.step for event in run.heard.of(Saved)] == [3, 6, 7, 9, 12, 13]
+    best = checkpoint.best_path(tmp_path)
+    standing = {path for _, path in checkpoint.steps(tmp_path)}
+    assert standing == {tmp_path / "step-00000012", tmp_path / "step-00000013", best}
+    marked = [event.step for event in run.heard.of(Saved) if event.best]
+    assert marked and best.name == f"step-{marked[-1]:08d}"
+
+
+def test_a_checkpoint_that_can_not_be_saved_is_a_warning_and_training_goes_on(bench, tmp_path):
+    (tmp_path / "file").write_text("")
+    saver = Checkpointer(tmp_path / "file" / "below", "data")
+    run = bench(callbacks=[saver])
+    assert run.trainer.run() == "finished"
+    assert len(losses(run.heard)) == 12
+    told = run.heard.of(Warned)
+    assert told and all(event.message.startswith("checkpoint not saved: ") for event in told)
+    assert "Not a directory" in saver.failure
+
+
+def test_shuffled_embeddings_make_every_sentence_say_what_its_neighbour_said(bench):
+    run = bench()
+    sentences, model = run.trainer.valid_sentences, run.trainer.model
+    rows = list(range(16))
+    said = {name: say(model, sentences, rows, run.trainer.tokenizer, 16, name) for name in ("none", "shuffled")}
+    assert len(set(said["none"])) > 1
+    assert said["shuffled"] == said["none"][-1:] + said["none"][:-1]
+
+
+def test_bypassed_messages_make_every_sentence_say_the_same(bench):
+    run = bench()
+    sentences, model = run.trainer.valid_sentences, run.trainer.model
+    _, freely = evaluate(model, sentences, run.trainer.tokenizer, 16)
+    quality, bypassed = evaluate(model, sentences, run.trainer.tokenizer, 16, "bypass")
+    assert len(set(freely)) > 1
+    assert len(set(bypassed)) == 1 and len(bypassed) == quality.count == len(sentences)
+
+
+def test_what_is_said_does_not_depend_on_how_many_sentences_are_decoded_at_once(bench):
+    run = bench()
+    rows = list(range(20))
+    by_chunk = [say(run.trainer.model, run.trainer.valid_sentences, rows, run.trainer.tokenizer, chunk) for chunk in (20, 7)]
+    assert by_chunk[0] == by_chunk[1]
