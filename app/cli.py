@@ -6,6 +6,7 @@ stdout carries results (tables, or one JSON object with --json), stderr everythi
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ import typer
 
 from app.exit_codes import ExitCode, Stop
 from app.version import VERSION
+from monitors.text_safety import printable
 
 app = typer.Typer(
     name="lattice-tui",
@@ -59,10 +61,14 @@ Best = Annotated[bool, typer.Option("--best", help="Use the checkpoint with the 
 
 def main() -> None:
     """Entry point: one sentence and the right exit code for every expected failure."""
+    # Threads that wait should sleep, not spin: beside other work, spinning made a step several times slower.  OpenMP reads
+    # this once, when torch loads it.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
     except Stop as stop:
-        print(f"lattice-tui: {stop}", file=sys.stderr)
+        # Messages quote file names and settings from outside; several problems stand on a line each.
+        print("\n".join(map(printable, f"lattice-tui: {stop}".split("\n"))), file=sys.stderr)
         sys.exit(int(stop.code))
     except BrokenPipeError:  # the reader of a pipe left (`| head`); nothing is lost
         sys.stderr.close()

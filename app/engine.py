@@ -31,6 +31,7 @@ from lattice.trainer import Trainer, TrainingFailed
 from monitors import gauges
 from monitors.events import AnyEvent, Decoded, EventLog, RunEnded, RunStarted, StageStarted, Warned
 from monitors.runs import RunFolder, RunFolderError, RunInfo
+from monitors.text_safety import printable
 from presets.layers import to_toml
 from presets.plan import explain, plan
 from presets.schema import RunConfig
@@ -152,7 +153,7 @@ def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> O
             f"{corpus.name}: the text has changed since {folder.name} was started; a resumed run needs the same data",
         )
     for reason in passed_over:
-        print(f"passed over a checkpoint: {reason}", file=sys.stderr)
+        print(f"passed over a checkpoint: {printable(reason)}", file=sys.stderr)
     own = RunInfo.of_this_process(run=info.run, preset=info.preset, created=info.created, version=VERSION)
     return _train(folder, own, config, corpus, Tokenizer.from_json(saved.tokenizer), device, callbacks, saved)
 

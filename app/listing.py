@@ -77,7 +77,7 @@ def status(run: str, runs_dir: Path | None, as_json: bool) -> None:
     )
     if info.reason:
         print(printable(info.reason))
-    print(f"folder: {folder.path}")
+    print(f"folder: {printable(str(folder.path))}")
 
 
 def presets(as_json: bool) -> None:

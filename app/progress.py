@@ -30,7 +30,7 @@ class JsonLines(Callback):
     """Every event as one JSON line on stdout."""
 
     def on_event(self, event: AnyEvent) -> None:
-        print(event.model_dump_json(), flush=True)
+        print(event.model_copy(update={"time": time.time()}).model_dump_json(), flush=True)
 
 
 class _TimeLeft(ProgressColumn):

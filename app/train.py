@@ -8,6 +8,15 @@ from pathlib import Path
 from app import configure, formats
 from app.exit_codes import ExitCode, Stop
 
+OPTIONS = {
+    "data.train": "--data",
+    "data.valid": "--valid",
+    "data.task": "--task",
+    "run.device": "--device",
+    "run.memory_budget_gb": "--memory-budget",
+}
+"""The option that sets each path of the config."""
+
 
 def run(
     preset: str,
@@ -29,9 +38,7 @@ def run(
     else:
         config = None
         foreign = [name for name, value in {"--config": config_file, "--set": assignments, "--steps": steps}.items() if value]
-        foreign += [
-            f"--{path.rpartition('.')[2].replace('train', 'data')}" for path, value in given.items() if value is not None
-        ]
+        foreign += [OPTIONS[path] for path, value in given.items() if value is not None]
         if foreign:
             raise Stop(ExitCode.USAGE, f"--resume continues a run as it was started; leave out {', '.join(foreign)}")
 
@@ -71,7 +78,7 @@ def _summary(outcome, runs_dir: Path | None) -> None:
     from monitors.text_safety import printable
 
     console, info = Console(highlight=False), outcome.folder.read_info()
-    where = f" --runs-dir {runs_dir}" if runs_dir else ""
+    where = printable(f" --runs-dir {runs_dir}") if runs_dir else ""
     if outcome.final is not None:
         table = Table("unseen sentence", "what the lattice said", title="Held-out sentences, through the lattice and back")
         for sample in outcome.final.samples:
@@ -89,8 +96,8 @@ def _summary(outcome, runs_dir: Path | None) -> None:
         f"{info.cpu_s / 60:.1f} CPU-minutes), peak memory {formats.bytes_(info.peak_bytes)}",
         markup=False,
     )
-    console.print(f"run folder: {outcome.folder.path}", markup=False, soft_wrap=True)
-    name = outcome.folder.name
+    console.print(f"run folder: {printable(str(outcome.folder.path))}", markup=False, soft_wrap=True)
+    name = printable(outcome.folder.name)
     if outcome.code == ExitCode.OK:
         console.print(f'next:  lattice-tui decode {name} "your sentence"{where}', markup=False, soft_wrap=True)
         console.print(f"       lattice-tui evaluate {name} --data FILE --control shuffled{where}", markup=False, soft_wrap=True)

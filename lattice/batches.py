@@ -8,6 +8,7 @@ import torch
 
 from lattice.data import Corpus, Pair
 from lattice.model import generator
+from lattice.text.coder import PAD
 from lattice.text.tokenizer import Tokenizer, pad
 
 WINDOW = 16
@@ -35,6 +36,7 @@ class Sentences:
         self._sources = [row[:max_tokens] for row in sources]
         # END takes a place of its own behind the last token; a cut target has none, for its end was never reached.
         self._targets = [row[:max_tokens] for row in targets]
+        self._ends = [len(row) <= max_tokens for row in targets]
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -46,8 +48,11 @@ class Sentences:
 
     def batch(self, rows: list[int], device: torch.device) -> Batch:
         targets = [self._targets[i] for i in rows]
-        tensors = pad([self._sources[i] for i in rows]), pad(targets, begin=True), pad(targets, end=True)
-        source, begun, ended = (tensor.to(device, non_blocking=True) for tensor in tensors)
+        source, begun, ended = pad([self._sources[i] for i in rows]), pad(targets, begin=True), pad(targets, end=True)
+        for at, (i, target) in enumerate(zip(rows, targets, strict=True)):
+            if not self._ends[i]:
+                ended[at, len(target)] = PAD
+        source, begun, ended = (tensor.to(device, non_blocking=True) for tensor in (source, begun, ended))
         return source, begun, ended
 
 

@@ -18,9 +18,12 @@ CONTROL = 3
 TILE = 16
 """Cells along z that share one sparsity pattern, so that vector reads stay whole."""
 
-NOISE = 0.3
+NOISE = 0.1
 BIAS_LOCAL, BIAS_DISTANT = 0.5, 0.7
-"""Start of the connections: noise, plus a bias on the neighbour(s) towards the input (a prototype's measured recipe)."""
+"""Start of the connections: noise, plus a bias on the neighbour(s) towards the input."""
+
+STATE_GAIN, MESSAGE_GAIN, CELL_NOISE = 0.5, 0.25, 0.02
+"""Start of a_h and b_h, and the noise on all cell parameters: small enough that tanh hardly bends a fresh lattice's signal."""
 
 
 def interpolation(size: int, patches: int) -> torch.Tensor:
@@ -97,11 +100,11 @@ def initial_weights(topology: Topology, generator: torch.Generator) -> torch.Ten
 
 
 def initial_cells(shape: tuple[int, int, int], channels: int, generator: torch.Generator) -> torch.Tensor:
-    """[6, X, Y, C, Z]: a_h = b_h = 0.5, the rest 0, each with a little noise so that no two cells are alike."""
+    """[6, X, Y, C, Z]: a_h and b_h at their gains, the rest 0, each with a little noise so that no two cells are alike."""
     x, y, z = shape
-    cells = torch.randn(6, x, y, channels, z, generator=generator) * 0.02
-    cells[3] += 0.5
-    cells[4] += 0.5
+    cells = torch.randn(6, x, y, channels, z, generator=generator) * CELL_NOISE
+    cells[3] += STATE_GAIN
+    cells[4] += MESSAGE_GAIN
     return cells
 
 

@@ -268,7 +268,7 @@ class Trainer:
         text = [p for _, p in trainable if id(p) not in own]
         groups = [
             {"params": text, "rate": 1.0, "weight_decay": section.weight_decay},
-            {"params": cells, "rate": 1.0, "weight_decay": 0.0},
+            {"params": cells, "rate": section.cell_rate, "weight_decay": 0.0},
             {"params": connections, "rate": PROFILE_RATE[self.stage.profile], "weight_decay": 0.0},
         ]
         self._names = {id(p): name for name, p in trainable}

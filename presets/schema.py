@@ -201,6 +201,7 @@ class Optimizer(Section):
     """AdamW with warm-up and a cosine over the whole run."""
 
     learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(3e-3, description="peak")
+    cell_rate: Annotated[float, Field(gt=0, le=10)] = Field(0.3, description="learning rate of cells relative to the rest")
     beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="AdamW")
     beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.98, description="AdamW")
     weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="decoupled; never on connections or cells")

@@ -60,9 +60,11 @@ def library(channels: int) -> ctypes.CDLL:
     key = hashlib.sha256("\0".join([source, *arguments, _processor()]).encode()).hexdigest()[:16]
     path = cache_dir() / f"tick-{key}.so"
     try:
-        if not path.exists():
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:  # not built yet, or spoilt by a power cut
             _compile(source, arguments, path)
-        return ctypes.CDLL(str(path))
+            return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         raise KernelUnavailable(f"{compiler} could not build the tick kernel: {detail.strip().splitlines()[-1]}") from error

@@ -47,7 +47,7 @@ class Tokenizer:
         """Reads what `to_json` wrote.  Raises ValueError for anything else."""
         try:
             library = _Library.from_str(text)
-        except Exception as error:  # noqa: BLE001 - the library raises bare Exception
+        except Exception as error:  # the library raises no other kind
             raise ValueError(f"tokenizer: not a tokenizer's JSON ({error})") from error
         return cls(library)
 

@@ -1,0 +1,116 @@
+"""The program called in this process, and as a process of its own; small data and a finished tiny run to work on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(sys.executable).with_name("lattice-tui")
+
+DEADLINE_S = 120.0
+"""A condition that has not come true by then never will."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="session")
+def cli() -> Callable[..., Told]:
+    """`cli("plan", "--json")` runs the program's `main` in this process."""
+
+    def call(*arguments: object) -> Told:
+        from app import cli as program
+
+        out, err = io.StringIO(), io.StringIO()
+        before, sys.argv = sys.argv, ["lattice-tui", *map(str, arguments)]
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    program.main()
+                    code = 0
+                except SystemExit as end:
+                    code = int(end.code or 0)
+        finally:
+            sys.argv = before
+        return Told(code, out.getvalue(), err.getvalue())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file of 300 sentences."""
+    from lattice.grammar import generate
+
+    path = tmp_path_factory.mktemp("data") / "sentences.txt"
+    path.write_text("\n".join(generate(300, seed=2)) + "\n", encoding="utf-8")
+    return path
+
+
+class Process:
+    """The program in a process of its own, writing to files; ends it when left."""
+
+    def __init__(self, place: Path, *arguments: object) -> None:
+        environment = os.environ | {
+            "XDG_STATE_HOME": str(place),
+            "OMP_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "passive",
+            "COLUMNS": "200",
+        }
+        self._files = place / f"out-{time.monotonic_ns()}", place / f"err-{time.monotonic_ns()}"
+        with open(self._files[0], "wb") as out, open(self._files[1], "wb") as err:
+            command = [str(PROGRAM), *map(str, arguments)]
+            self.popen = subprocess.Popen(command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=environment, cwd=place)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.popen.poll() is None:
+            self.popen.kill()
+            self.popen.wait(DEADLINE_S)
+
+    def wait(self) -> Told:
+        """Its end."""
+        code = self.popen.wait(DEADLINE_S)
+        out, err = (path.read_text(encoding="utf-8") for path in self._files)
+        return Told(code, out, err)
+
+    def until(self, condition: Callable[[], object]):
+        """Waits until the condition holds, and returns it; fails where the process ends or takes too long before that."""
+        end = time.monotonic() + DEADLINE_S
+        while not (found := condition()):
+            if self.popen.poll() is not None:
+                found = condition()
+                assert found, f"ended with {self.popen.returncode} before that: {self._files[1].read_text()}"
+                return found
+            assert time.monotonic() < end, "took too long"
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.popen.wait(0.01)
+        return found
+
+
+@pytest.fixture(scope="session")
+def process() -> type[Process]:
+    """`with process(folder, "train", ...) as run:` is the program in a process of its own, state and output in the folder."""
+    return Process
