@@ -91,6 +91,8 @@ class CompiledKernel:
         self._topology, self._device, self._dtype = topology, device, dtype
         # Every lattice shape is a specialisation of its own; what an earlier stage compiled is of no use to this one.
         torch._dynamo.reset()
+        # One shape a batch size, with and without drive: past torch's limit of eight it would go on uncompiled and say nothing.
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         options = {"realize_reads_threshold": _MAX_FUSED_READS, "realize_acc_reads_threshold": _MAX_FUSED_READS}
         self._forward = torch.compile(_forward, dynamic=False, options=options)
         self._backward = torch.compile(_backward, dynamic=False, options=options)

@@ -84,6 +84,8 @@ class _Propagate(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         drive, weights, cells, gain = ctx.saved_tensors
+        if not ctx.states:
+            raise RuntimeError("propagate: the states were freed by an earlier backward; run the ticks again")
         functional, kernel = ctx.functional, ctx.kernel
         grad_cells = torch.zeros_like(cells)
         grad_weights = torch.zeros_like(weights) if ctx.needs_input_grad[1] else None
