@@ -46,9 +46,10 @@ def _show(rows: list[Row], more: dict[str, object], as_json: bool) -> None:
     if as_json:
         print(json.dumps({"machine": machine(), **more, "rows": [dataclasses.asdict(row) for row in rows]}))
         return
-    table = Table("what", "cells", "batch", "threads", "median", "min", "max", "ns/cell", "x floor", box=None, pad_edge=False)
+    table = Table("what", "cells", "batch", "threads", "ms", "min", "max", "ns/cell", "x floor", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
     for row in rows:
-        seconds = (f"{1000 * value:.2f} ms" for value in (row.median, row.min, row.max))
+        seconds = (f"{1000 * value:.2f}" for value in (row.median, row.min, row.max))
         floor = "-" if row.floor_ratio is None else f"{row.floor_ratio:.2f}"
         size = formats.shape(row.shape)
         table.add_row(row.name, size, str(row.batch), str(row.threads), *seconds, f"{row.ns_per_cell:.1f}", floor)

@@ -88,7 +88,7 @@ def version(show: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command()
 def train(
-    preset: Preset = "baseline",
+    preset: Annotated[str | None, typer.Option("--preset", help="A shipped preset. Default: baseline.")] = None,
     config: ConfigFile = None,
     data: Data = None,
     valid: Valid = None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from pathlib import Path
 
 from app import configure, formats
@@ -19,7 +20,7 @@ OPTIONS = {
 
 
 def run(
-    preset: str,
+    preset: str | None,
     config_file: Path | None,
     assignments: list[str],
     given: dict[str, object],
@@ -34,10 +35,12 @@ def run(
     from presets.layers import ALIASES
 
     if resumed is None:
+        preset = preset or "baseline"
         config = configure.with_steps(configure.load(preset, config_file, assignments, given).config, steps)
     else:
         config = None
-        foreign = [name for name, value in {"--config": config_file, "--set": assignments, "--steps": steps}.items() if value]
+        options = {"--preset": preset, "--config": config_file, "--set": assignments, "--steps": steps}
+        foreign = [name for name, value in options.items() if value]
         foreign += [OPTIONS[path] for path, value in given.items() if value is not None]
         if foreign:
             raise Stop(ExitCode.USAGE, f"--resume continues a run as it was started; leave out {', '.join(foreign)}")
@@ -78,7 +81,7 @@ def _summary(outcome, runs_dir: Path | None) -> None:
     from monitors.text_safety import printable
 
     console, info = Console(highlight=False), outcome.folder.read_info()
-    where = printable(f" --runs-dir {runs_dir}") if runs_dir else ""
+    where = printable(f" --runs-dir {shlex.quote(str(runs_dir))}") if runs_dir else ""
     if outcome.final is not None:
         table = Table("unseen sentence", "what the lattice said", title="Held-out sentences, through the lattice and back")
         for sample in outcome.final.samples:

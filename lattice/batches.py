@@ -11,9 +11,6 @@ from lattice.model import generator
 from lattice.text.coder import PAD
 from lattice.text.tokenizer import Tokenizer, pad
 
-WINDOW = 16
-"""Batches whose sentences are sorted by length together."""
-
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Source tokens [B, N]; target tokens after BEGIN [B, M]; target tokens before END [B, M]."""
 
@@ -41,11 +38,6 @@ class Sentences:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    @property
-    def lengths(self) -> list[int]:
-        """Tokens of each target, which is what the decoder's work grows with."""
-        return [len(row) for row in self._targets]
-
     def batch(self, rows: list[int], device: torch.device) -> Batch:
         targets = [self._targets[i] for i in rows]
         source, begun, ended = pad([self._sources[i] for i in rows]), pad(targets, begin=True), pad(targets, end=True)
@@ -59,16 +51,14 @@ class Sentences:
 class Schedule:
     """Shuffled passes over a stage's share of the sentences; a batch may straddle two passes.
 
-    Within a window of WINDOW batches, sentences of similar length share a batch, so that little of it is padding; which
-    window a sentence falls into, and the order of a window's batches, stay random.
+    Lengths stay mixed within a batch.  Sorting them so that little is padding saves a tenth of a step's time and all but
+    stops learning (docs/LOG.md): which slots are filled would then differ from step to step.
     """
 
-    def __init__(self, lengths: list[int], share: float, batch: int, seed: int, stage: int) -> None:
-        """`lengths` [sentences]: tokens of each sentence; `share` of them, the same in every pass, is used."""
+    def __init__(self, count: int, share: float, batch: int, seed: int, stage: int) -> None:
+        """`share` of the `count` sentences, the same ones in every pass, is used."""
         self._batch, self._seed, self._stage = batch, seed, stage
-        self._lengths = torch.tensor(lengths)
-        order = torch.randperm(len(lengths), generator=generator(seed, "share", stage))
-        self._chosen = order[: max(1, round(len(lengths) * share))]
+        self._chosen = torch.randperm(count, generator=generator(seed, "share", stage))[: max(1, round(count * share))]
         self._pass, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def rows(self, step: int) -> list[int]:
@@ -78,16 +68,6 @@ class Schedule:
     def _row(self, position: int) -> int:
         which, at = divmod(position, len(self._chosen))
         if which != self._pass:
-            self._pass, self._order = which, self._shuffle(which)
+            stream = generator(self._seed, "order", self._stage, which)
+            self._pass, self._order = which, self._chosen[torch.randperm(len(self._chosen), generator=stream)]
         return int(self._order[at])
-
-    def _shuffle(self, which: int) -> torch.Tensor:
-        """The order of pass `which` [chosen sentences]."""
-        stream = generator(self._seed, "order", self._stage, which)
-        shuffled = self._chosen[torch.randperm(len(self._chosen), generator=stream)]
-        ordered = []
-        for window in shuffled.split(WINDOW * self._batch):
-            window = window[torch.argsort(self._lengths[window], stable=True)]
-            batches = window.split(self._batch)
-            ordered += [batches[i] for i in torch.randperm(len(batches), generator=stream).tolist()]
-        return torch.cat(ordered)

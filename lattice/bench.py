@@ -147,7 +147,7 @@ def bench_step(config: RunConfig, repeats: int) -> tuple[list[Row], dict[str, fl
     train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
     trainer = Trainer(config, tokenizer, train, valid, device, [_Quiet()])
     monitor, stage = DecodeMonitor(), config.stages[0]
-    schedule = Schedule(train.lengths, stage.data_share, config.training.batch, config.run.seed, 0)
+    schedule = Schedule(len(train), stage.data_share, config.training.batch, config.run.seed, 0)
 
     def step() -> None:
         trainer.step(schedule.rows(trainer.progress.stage_step))

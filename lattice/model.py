@@ -68,8 +68,6 @@ class TextLattice(nn.Module):
             self.lattice.cells.requires_grad_(section.cells == "gradient")
             if clustering.clusters:
                 self.lattice.gain.requires_grad_(section.cells == "gradient")
-            if here.sparsity:
-                self.lattice.prune(here.sparsity)
         self.to(device)
 
     def slots(self, tokens: torch.Tensor, control: str = "none") -> torch.Tensor:

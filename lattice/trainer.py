@@ -108,6 +108,7 @@ class Trainer:
         # fp16 gradients underflow; the scaler is inert for the other precisions.
         self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**12, enabled=config.run.precision == "fp16")
         self.model = TextLattice(config, 0, tokenizer.vocabulary, device)
+        self._prune()
         self._build_optimizer()
         self._resumed = False
 
@@ -130,7 +131,7 @@ class Trainer:
         progress, stage = self.progress, self.stage
         self.emit(self._stage_started())
         batch, seed = self.config.training.batch, self.config.run.seed
-        schedule = Schedule(self.train_sentences.lengths, stage.data_share, batch, seed, progress.stage)
+        schedule = Schedule(len(self.train_sentences), stage.data_share, batch, seed, progress.stage)
         while not (reason := self._over()):
             clock, cpu = time.perf_counter(), gauges.cpu_seconds()
             self.step(schedule.rows(progress.stage_step))
@@ -152,7 +153,7 @@ class Trainer:
         stage, progress = self.stage, self.progress
         if progress.stage_step >= stage.steps:
             return "steps"
-        if progress.stage_step and stage.until_loss is not None and (progress.valid_loss or math.inf) <= stage.until_loss:
+        if None not in (stage.until_loss, progress.valid_loss) and progress.valid_loss <= stage.until_loss:
             return "loss"
         if stage.until_plateau is not None and progress.looks_without_gain >= stage.until_plateau:
             return "plateau"
@@ -166,8 +167,7 @@ class Trainer:
         progress.best_valid_loss, progress.valid_loss = math.inf, None
         self.model = TextLattice(self.config, progress.stage, self.tokenizer.vocabulary, self.device)
         carry_over(before, self.model)
-        if self.stage.sparsity and self.model.lattice is not None:
-            self.model.lattice.prune(self.stage.sparsity)  # anew: the carried weights are not those it was built with
+        self._prune()
         self._build_optimizer()
         # Moments of the size-free parts carry over; a lattice of another shape starts its own.
         self._load_optimizer_tensors(moments)
@@ -258,6 +258,11 @@ class Trainer:
         self._load_optimizer_tensors(optimizer)
         self.scaler.load_state_dict(state["scaler"])
         self._resumed = True
+
+    def _prune(self) -> None:
+        """To the stage's sparsity, by the weights as they are now: fresh ones, or those that were carried over."""
+        if self.stage.sparsity and self.model.lattice is not None:
+            self.model.lattice.prune(self.stage.sparsity)
 
     def _build_optimizer(self) -> None:
         section, lattice = self.config.optimizer, self.model.lattice

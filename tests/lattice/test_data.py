@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lattice.batches import WINDOW, Schedule, Sentences, corpus_tokenizer
+from lattice.batches import Schedule, Sentences, corpus_tokenizer
 from lattice.data import Corpus, DataError, Pair, load_corpus, read_pairs
 from lattice.grammar import CORPUS_SIZE
 from lattice.text.coder import BEGIN, END, PAD
@@ -344,11 +344,6 @@ def test_a_target_that_was_cut_has_no_end(tokenizer):
 # The schedule
 
 
-def lengths(count: int) -> list[int]:
-    """Made-up token counts, 1..24."""
-    return torch.randint(1, 25, (count,), generator=torch.Generator().manual_seed(6)).tolist()
-
-
 def steps(schedule: Schedule, count: int) -> list[list[int]]:
     return [schedule.rows(step) for step in range(count)]
 
@@ -358,69 +353,48 @@ def flat_steps(schedule: Schedule, count: int) -> list[int]:
 
 
 def test_rows_depend_on_seed_stage_and_step_alone_whatever_was_asked_before():
-    in_order = steps(Schedule(lengths(50), 1.0, 8, seed=3, stage=1), 20)
-    fresh = Schedule(lengths(50), 1.0, 8, seed=3, stage=1)
+    in_order = steps(Schedule(50, 1.0, 8, seed=3, stage=1), 20)
+    fresh = Schedule(50, 1.0, 8, seed=3, stage=1)
     backward = [fresh.rows(step) for step in reversed(range(20))]
     assert backward[::-1] == in_order
-    assert Schedule(lengths(50), 1.0, 8, seed=3, stage=1).rows(13) == in_order[13]
+    assert Schedule(50, 1.0, 8, seed=3, stage=1).rows(13) == in_order[13]
 
 
 @pytest.mark.parametrize("other", [{"seed": 4}, {"stage": 2}], ids=str)
 def test_another_seed_or_stage_gives_other_rows(other):
     asked = {"seed": 3, "stage": 1}
-    assert steps(Schedule(lengths(50), 1.0, 8, **asked), 5) != steps(Schedule(lengths(50), 1.0, 8, **(asked | other)), 5)
+    assert steps(Schedule(50, 1.0, 8, **asked), 5) != steps(Schedule(50, 1.0, 8, **(asked | other)), 5)
 
 
 def test_the_global_random_state_has_no_say_and_is_left_alone():
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    first = steps(Schedule(lengths(50), 0.5, 8, seed=3, stage=1), 10)
+    first = steps(Schedule(50, 0.5, 8, seed=3, stage=1), 10)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
-    assert steps(Schedule(lengths(50), 0.5, 8, seed=3, stage=1), 10) == first
+    assert steps(Schedule(50, 0.5, 8, seed=3, stage=1), 10) == first
 
 
 def test_every_sentence_comes_once_a_pass_though_batches_straddle_passes():
-    flat = flat_steps(Schedule(lengths(50), 1.0, 8, seed=0, stage=0), 25)
+    flat = flat_steps(Schedule(50, 1.0, 8, seed=0, stage=0), 25)
     passes = [flat[start : start + 50] for start in range(0, 200, 50)]
     assert all(sorted(one) == list(range(50)) for one in passes)
     assert len({tuple(one) for one in passes}) == 4, "each pass has an order of its own"
 
 
 def test_a_batch_larger_than_the_corpus_goes_round():
-    rows = Schedule(lengths(3), 1.0, 7, seed=0, stage=0).rows(0)
+    rows = Schedule(3, 1.0, 7, seed=0, stage=0).rows(0)
     assert sorted(rows[:3]) == sorted(rows[3:6]) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(("share", "size"), [(0.3, 30), (0.004, 1)])
 def test_data_share_selects_a_fixed_subset_of_the_stage(share, size):
-    flat = flat_steps(Schedule(lengths(100), share, 10, seed=0, stage=0), 30)
+    flat = flat_steps(Schedule(100, share, 10, seed=0, stage=0), 30)
     chosen = set(flat)
     assert len(chosen) == size
     assert all(sorted(flat[start : start + size]) == sorted(chosen) for start in range(0, 300 - size, size))
 
 
 def test_another_stage_takes_another_share():
-    first, second = (set(flat_steps(Schedule(lengths(100), 0.3, 10, seed=0, stage=stage), 3)) for stage in (0, 1))
+    first, second = (set(flat_steps(Schedule(100, 0.3, 10, seed=0, stage=stage), 3)) for stage in (0, 1))
     assert first != second
-
-
-def test_batches_of_a_window_have_lengths_side_by_side_in_random_order():
-    tokens = lengths(2 * WINDOW * 8)
-    batches = steps(Schedule(tokens, 1.0, 8, seed=0, stage=0), 2 * WINDOW)
-    for window in (batches[:WINDOW], batches[WINDOW:]):
-        spans = [(min(tokens[row] for row in rows), max(tokens[row] for row in rows)) for rows in window]
-        assert spans != sorted(spans), "short sentences first would be a curriculum"
-        assert all(low[1] <= high[0] for low, high in pairwise(sorted(spans)))
-
-
-def test_the_sentences_of_a_window_change_from_pass_to_pass():
-    schedule = Schedule(lengths(2 * WINDOW * 8), 1.0, 8, seed=0, stage=0)
-    batches = steps(schedule, 4 * WINDOW)
-    first, second = ({row for rows in batches[at : at + WINDOW] for row in rows} for at in (0, 2 * WINDOW))
-    assert first != second
-
-
-def test_lengths_are_those_of_the_cut_targets(tokenizer):
-    pairs = (Pair("x", "xyz xyz xyz"), Pair("xyz xyz", "y"))
-    assert Sentences(pairs, tokenizer, 5).lengths == [5, len(tokenizer.encode(["y"])[0])]

@@ -217,9 +217,7 @@ def test_a_missing_run_json_is_an_error_naming_the_file(tmp_path):
         RunFolder(tmp_path).read_info()
 
 
-@pytest.mark.parametrize(
-    ("text", "said"), [("{", "JSON"), ("[]", "file"), ("{}", "run: Field required"), ("\x00\x01", "JSON")]
-)
+@pytest.mark.parametrize(("text", "said"), [("{", "JSON"), ("[]", "file"), ("{}", "run: Field required"), ("\x00\x01", "JSON")])
 def test_a_damaged_run_json_is_an_error_saying_what_is_wrong(tmp_path, text, said):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(RunFolderError, match=f"damaged or of another version: .*{said}"):
