@@ -72,7 +72,7 @@ def status(run: str, runs_dir: Path | None, as_json: bool) -> None:
     print(f"run {printable(info.run)} ({printable(info.preset)}): {fields['state']}, {where}")
     print(f"loss {formats.loss(info.loss) if info.loss is not None else '-'}, BLEU {formats.score(info.bleu)}")
     print(
-        f"trained for {formats.duration(info.elapsed_s)} ({info.cpu_s / 60:.1f} CPU-minutes), "
+        f"trained for {formats.duration(info.elapsed_s)} ({formats.duration(info.cpu_s)} of CPU), "
         f"peak memory {formats.bytes_(info.peak_bytes)}"
     )
     if info.reason:

@@ -78,6 +78,7 @@ def _summary(outcome, runs_dir: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from lattice import checkpoint
     from monitors.text_safety import printable
 
     console, info = Console(highlight=False), outcome.folder.read_info()
@@ -96,7 +97,7 @@ def _summary(outcome, runs_dir: Path | None) -> None:
     speed = info.elapsed_s / info.step if info.step else 0.0
     console.print(
         f"{formats.count(info.step)} steps in {formats.duration(info.elapsed_s)} ({1000 * speed:.0f} ms a step, "
-        f"{info.cpu_s / 60:.1f} CPU-minutes), peak memory {formats.bytes_(info.peak_bytes)}",
+        f"{formats.duration(info.cpu_s)} of CPU), peak memory {formats.bytes_(info.peak_bytes)}",
         markup=False,
     )
     console.print(f"run folder: {printable(str(outcome.folder.path))}", markup=False, soft_wrap=True)
@@ -104,5 +105,5 @@ def _summary(outcome, runs_dir: Path | None) -> None:
     if outcome.code == ExitCode.OK:
         console.print(f'next:  lattice-tui decode {name} "your sentence"{where}', markup=False, soft_wrap=True)
         console.print(f"       lattice-tui evaluate {name} --data FILE --control shuffled{where}", markup=False, soft_wrap=True)
-    elif info.step:
+    elif checkpoint.steps(outcome.folder.checkpoints):
         console.print(f"next:  lattice-tui train --resume {name}{where}", markup=False, soft_wrap=True)

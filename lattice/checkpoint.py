@@ -67,10 +67,9 @@ def save(
         _remove(temporary)
         needed = sum(tensor.nbytes for tensor in (*model.values(), *optimizer.values()))
         free = shutil.disk_usage(folder).free
-        if free < 1.1 * needed + 1_000_000:
-            raise CheckpointError(
-                f"{folder}: {free / 1e9:.2f} GB free, a checkpoint needs {1.1 * needed / 1e9:.2f} GB; free some disk"
-            )
+        wanted = 1.1 * needed + 1_000_000
+        if free < wanted:
+            raise CheckpointError(f"{folder}: {free / 1e6:,.1f} MB free, a checkpoint needs {wanted / 1e6:,.1f} MB; free some disk")
         temporary.mkdir(mode=0o700)
         for name, tensors in (("model.safetensors", model), ("optimizer.safetensors", optimizer)):
             # safetensors refuses strided tensors.
