@@ -22,12 +22,9 @@ def tick(shape: str, batch: int, repeats: int, as_json: bool) -> None:
             raise ValueError
     except ValueError:
         raise Stop(ExitCode.USAGE, f"--shape: {shape!r} is not three sizes like 64,64,32") from None
-    rows, rates, remarks = bench_tick((x, y, z), batch, repeats)
-    rate = {str(threads): rate / 1e9 for threads, rate in rates.items()}
-    _show(rows, {"copy_gbps": rate, "remarks": remarks}, as_json)
+    rows, remarks = bench_tick((x, y, z), batch, repeats)
+    _show(rows, {"remarks": remarks}, as_json)
     if not as_json:
-        for threads, value in rate.items():
-            print(f"plain copy, {threads} thread(s): {value:.1f} GB/s read + written")
         for remark in remarks:
             print(remark)
 
@@ -37,22 +34,26 @@ def step(preset: str, assignments: list[str], repeats: int, as_json: bool) -> No
     config = configure.load(preset, None, assignments).config
     prepare(config)
     rows, shares = bench_step(config, repeats)
-    _show(rows, {"copy_gbps": {}, "decode_share": shares["decode"]}, as_json)
+    _show(rows, {"decode_share": shares["decode"]}, as_json)
     if not as_json:
         print(f"the decode monitor every {config.decode.every} steps takes {shares['decode']:.1%} of the steps' time")
 
 
 def _show(rows: list[Row], more: dict[str, object], as_json: bool) -> None:
+    rate = max(rows, key=lambda row: row.threads).copy_gbps
     if as_json:
-        print(json.dumps({"machine": machine(), **more, "rows": [dataclasses.asdict(row) for row in rows]}))
+        described = {"machine": machine(), "copy_gbps": rate}
+        print(json.dumps(described | more | {"rows": [dataclasses.asdict(row) for row in rows]}))
         return
-    table = Table("what", "cells", "batch", "threads", "ms", "min", "max", "ns/cell", "x floor", box=None, pad_edge=False)
+    columns = ("what", "threads", "ms", "min", "max", "ns/cell", "speed-up", "x floor")
+    table = Table(*columns, box=None, pad_edge=False)
     table.columns[0].no_wrap = True
     for row in rows:
         seconds = (f"{1000 * value:.2f}" for value in (row.median, row.min, row.max))
-        floor = "-" if row.floor_ratio is None else f"{row.floor_ratio:.2f}"
-        size = formats.shape(row.shape)
-        table.add_row(row.name, size, str(row.batch), str(row.threads), *seconds, f"{row.ns_per_cell:.1f}", floor)
+        ratios = ("-" if value is None else f"{value:.2f}" for value in (row.speedup, row.floor_ratio))
+        table.add_row(row.name, str(row.threads), *seconds, f"{row.ns_per_cell:.1f}", *ratios)
     console = Console(highlight=False)
-    console.print(machine(), markup=False)
+    console.print(f"{machine()}; plain copy {rate:.1f} GB/s read + written", markup=False)
+    sizes = ", ".join(sorted({f"{formats.shape(row.shape)} cells at batch {row.batch}" for row in rows}))
+    console.print(f"{sizes}; medians of paired calls, milliseconds", markup=False)
     console.print(table)

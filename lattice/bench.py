@@ -1,8 +1,8 @@
 """How fast this machine runs the lattice, against what it could at best: the time its memory needs to copy the same bytes.
 
-`floor_ratio` = time x copy rate / bytes.  Bytes a cell of a dense tick are fixed as forward (9C + K) * itemsize and
-forward+backward (33C + 2K) * itemsize, per batch and not per sentence; the copy rate (read + written) is measured in the same
-run with the same threads.  Implementations are timed in turns, so that their ratio holds when the machine's speed drifts.
+`floor_ratio` = time x copy rate / bytes.  Bytes a cell of a dense tick are fixed, for batch 1, as forward (9C + K) * itemsize
+and forward+backward (33C + 2K) * itemsize; the copy rate (read + written) is measured in the same run with the same threads.
+Implementations are timed in turns, so that their ratio holds when the machine's speed drifts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CHANNELS = 12
 
 @dataclass(frozen=True)
 class Row:
-    """One timing; seconds of a call as median, min and max; `floor_ratio` is None where no byte count is defined."""
+    """One timing; seconds of a call as median, min and max; `floor_ratio` is None where no byte count is fixed."""
 
     name: str
     shape: tuple[int, int, int]
@@ -44,6 +44,10 @@ class Row:
     threads: int
     ns_per_cell: float
     """Nanoseconds a cell and sentence (a cell-update)."""
+    speedup: float | None
+    """Times faster than the reference, as the median over pairs of neighbouring calls; None where there is no reference."""
+    copy_gbps: float
+    """Of a plain copy with as many threads, read plus written."""
     floor_ratio: float | None
     median: float
     min: float
@@ -86,8 +90,8 @@ def bench_tick(
     batch: int,
     repeats: int,
     implementations: tuple[str, ...] = ("native", "compiled", "reference"),
-) -> tuple[list[Row], dict[int, float], list[str]]:
-    """(rows, copy rate by threads, remarks): one tick of the 26 local offsets, fp32, forward and forward+backward."""
+) -> tuple[list[Row], list[str]]:
+    """(rows, remarks): one tick of the 26 local offsets, fp32, forward and forward+backward."""
     topology, device = Topology(shape), torch.device("cpu")
     x, y, z = shape
     weights = initial_weights(topology, generator(0, "bench")).requires_grad_()
@@ -102,7 +106,7 @@ def bench_tick(
     cells_updated, offsets = batch * x * y * z, len(topology.offsets)
     bytes_forward = (9 * CHANNELS + offsets) * 4 * x * y * z
     bytes_both = (33 * CHANNELS + 2 * offsets) * 4 * x * y * z
-    rows, rates, threads_before = [], {}, torch.get_num_threads()
+    rows, threads_before = [], torch.get_num_threads()
 
     def forward(name: str) -> None:
         with torch.no_grad():
@@ -116,19 +120,34 @@ def bench_tick(
     try:
         for threads in sorted({1, threads_before}):
             torch.set_num_threads(threads)
-            rates[threads] = copy_rate(repeats)
+            rate = copy_rate(repeats)
             for kind, call, size in (("forward", forward, bytes_forward), ("forward+backward", both, bytes_both)):
                 times = timed({name: lambda name=name, call=call: call(name) for name in kernels}, repeats)
                 for name, taken in times.items():
                     median = statistics.median(taken)
-                    ratio = median * rates[threads] / size
-                    spread = (min(taken), max(taken))
-                    rows.append(
-                        Row(f"{kind} {name}", shape, batch, threads, 1e9 * median / cells_updated, ratio, median, *spread)
+                    row = Row(
+                        name=f"{kind} {name}",
+                        shape=shape,
+                        batch=batch,
+                        threads=threads,
+                        ns_per_cell=1e9 * median / cells_updated,
+                        speedup=_speedup(times.get("reference"), taken),
+                        copy_gbps=rate / 1e9,
+                        floor_ratio=median * rate / size if batch == 1 else None,
+                        median=median,
+                        min=min(taken),
+                        max=max(taken),
                     )
+                    rows.append(row)
     finally:
         torch.set_num_threads(threads_before)
-    return rows, rates, remarks
+    return rows, remarks
+
+
+def _speedup(reference: list[float] | None, taken: list[float]) -> float | None:
+    if reference is None:
+        return None
+    return statistics.median(slow / fast for slow, fast in zip(reference, taken, strict=True))
 
 
 class _Quiet(Callback):
@@ -156,23 +175,23 @@ def bench_step(config: RunConfig, repeats: int) -> tuple[list[Row], dict[str, fl
     times = timed({"step": step, "decode": lambda: monitor.look(trainer, config.decode.sentences)}, repeats)
     x, y, z = stage.shape
     updates = x * y * z * config.training.batch * stage.ticks
-    rows = []
+    rows, rate = [], copy_rate(3)
     for name, taken in times.items():
         median = statistics.median(taken)
-        # A look runs another number of sentences and no backward: nanoseconds a cell-update would compare unlike things.
-        per_cell = 1e9 * median / updates if name == "step" else 1e9 * median / (x * y * z)
-        rows.append(
-            Row(
-                name,
-                stage.shape,
-                config.training.batch,
-                torch.get_num_threads(),
-                per_cell,
-                None,
-                median,
-                min(taken),
-                max(taken),
-            )
+        row = Row(
+            name=name,
+            shape=stage.shape,
+            batch=config.training.batch if name == "step" else config.decode.sentences,
+            threads=torch.get_num_threads(),
+            # A look has no backward: nanoseconds a cell-update would compare unlike things.
+            ns_per_cell=1e9 * median / (updates if name == "step" else x * y * z),
+            speedup=None,
+            copy_gbps=rate / 1e9,
+            floor_ratio=None,
+            median=median,
+            min=min(taken),
+            max=max(taken),
         )
+        rows.append(row)
     share = statistics.median(times["decode"]) / (config.decode.every * statistics.median(times["step"]))
     return rows, {"decode": share}

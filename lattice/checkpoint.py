@@ -69,7 +69,7 @@ def save(
         free = shutil.disk_usage(folder).free
         wanted = 1.1 * needed + 1_000_000
         if free < wanted:
-            raise CheckpointError(f"{folder}: {free / 1e6:,.1f} MB free, a checkpoint needs {wanted / 1e6:,.1f} MB; free some disk")
+            raise CheckpointError(f"{folder}: {free / 1e6:,.1f} MB free, a save needs {wanted / 1e6:,.1f} MB; make room")
         temporary.mkdir(mode=0o700)
         for name, tensors in (("model.safetensors", model), ("optimizer.safetensors", optimizer)):
             # safetensors refuses strided tensors.

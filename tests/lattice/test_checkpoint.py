@@ -273,7 +273,7 @@ def test_a_disk_that_is_too_full_is_told_before_anything_is_written(tmp_path, mo
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 1000, 1000))
     monkeypatch.setattr(checkpoint, "save_file", lambda *_: pytest.fail("wrote to a full disk"))
-    with pytest.raises(CheckpointError, match=r"0\.00 GB free, a checkpoint needs .* GB; free some disk"):
+    with pytest.raises(CheckpointError, match=r"MB free, a save needs .* MB; make room"):
         put(tmp_path, 2)
     assert_holds(load_newest(tmp_path)[0], 1)
     assert leftovers(tmp_path) == []
