@@ -7,6 +7,7 @@ orderly stop, and returns the exit code.  SIGHUP is ignored: a dropped terminal 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -106,12 +107,27 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
+def free_bytes(device: torch.device) -> float:
+    """Memory that a run on this device could take now; unlimited where it can't be told."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    memory = gauges.host_memory()
+    return memory.available_bytes if memory else math.inf
+
+
 def prepare(config: RunConfig) -> tuple[torch.device, Corpus]:
     """Checks all that can be checked before anything is written: device, memory plan, data.  Raises Stop."""
     device = choose_device(config.run.device)
+    free = free_bytes(device)
     for stage in plan(config):
         if not stage.fits:
             raise Stop(ExitCode.NO_DEVICE, explain(stage))
+        if stage.total_bytes > free:
+            raise Stop(
+                ExitCode.NO_DEVICE,
+                f"stage {stage.name} needs {stage.total_bytes / 1e9:.2f} GB, and {device} has {free / 1e9:.2f} GB free; a "
+                f"run.memory_budget_gb of {free / 1e9:.2f} plans a smaller micro-batch, or says what else would help",
+            )
     torch.set_num_threads(config.run.threads or len(os.sched_getaffinity(0)))
     return device, read_corpus(config)
 
@@ -171,6 +187,9 @@ def _train(
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(folder.lock())
+        except RunFolderError as error:
+            raise Stop(ExitCode.FAILED, str(error)) from error
+        try:
             log = stack.enter_context(contextlib.closing(EventLog(folder.events_jsonl)))
             record = Record(folder, log, info)
             checkpointer = Checkpointer(folder.checkpoints, corpus.fingerprint())
@@ -181,10 +200,12 @@ def _train(
             if saved is not None:
                 trainer.resume(saved.model, saved.optimizer, saved.state)
                 log.rewind(trainer.progress.step)
-        except (RunFolderError, OSError, KernelUnavailable, ValueError, TypeError, KeyError) as error:
+        except (OSError, KernelUnavailable, ValueError, TypeError, KeyError, torch.OutOfMemoryError) as error:
+            with contextlib.suppress(OSError):
+                folder.write_info(info.model_copy(update={"state": "failed", "reason": str(error), "exit_code": 1}))
             raise Stop(ExitCode.FAILED, f"{folder.name} can't be trained: {error}") from error
         stopped = stack.enter_context(_signals(trainer))
-        code, state, reason, final = ExitCode.FAILED, "failed", "", None
+        final = None
         try:
             trainer.emit(_run_started(trainer, folder.name, corpus, saved is not None))
             for message in _about_data(corpus, train, valid, limit):
@@ -198,11 +219,11 @@ def _train(
             if checkpointer.failure:
                 code, state, reason = ExitCode.FAILED, "failed", checkpointer.failure
         except TrainingFailed as error:
-            reason = str(error)
+            code, state, reason = ExitCode.FAILED, "failed", str(error)
         except torch.OutOfMemoryError as error:
-            code, reason = ExitCode.NO_DEVICE, f"out of memory on {device}: {str(error).splitlines()[0]}"
+            code, state, reason = ExitCode.NO_DEVICE, "failed", f"out of memory on {device}: {str(error).splitlines()[0]}"
         except OSError as error:
-            reason = f"{error.filename or folder.path}: {error.strerror or error}"
+            code, state, reason = ExitCode.FAILED, "failed", f"{error.filename or folder.path}: {error.strerror or error}"
         _leave(trainer, record, code, state, reason)
         return Outcome(folder, code, reason, final)
 
