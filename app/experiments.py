@@ -136,7 +136,8 @@ def _train_arm(name: str, seed: int, config: RunConfig, corpus: Corpus, scored: 
         raise Stop(ExitCode.FAILED, f"arm {name}, seed {seed}: {error}") from error
     cpu = gauges.cpu_seconds() - cpu
     sentences, chunk = Sentences(scored, tokenizer, limit), chunk_size(trainer.plan.micro_batch, trainer.stage.ticks)
-    scores = {control: evaluate(trainer.model, sentences, tokenizer, chunk, control)[0] for control in CONTROLS}
+    possible = [control for control in CONTROLS if control != "bypass" or trainer.model.lattice is not None]
+    scores = {control: evaluate(trainer.model, sentences, tokenizer, chunk, control)[0] for control in possible}
     controls = {control: quality.bleu for control, quality in scores.items() if control != "none"}
     return Arm(name, seed, scores["none"], controls, trainer.progress.step, cpu)
 
