@@ -10,12 +10,13 @@ Events have one writer in one process.  Numbers that may be missing are None, ne
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, TypeVar
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
@@ -64,7 +65,7 @@ class StageStarted(Event):
 class StageEnded(Event):
     kind: Literal["stage_ended"] = "stage_ended"
     name: Text
-    reason: Literal["steps", "loss", "plateau", "stopped"]
+    reason: Literal["steps", "loss", "plateau", "operator", "stopped"]
 
 
 class Trained(Event):
@@ -131,6 +132,20 @@ class Warned(Event):
     message: Text
 
 
+class Edited(Event):
+    """Somebody steered the run: from this step on `key` is `new` where it was `old`.
+
+    `command` as it was typed: set, stage next, stage hold, pause, ...; key, old and new are empty where it has none.
+    """
+
+    kind: Literal["edited"] = "edited"
+    who: Text
+    command: Text
+    key: Text = ""
+    old: bool | int | FiniteFloat | Text | None = None
+    new: bool | int | FiniteFloat | Text | None = None
+
+
 class RunEnded(Event):
     """The process leaves the run, with the exit code it will have."""
 
@@ -140,7 +155,7 @@ class RunEnded(Event):
     exit_code: int
 
 
-AnyEvent = RunStarted | StageStarted | StageEnded | Trained | Decoded | Saved | BadStep | Warned | RunEnded
+AnyEvent = RunStarted | StageStarted | StageEnded | Trained | Decoded | Saved | BadStep | Warned | Edited | RunEnded
 _ANY_EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="kind")])
 
 E = TypeVar("E", bound=Event)
@@ -150,12 +165,21 @@ class _Stamp(BaseModel):
     """All that `rewind` must know of a line, so that events of unknown kinds are kept."""
 
     step: int
+    kind: str = ""
 
 
 def parse_event(line: bytes | str) -> AnyEvent | None:
     """The event in one JSON line, or None where it is of an unknown kind or no event at all."""
     try:
         return _ANY_EVENT.validate_json(line, extra="ignore")
+    except ValidationError:
+        return None
+
+
+def from_fields(fields: dict[str, Any]) -> AnyEvent | None:
+    """As `parse_event`, of an object that is no text any more."""
+    try:
+        return _ANY_EVENT.validate_python(fields, extra="ignore")
     except ValidationError:
         return None
 
@@ -175,15 +199,18 @@ class EventLog:
         self._stream.flush()
         return stamped
 
-    def rewind(self, step: int) -> int:
+    def rewind(self, step: int, edits: int | None = None) -> int:
         """Drops what happened after `step`, and lines that are no events; returns how many lines went.
+
+        `edits` is the number of `edited` events that the checkpoint knows of.  One more than that was made after it was
+        saved, if at the same step, and goes with all that follows.
 
         A run resumed from the checkpoint of `step` goes through the later steps again.  The file is replaced as a whole, so
         a crash leaves the old or the new one; a reader's byte offset from before means nothing afterwards.
         """
         with self._path.open("rb") as stream:
             lines = list(stream)
-        kept = [line for line in lines if _happened_by(line, step)]
+        kept = [line for line in _up_to(lines, edits) if _happened_by(line, step)]
         if len(kept) < len(lines):
             atomic_write(self._path, b"".join(kept))
             self._stream.close()
@@ -205,6 +232,17 @@ def _happened_by(line: bytes, step: int) -> bool:
         return _Stamp.model_validate_json(line).step <= step
     except ValidationError:
         return False
+
+
+def _up_to(lines: list[bytes], edits: int | None) -> list[bytes]:
+    """The lines before the first `edited` event that is one too many."""
+    for i, line in enumerate(lines if edits is not None else ()):
+        with contextlib.suppress(ValidationError):
+            if _Stamp.model_validate_json(line).kind == "edited":
+                edits -= 1
+        if edits < 0:
+            return lines[:i]
+    return lines
 
 
 def _end_of_last_line(stream: BinaryIO) -> int:
