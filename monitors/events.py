@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, BinaryIO, Literal, TypeVar
+from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
@@ -65,7 +65,7 @@ class StageStarted(Event):
 class StageEnded(Event):
     kind: Literal["stage_ended"] = "stage_ended"
     name: Text
-    reason: Literal["steps", "loss", "plateau", "stopped"]
+    reason: Literal["steps", "loss", "plateau", "operator", "stopped"]
 
 
 class Trained(Event):
@@ -132,6 +132,20 @@ class Warned(Event):
     message: Text
 
 
+class Edited(Event):
+    """Somebody steered the run: from this step on `key` is `new` where it was `old`.
+
+    `command` as it was typed: set, stage next, stage hold, pause, ...; key, old and new are empty where it has none.
+    """
+
+    kind: Literal["edited"] = "edited"
+    who: Text
+    command: Text
+    key: Text = ""
+    old: bool | int | FiniteFloat | Text | None = None
+    new: bool | int | FiniteFloat | Text | None = None
+
+
 class RunEnded(Event):
     """The process leaves the run, with the exit code it will have."""
 
@@ -141,7 +155,7 @@ class RunEnded(Event):
     exit_code: int
 
 
-AnyEvent = RunStarted | StageStarted | StageEnded | Trained | Decoded | Saved | BadStep | Warned | RunEnded
+AnyEvent = RunStarted | StageStarted | StageEnded | Trained | Decoded | Saved | BadStep | Warned | Edited | RunEnded
 _ANY_EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="kind")])
 
 E = TypeVar("E", bound=Event)
@@ -157,6 +171,14 @@ def parse_event(line: bytes | str) -> AnyEvent | None:
     """The event in one JSON line, or None where it is of an unknown kind or no event at all."""
     try:
         return _ANY_EVENT.validate_json(line, extra="ignore")
+    except ValidationError:
+        return None
+
+
+def from_fields(fields: dict[str, Any]) -> AnyEvent | None:
+    """As `parse_event`, of an object that is no text any more."""
+    try:
+        return _ANY_EVENT.validate_python(fields, extra="ignore")
     except ValidationError:
         return None
 

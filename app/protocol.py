@@ -1,0 +1,182 @@
+"""What goes over a run's control socket: one JSON object a line, at most 64 KiB, never anything that runs on arrival.
+
+    engine -> client   hello                      at once, with the protocol's version, the run and its state
+    client -> engine   subscribe                  "tell me what happens"; answered by updates: recent events, then every new one
+    client -> engine   command                    "change this"; answered by one reply with the same id
+    engine -> client   update, reply              a reply with id 0 says why the engine hangs up
+
+Whatever does not fit these models is refused with a reason: unknown fields, other versions, giant frames, garbage.
+Torch-free: engine, commands and TUI share it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import from_json
+
+VERSION = 1
+
+FRAME_BYTES = 65536
+"""Longest frame, newline included."""
+
+RECENT = 1024
+"""Most events a snapshot holds, and most that wait for a slow viewer."""
+
+_REASON_CHARACTERS = 500
+
+Id = Annotated[int, Field(ge=0, lt=2**53)]
+Seq = Annotated[int, Field(ge=0)]
+Scalar = bool | Annotated[int, Field(ge=-(2**53), le=2**53)] | Annotated[float, Field(allow_inf_nan=False)] | str | None
+
+
+class FrameError(ValueError):
+    """What is wrong with a frame, in one sentence for its sender."""
+
+
+class Frame(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    v: Literal[1] = VERSION
+
+
+class Hello(Frame):
+    """The engine's greeting."""
+
+    kind: Literal["hello"] = "hello"
+    run: str
+    state: str
+    pid: int
+
+
+class Subscribe(Frame):
+    """Asks for up to `recent` past events, and then all new ones."""
+
+    kind: Literal["subscribe"] = "subscribe"
+    recent: Annotated[int, Field(ge=0, le=RECENT)] = 256
+
+
+class Arguments(BaseModel):
+    """Of the commands that take none."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SetArguments(Arguments):
+    """A config path such as `decode.every`, and its new value."""
+
+    key: Annotated[str, Field(min_length=1, max_length=200)]
+    value: Scalar
+
+
+class StageArguments(Arguments):
+    """`next` ends the stage, `hold` trains it past its end until `release`, `goto` continues with a later `stage`."""
+
+    action: Literal["next", "hold", "release", "goto"]
+    stage: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _goto_says_where(self) -> StageArguments:
+        if (self.stage is None) == (self.action == "goto"):
+            raise ValueError("stage: goto needs the number of a stage, and nothing else takes one")
+        return self
+
+
+ARGUMENTS: dict[str, type[Arguments]] = {
+    "set": SetArguments,
+    "stage": StageArguments,
+    "pause": Arguments,
+    "resume": Arguments,
+    "decode": Arguments,
+    "checkpoint": Arguments,
+    "stop": Arguments,
+}
+
+
+class Command(Frame):
+    """An order; the first one takes the controller's place, until its connection ends."""
+
+    kind: Literal["command"] = "command"
+    id: Annotated[int, Field(ge=1, lt=2**53)]
+    command: Literal["set", "stage", "pause", "resume", "decode", "checkpoint", "stop"]
+    args: dict[str, Any] = {}
+    who: Annotated[str, Field(min_length=1, max_length=100)]
+
+    @model_validator(mode="after")
+    def _arguments_fit(self) -> Command:
+        self.arguments()
+        return self
+
+    def arguments(self) -> Arguments:
+        return ARGUMENTS[self.command].model_validate(self.args)
+
+
+class Reply(Frame):
+    """The answer to a command: the step at which it took effect, or why it was refused."""
+
+    kind: Literal["reply"] = "reply"
+    id: Id = 0
+    ok: bool
+    step: int | None = None
+    error: str = ""
+
+
+class Update(Frame):
+    """One event, numbered from 0 in this process; `dropped` counts those this viewer was too slow for, all in all."""
+
+    kind: Literal["update"] = "update"
+    seq: Seq
+    dropped: Annotated[int, Field(ge=0)] = 0
+    snapshot: bool = False
+    event: dict[str, Any]
+
+
+REQUESTS: dict[str, type[Frame]] = {"subscribe": Subscribe, "command": Command}
+ANSWERS: dict[str, type[Frame]] = {"hello": Hello, "reply": Reply, "update": Update}
+
+
+def encode(frame: Frame) -> bytes:
+    """One line.  Raises FrameError where it is too long."""
+    line = frame.model_dump_json().encode() + b"\n"
+    if len(line) > FRAME_BYTES:
+        raise FrameError(f"a frame of {len(line)} bytes is longer than the {FRAME_BYTES} allowed")
+    return line
+
+
+def request(line: bytes) -> Subscribe | Command:
+    """A client's frame.  Raises FrameError."""
+    return _parse(line, REQUESTS)  # type: ignore[return-value]
+
+
+def answer(line: bytes) -> Hello | Reply | Update:
+    """An engine's frame.  Raises FrameError."""
+    return _parse(line, ANSWERS)  # type: ignore[return-value]
+
+
+def reason(error: ValidationError) -> str:
+    """The first thing that does not fit, in one line."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    message = first["msg"].removeprefix("Value error, ")
+    return (f"{where}: {message}" if where else message)[:_REASON_CHARACTERS]
+
+
+def _parse(line: bytes, kinds: dict[str, type[Frame]]) -> Frame:
+    if len(line) > FRAME_BYTES:
+        raise FrameError(f"a frame may have {FRAME_BYTES} bytes, this one has more")
+    try:
+        fields = from_json(line, allow_inf_nan=False)
+    except ValueError as error:
+        raise FrameError(f"not one JSON object a line: {error}"[:_REASON_CHARACTERS]) from error
+    if not isinstance(fields, dict):
+        raise FrameError("not one JSON object a line")
+    if fields.get("v") != VERSION or isinstance(fields["v"], bool):
+        raise FrameError(f"protocol version {str(fields.get('v'))[:20]} is not spoken here; this is version {VERSION}")
+    kind = fields.get("kind")
+    if not isinstance(kind, str) or kind not in kinds:
+        raise FrameError(f"unknown kind of frame {str(kind)[:40]!r}; known: {', '.join(kinds)}")
+    try:
+        return kinds[kind].model_validate(fields)
+    except ValidationError as error:
+        raise FrameError(f"{kind}: {reason(error)}") from error
