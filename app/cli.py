@@ -98,6 +98,9 @@ def train(
     device: Device = None,
     memory_budget: Annotated[float | None, typer.Option("--memory-budget", help="Fit training into this many GB.")] = None,
     resume: Annotated[str | None, typer.Option("--resume", help="Continue this run from its newest checkpoint.")] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Train in a process of its own that this terminal can leave; print the run's name.")
+    ] = False,
     runs_dir: RunsDir = None,
     log_format: Annotated[str, typer.Option("--log-format", help="text, or json: every event as a line on stdout.")] = "text",
     as_json: AsJson = False,
@@ -114,6 +117,9 @@ def train(
     }
     from app import train as command
 
+    if detach:
+        command.detach(preset, config, assignments, given, steps, resume, runs_dir, as_json)
+        return
     command.run(preset, config, assignments, given, steps, resume, runs_dir, log_format, as_json)
 
 
@@ -162,6 +168,28 @@ def status(run: RunName = "last", runs_dir: RunsDir = None, as_json: AsJson = Fa
     from app import listing as command
 
     command.status(run, runs_dir, as_json)
+
+
+@app.command()
+def control(
+    run: RunName,
+    words: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="COMMAND...",
+            help="set a.b=c | stage next|hold|release|goto N | pause | resume | decode | checkpoint | stop",
+        ),
+    ],
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the end of a training step.")
+    ] = 60.0,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a live run; prints the step after which the change holds."""
+    from app import control as command
+
+    command.run(run, words, runs_dir, timeout, as_json)
 
 
 @presets_app.callback()

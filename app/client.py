@@ -38,7 +38,7 @@ class ClientError(Exception):
 
 @dataclass(frozen=True)
 class Seen:
-    """One event of a run; `dropped`: events lost so far because this viewer was too slow; `snapshot`: it had happened before."""
+    """One event of a run; `dropped`: events this viewer was too slow for so far; `snapshot`: it had happened before."""
 
     seq: int
     event: AnyEvent

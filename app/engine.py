@@ -1,7 +1,7 @@
 """One run, from its config to its last event: the process that trains.
 
-Makes or takes up the run folder, holds its lock, writes `run.json`, `events.jsonl` and checkpoints, turns signals into an
-orderly stop, and returns the exit code.  SIGHUP is ignored: a dropped terminal does not stop a run.
+Makes or takes up the run folder, holds its lock, writes `run.json`, `events.jsonl` and checkpoints, lets others watch and
+steer, turns signals into an orderly stop, and returns the exit code.  SIGHUP is ignored: a dropped terminal does not stop a run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from pathlib import Path
 
 import torch
 
+from app import launch
 from app.exit_codes import ExitCode, Stop
+from app.feed import Feed
+from app.server import Server
 from app.version import VERSION
 from lattice import checkpoint
 from lattice.batches import Sentences, corpus_tokenizer
@@ -29,7 +32,7 @@ from lattice.kernels.native import KernelUnavailable
 from lattice.text.tokenizer import Tokenizer
 from lattice.trainer import Trainer, TrainingFailed
 from monitors import gauges
-from monitors.events import AnyEvent, Decoded, EventLog, RunEnded, RunStarted, StageStarted, Warned
+from monitors.events import AnyEvent, Decoded, Edited, EventLog, RunEnded, RunStarted, StageStarted, Warned
 from monitors.runs import RunFolder, RunFolderError, RunInfo
 from monitors.text_safety import printable
 from presets.layers import to_toml
@@ -54,16 +57,18 @@ class Outcome:
 
 
 class Record(Callback):
-    """Writes the event log, and `run.json` often enough for `runs` and `status`."""
+    """Writes the event log, shows viewers what is in it, and writes `run.json` often enough for `runs` and `status`."""
 
-    def __init__(self, folder: RunFolder, log: EventLog, info: RunInfo) -> None:
-        self._folder, self._log, self.info = folder, log, info
+    def __init__(self, folder: RunFolder, log: EventLog, info: RunInfo, feed: Feed) -> None:
+        self._folder, self._log, self.info, self._feed = folder, log, info, feed
         self._written = 0.0
 
     def on_event(self, event: AnyEvent) -> None:
-        self._log.append(event)
+        self._feed.publish(self._log.append(event))
         if isinstance(event, StageStarted):
             self.update(state="running", stage=event.stage, step=event.step)
+        if isinstance(event, Edited) and event.key == "paused":
+            self.update(state="paused" if event.new else "running", step=event.step)
 
     def after_step(self, trainer: Trainer) -> None:
         if time.monotonic() - self._written >= INFO_EVERY_S:
@@ -172,7 +177,8 @@ def _train(
         try:
             stack.enter_context(folder.lock())
             log = stack.enter_context(contextlib.closing(EventLog(folder.events_jsonl)))
-            record = Record(folder, log, info)
+            feed = Feed()
+            record = Record(folder, log, info, feed)
             checkpointer = Checkpointer(folder.checkpoints, corpus.fingerprint())
             limit = config.text.max_tokens
             train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
@@ -180,13 +186,20 @@ def _train(
             trainer = Trainer(config, tokenizer, train, valid, device, [record, *callbacks, monitor, checkpointer])
             if saved is not None:
                 trainer.resume(saved.model, saved.optimizer, saved.state)
-                log.rewind(trainer.progress.step)
+                log.rewind(trainer.progress.step, trainer.progress.edits)
         except (RunFolderError, OSError, KernelUnavailable, ValueError, TypeError, KeyError) as error:
             raise Stop(ExitCode.FAILED, f"{folder.name} can't be trained: {error}") from error
         stopped = stack.enter_context(_signals(trainer))
+        server = Server(folder, feed, trainer.steering.inbox, lambda: record.info.state)
+        deaf = server.start()
+        stack.callback(server.close)
+        record.update(socket=server.path)
+        launch.report_ready(folder)
         code, state, reason, final = ExitCode.FAILED, "failed", "", None
         try:
             trainer.emit(_run_started(trainer, folder.name, corpus, saved is not None))
+            if deaf:
+                trainer.emit(Warned(step=trainer.progress.step, stage=trainer.progress.stage, message=deaf))
             for message in _about_data(corpus, train, valid, limit):
                 trainer.emit(Warned(step=trainer.progress.step, stage=trainer.progress.stage, message=message))
             state = trainer.run()
@@ -212,7 +225,7 @@ def _leave(trainer: Trainer, record: Record, code: ExitCode, state: str, reason:
     here = {"step": trainer.progress.step, "stage": trainer.progress.stage}
     try:
         trainer.emit(RunEnded(state=state, reason=reason, exit_code=int(code), **here))
-        record.follow(trainer, state=state, reason=reason, exit_code=int(code))
+        record.follow(trainer, state=state, reason=reason, exit_code=int(code), socket=None)
     except OSError as error:
         print(f"the end of the run could not be recorded: {error.strerror or error}", file=sys.stderr)
 
@@ -241,7 +254,7 @@ def _signals(trainer: Trainer) -> Iterator[dict[str, signal.Signals]]:
         if received:
             os._exit(int(SIGNALS[signal.Signals(number)]))
         received["signal"] = signal.Signals(number)
-        trainer.stop_request = f"stopped by {signal.Signals(number).name}"
+        trainer.request_stop(f"stopped by {signal.Signals(number).name}")
 
     before = {number: signal.signal(number, stop) for number in SIGNALS}
     before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from app import configure, formats
 from app.exit_codes import ExitCode, Stop
+from presets.schema import RunConfig
 
 OPTIONS = {
     "data.train": "--data",
@@ -34,16 +35,8 @@ def run(
     from monitors.runs import runs_dir as place
     from presets.layers import ALIASES
 
-    if resumed is None:
-        preset = preset or "baseline"
-        config = configure.with_steps(configure.load(preset, config_file, assignments, given).config, steps)
-    else:
-        config = None
-        options = {"--preset": preset, "--config": config_file, "--set": assignments, "--steps": steps}
-        foreign = [name for name, value in options.items() if value]
-        foreign += [OPTIONS[path] for path, value in given.items() if value is not None]
-        if foreign:
-            raise Stop(ExitCode.USAGE, f"--resume continues a run as it was started; leave out {', '.join(foreign)}")
+    preset = preset or "baseline" if resumed is None else preset
+    config = _check(preset, config_file, assignments, given, steps, resumed)
 
     import torch  # noqa: F401 - from here on the engine is needed; all that can be refused without it has been
 
@@ -72,6 +65,49 @@ def run(
         _summary(outcome, runs_dir)
     if outcome.code:
         raise Stop(outcome.code, f"run {outcome.folder.name}: {outcome.reason}")
+
+
+def detach(
+    preset: str | None,
+    config_file: Path | None,
+    assignments: list[str],
+    given: dict[str, object],
+    steps: int | None,
+    resumed: str | None,
+    runs_dir: Path | None,
+    as_json: bool,
+) -> None:
+    """Starts the engine in a session of its own and prints the run's name once it is up.  Raises Stop where it can't begin."""
+    from app.launch import launch
+    from app.listing import status_json
+    from monitors.runs import runs_dir as place
+    from monitors.text_safety import printable
+
+    _check(preset or ("baseline" if resumed is None else None), config_file, assignments, given, steps, resumed)
+    options = {"--preset": preset, "--config": config_file, "--steps": steps, "--resume": resumed}
+    options |= {OPTIONS[path]: value for path, value in given.items()}
+    arguments = [f"{name}={value}" for name, value in options.items() if value is not None]
+    folder = launch([*arguments, *(f"--set={assignment}" for assignment in assignments)], place(runs_dir))
+    print(status_json(folder) if as_json else printable(folder.name))
+
+
+def _check(
+    preset: str | None,
+    config_file: Path | None,
+    assignments: list[str],
+    given: dict[str, object],
+    steps: int | None,
+    resumed: str | None,
+) -> RunConfig | None:
+    """The config of a new run; None for one that is resumed.  Raises Stop where the options do not go together."""
+    if resumed is None:
+        return configure.with_steps(configure.load(preset, config_file, assignments, given).config, steps)
+    options = {"--preset": preset, "--config": config_file, "--set": assignments, "--steps": steps}
+    foreign = [name for name, value in options.items() if value]
+    foreign += [OPTIONS[path] for path, value in given.items() if value is not None]
+    if foreign:
+        raise Stop(ExitCode.USAGE, f"--resume continues a run as it was started; leave out {', '.join(foreign)}")
+    return None
 
 
 def _summary(outcome, runs_dir: Path | None) -> None:

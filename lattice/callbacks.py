@@ -1,4 +1,4 @@
-"""What hangs on the training loop: small pieces with their own state, called at the three moments below."""
+"""What hangs on the training loop: small pieces with their own state, called at the moments below."""
 
 from __future__ import annotations
 
@@ -21,3 +21,6 @@ class Callback:
 
     def at_stage_end(self, trainer: Trainer) -> None:
         """The stage's last step is done; the next stage's model does not exist yet."""
+
+    def on_command(self, trainer: Trainer, command: str) -> None:
+        """The operator asks for `decode` or `checkpoint` now, between two steps.  Raises steering.Refused saying why not."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lattice import checkpoint
 from lattice.callbacks import Callback
+from lattice.steering import Refused
 from lattice.trainer import Trainer
 from monitors.events import AnyEvent, Decoded, Saved, Warned
 
@@ -25,14 +26,20 @@ class Checkpointer(Callback):
             self._look = event
 
     def after_step(self, trainer: Trainer) -> None:
-        last_of_stage = (
-            trainer.progress.stage_step == trainer.stage.steps
-        )  # saved by at_stage_end, with the reason why it ended
-        if trainer.progress.step % trainer.config.checkpoint.every == 0 and not last_of_stage:
+        progress = trainer.progress
+        # The last one of a stage is saved by at_stage_end, with the reason why it ended.
+        last_of_stage = progress.stage_step == trainer.stage.steps and not progress.held
+        if progress.step % trainer.config.checkpoint.every == 0 and not last_of_stage:
             self.save(trainer)
 
     def at_stage_end(self, trainer: Trainer) -> None:
         self.save(trainer)
+
+    def on_command(self, trainer: Trainer, command: str) -> None:
+        if command == "checkpoint":
+            self.save(trainer)
+            if self.failure:
+                raise Refused(f"checkpoint not saved: {self.failure}")
 
     def save(self, trainer: Trainer) -> None:
         """Saves now; emits Saved, or Warned with the reason why not."""

@@ -32,6 +32,10 @@ class DecodeMonitor(Callback):
         if trainer.progress.step % trainer.config.decode.every:
             self.look(trainer, trainer.config.decode.sentences)
 
+    def on_command(self, trainer: Trainer, command: str) -> None:
+        if command == "decode":
+            self.look(trainer, trainer.config.decode.sentences)
+
     def look(self, trainer: Trainer, count: int) -> Decoded:
         """Decodes and scores the first `count` held-out sentences (the same ones every time)."""
         config, progress, model = trainer.config, trainer.progress, trainer.model

@@ -9,12 +9,14 @@
             finite?  clip, AdamW, pruned weights back to zero     Trained
             not?     skip and count                               BadStep
             callbacks.after_step: decode, save                    Decoded, Saved
+            steering: apply what the operator asked for, pause    Edited
             end rule met, or a stop asked for?
         callbacks.at_stage_end                                    StageEnded
     RunEnded (by whoever owns the process)
 
 All state that decides what comes next is in the model, the optimizer and `Progress`; random numbers are drawn from streams
-keyed by (seed, purpose, stage, pass).  So a checkpoint of the three resumes exactly.
+keyed by (seed, purpose, stage, pass).  So a checkpoint of the three resumes exactly; what can be changed on
+the way (presets.live) is in the checkpoint, too.
 """
 
 from __future__ import annotations
@@ -30,9 +32,11 @@ from lattice.batches import Schedule, Sentences
 from lattice.callbacks import Callback
 from lattice.growth import carry_over
 from lattice.model import TextLattice
+from lattice.steering import Steering
 from lattice.text.tokenizer import Tokenizer
 from monitors import gauges
 from monitors.events import AnyEvent, BadStep, StageEnded, StageStarted, Trained
+from presets.live import live_settings, with_settings
 from presets.plan import StagePlan, plan
 from presets.schema import RunConfig, Stage
 
@@ -54,6 +58,12 @@ class Progress:
     stage_step: int = 0
     stage_over: str = ""
     """Why the stage ended, once it has."""
+    held: bool = False
+    """The operator holds the stage: its end rule waits."""
+    leave_for: int | None = None
+    """The stage that the operator wants next, at once."""
+    edits: int = 0
+    """Commands applied so far; as many `edited` events of the log belong to this state."""
     bad_in_a_row: int = 0
     loss: float | None = None
     bleu: float | None = None
@@ -104,6 +114,7 @@ class Trainer:
         self.progress = Progress()
         self.stop_request: str | None = None
         """Set from outside (a signal handler, a command) to leave after the step in progress."""
+        self.steering = Steering()
         self.plans: tuple[StagePlan, ...] = plan(config)
         # fp16 gradients underflow; the scaler is inert for the other precisions.
         self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**12, enabled=config.run.precision == "fp16")
@@ -123,9 +134,14 @@ class Trainer:
             reason = self.progress.stage_over or self._run_stage()
             if reason == "stopped":
                 return "stopped"
-            if self.progress.stage + 1 == len(self.config.stages):
+            if self._following() == len(self.config.stages):
                 return "finished"
             self._next_stage()
+
+    def request_stop(self, reason: str) -> None:
+        """Leave after the step in progress, or at once where paused.  Safe in a signal handler."""
+        self.stop_request = reason
+        self.steering.inbox.wake()
 
     def _run_stage(self) -> str:
         progress, stage = self.progress, self.stage
@@ -141,6 +157,7 @@ class Trainer:
                 callback.after_step(self)
             progress.elapsed_s += time.perf_counter() - clock
             progress.cpu_s += gauges.cpu_seconds() - cpu
+            self.steering.at_boundary(self)
         if reason != "stopped":
             progress.stage_over = reason
             for callback in self.callbacks:
@@ -151,6 +168,10 @@ class Trainer:
     def _over(self) -> str:
         """Why the stage ends here, or "" if it goes on."""
         stage, progress = self.stage, self.progress
+        if progress.leave_for is not None:
+            return "operator"
+        if progress.held:
+            return "stopped" if self.stop_request else ""
         if progress.stage_step >= stage.steps:
             return "steps"
         if None not in (stage.until_loss, progress.valid_loss) and progress.valid_loss <= stage.until_loss:
@@ -159,10 +180,13 @@ class Trainer:
             return "plateau"
         return "stopped" if self.stop_request else ""
 
+    def _following(self) -> int:
+        return self.progress.stage + 1 if self.progress.leave_for is None else self.progress.leave_for
+
     def _next_stage(self) -> None:
         progress, before = self.progress, self.model
         moments = self._optimizer_tensors()
-        progress.stage += 1
+        progress.stage, progress.leave_for, progress.held = self._following(), None, False
         progress.stage_step, progress.stage_over, progress.looks_without_gain = 0, "", 0
         progress.best_valid_loss, progress.valid_loss = math.inf, None
         self.model = TextLattice(self.config, progress.stage, self.tokenizer.vocabulary, self.device)
@@ -179,7 +203,7 @@ class Trainer:
         progress, clock = self.progress, time.perf_counter()
         rate = learning_rate(self.config, self._schedule_position())
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["rate"]
+            group["lr"] = rate * self._rate_of(group["part"])
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._accumulate(rows)
         self.scaler.unscale_(self.optimizer)
@@ -224,8 +248,30 @@ class Trainer:
             )
 
     def _schedule_position(self) -> int:
-        """Steps along the learning-rate schedule: a stage that ended early leaves its rest out."""
-        return sum(stage.steps for stage in self.config.stages[: self.progress.stage]) + self.progress.stage_step
+        """Steps along the learning-rate schedule: a stage that ended early leaves its rest out, a held one stands still."""
+        done = sum(stage.steps for stage in self.config.stages[: self.progress.stage])
+        return done + min(self.progress.stage_step, self.stage.steps)
+
+    # Steering
+
+    def reconfigure(self, config: RunConfig) -> None:
+        """Goes on with an edited config, between two steps.
+
+        Another profile or sparsity of the current stage takes effect on the lattice here, all else where it is read.
+        """
+        before, self.config = self.stage, config
+        self.plans = plan(config)
+        lattice = self.model.lattice
+        if lattice is None:
+            return
+        if self.stage.sparsity != before.sparsity:
+            lattice.prune(self.stage.sparsity)
+        if self.stage.profile != before.profile and "freeze" in (self.stage.profile, before.profile):
+            moments = self._optimizer_tensors()
+            lattice.weights.requires_grad_(config.connections.learning == "gradient" and self.stage.profile != "freeze")
+            lattice.weights.grad = None
+            self._build_optimizer()
+            self._load_optimizer_tensors(moments)
 
     # State
 
@@ -247,11 +293,14 @@ class Trainer:
 
     def state(self) -> dict:
         """Everything else a checkpoint needs, as JSON."""
-        return {"progress": self.progress.as_json(), "scaler": self.scaler.state_dict()}
+        live = live_settings(self.config)
+        return {"progress": self.progress.as_json(), "scaler": self.scaler.state_dict(), "live": live}
 
     def resume(self, model: dict[str, torch.Tensor], optimizer: dict[str, torch.Tensor], state: dict) -> None:
         """Continues from a checkpoint.  Raises ValueError where its tensors do not fit the config."""
         self.progress = Progress.from_json(state["progress"])
+        self.config = with_settings(self.config, state.get("live", {}))
+        self.plans = plan(self.config)
         self.model = TextLattice(self.config, self.progress.stage, self.tokenizer.vocabulary, self.device)
         load_model(self.model, model)
         self._build_optimizer()
@@ -272,9 +321,9 @@ class Trainer:
         cells = [p for _, p in trainable if id(p) in own and p is not lattice.weights]
         text = [p for _, p in trainable if id(p) not in own]
         groups = [
-            {"params": text, "rate": 1.0, "weight_decay": section.weight_decay},
-            {"params": cells, "rate": section.cell_rate, "weight_decay": 0.0},
-            {"params": connections, "rate": PROFILE_RATE[self.stage.profile], "weight_decay": 0.0},
+            {"params": text, "part": "text", "weight_decay": section.weight_decay},
+            {"params": cells, "part": "cells", "weight_decay": 0.0},
+            {"params": connections, "part": "connections", "weight_decay": 0.0},
         ]
         self._names = {id(p): name for name, p in trainable}
         self.optimizer = torch.optim.AdamW(
@@ -283,6 +332,11 @@ class Trainer:
             betas=(section.beta1, section.beta2),
             fused=True,
         )
+
+    def _rate_of(self, part: str) -> float:
+        """Learning rate of a part of the model relative to the schedule's."""
+        rates = {"text": 1.0, "cells": self.config.optimizer.cell_rate, "connections": PROFILE_RATE[self.stage.profile]}
+        return rates[part]
 
     def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
         return {

@@ -10,6 +10,7 @@ Events have one writer in one process.  Numbers that may be missing are None, ne
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
@@ -165,6 +166,7 @@ class _Stamp(BaseModel):
     """All that `rewind` must know of a line, so that events of unknown kinds are kept."""
 
     step: int
+    kind: str = ""
 
 
 def parse_event(line: bytes | str) -> AnyEvent | None:
@@ -198,15 +200,18 @@ class EventLog:
         self._stream.flush()
         return stamped
 
-    def rewind(self, step: int) -> int:
+    def rewind(self, step: int, edits: int | None = None) -> int:
         """Drops what happened after `step`, and lines that are no events; returns how many lines went.
+
+        `edits` is the number of `edited` events that the checkpoint knows of.  One more than that was made after it was
+        saved, if at the same step, and goes with all that follows.
 
         A run resumed from the checkpoint of `step` goes through the later steps again.  The file is replaced as a whole, so
         a crash leaves the old or the new one; a reader's byte offset from before means nothing afterwards.
         """
         with self._path.open("rb") as stream:
             lines = list(stream)
-        kept = [line for line in lines if _happened_by(line, step)]
+        kept = [line for line in _up_to(lines, edits) if _happened_by(line, step)]
         if len(kept) < len(lines):
             atomic_write(self._path, b"".join(kept))
             self._stream.close()
@@ -228,6 +233,17 @@ def _happened_by(line: bytes, step: int) -> bool:
         return _Stamp.model_validate_json(line).step <= step
     except ValidationError:
         return False
+
+
+def _up_to(lines: list[bytes], edits: int | None) -> list[bytes]:
+    """The lines before the first `edited` event that is one too many."""
+    for i, line in enumerate(lines if edits is not None else ()):
+        with contextlib.suppress(ValidationError):
+            if _Stamp.model_validate_json(line).kind == "edited":
+                edits -= 1
+        if edits < 0:
+            return lines[:i]
+    return lines
 
 
 def _end_of_last_line(stream: BinaryIO) -> int:

@@ -67,8 +67,8 @@ def load(preset: str, config_file: Path | None = None, assignments: list[str] | 
     """Builds the config of a run.  Raises ConfigError with every problem found."""
     name = ALIASES.get(preset, preset)
     if name not in preset_names():
-        nearest = _nearest(preset, [*preset_names(), *ALIASES])
-        raise ConfigError([Problem("", f"unknown preset {preset!r}{nearest}", "--preset")])
+        close = nearest(preset, [*preset_names(), *ALIASES])
+        raise ConfigError([Problem("", f"unknown preset {preset!r}{close}", "--preset")])
     layers = [(f"preset {name}", tomllib.loads(resources.files("presets").joinpath(f"{name}.toml").read_text()))]
     if config_file is not None:
         layers.append((str(config_file), _read(config_file)))
@@ -130,6 +130,19 @@ def flatten(config: RunConfig) -> dict[str, tuple[Any, str]]:
     return out
 
 
+def parse_value(text: str) -> Any:
+    """What `--set a.b=TEXT` means by its text: a TOML value; what is not TOML is a string."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def problems_of(error: ValidationError) -> list[Problem]:
+    """What pydantic found wrong with a config, in this module's words."""
+    return _problems(error, {})
+
+
 def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -172,10 +185,7 @@ def _assign(into: dict[str, Any], assignment: str, origins: dict[str, str]) -> P
     keys = path.split(".")
     if not equals or not all(keys):
         return Problem("", f"{assignment!r} is not of the form section.key=value", "--set")
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        value = text
+    value = parse_value(text)
     at: Any = into
     for depth, key in enumerate(keys[:-1]):
         here = ".".join(keys[: depth + 1])
@@ -216,7 +226,7 @@ def _problem(item: Any, origins: dict[str, str]) -> Problem:
     source = origins.get(path) or next((s for known, s in origins.items() if known.startswith(path + ".")), "")
     if item["type"] == "extra_forbidden":
         siblings = list(_section_at(item["loc"][:-1]).model_fields)
-        return Problem(path, f"unknown key{_nearest(str(item['loc'][-1]), siblings)}", source)
+        return Problem(path, f"unknown key{nearest(str(item['loc'][-1]), siblings)}", source)
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         # Rules across fields name the field themselves; the location is the section they stand in.
@@ -248,7 +258,8 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
     return model
 
 
-def _nearest(word: str, known: list[str]) -> str:
+def nearest(word: str, known: list[str]) -> str:
+    """How an error about an unknown word goes on."""
     close = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(known)}"
 

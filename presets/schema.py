@@ -21,6 +21,9 @@ MAX_SLOT_NUMBERS = 1024
 MIN_FEED_FORWARD = 16
 """Narrowest feed-forward layer that a decoder is built with."""
 
+LIVE = {"live": True}
+"""Marks a field that can be changed while the run trains (presets.live); of stages, in the current and in later ones."""
+
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
@@ -60,18 +63,24 @@ class Stage(Section):
     strides: Strides = Strides()
     data_share: Share = Field(1.0, description="share of the training sentences this stage sees")
     profile: Profile = Field(
-        "learning", description="how fast connections change: discovery 2x, learning 1x, consolidation 0.4x, freeze not at all"
+        "learning",
+        description="how fast connections change: discovery 2x, learning 1x, consolidation 0.4x, freeze not at all",
+        json_schema_extra=LIVE,
     )
     clustering: Clustering = Clustering()
     sparsity: Annotated[float, Field(ge=0, le=0.95)] = Field(
-        0.0, description="share of each cell's connections pruned (weakest first) when the stage starts"
+        0.0, description="share of each cell's connections pruned (weakest first) when the stage starts", json_schema_extra=LIVE
     )
     activity_threshold: Annotated[float, Field(gt=0)] = Field(
-        0.01, description="RMS state change per tick above which a cell counts as active"
+        0.01, description="RMS state change per tick above which a cell counts as active", json_schema_extra=LIVE
     )
-    steps: Count = Field(description="ends after this many optimizer steps, whatever else is set")
-    until_loss: Annotated[float, Field(gt=0)] | None = Field(None, description="ends early at this held-out loss")
-    until_plateau: Count | None = Field(None, description="ends early after this many decodes without a better held-out loss")
+    steps: Count = Field(description="ends after this many optimizer steps, whatever else is set", json_schema_extra=LIVE)
+    until_loss: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="ends early at this held-out loss", json_schema_extra=LIVE
+    )
+    until_plateau: Count | None = Field(
+        None, description="ends early after this many decodes without a better held-out loss", json_schema_extra=LIVE
+    )
 
     def topology(self, boundary: str) -> Topology:
         return Topology(self.shape, (self.strides.x, self.strides.y, self.strides.z), boundary)
@@ -200,14 +209,16 @@ class LatticeSection(Section):
 class Optimizer(Section):
     """AdamW with warm-up and a cosine over the whole run."""
 
-    learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(3e-3, description="peak")
-    cell_rate: Annotated[float, Field(gt=0, le=10)] = Field(0.3, description="learning rate of cells relative to the rest")
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(3e-3, description="peak", json_schema_extra=LIVE)
+    cell_rate: Annotated[float, Field(gt=0, le=10)] = Field(
+        0.3, description="learning rate of cells relative to the rest", json_schema_extra=LIVE
+    )
     beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="AdamW")
     beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.98, description="AdamW")
     weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="decoupled; never on connections or cells")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(50, description="linear")
     final_share: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="learning rate at the end, as share of the peak")
-    clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest global gradient norm")
+    clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest global gradient norm", json_schema_extra=LIVE)
     tensor_rank: Count = Field(32, description="rank of Tensor-GaLore's factors; recorded, no optimizer here uses it yet")
 
 
@@ -229,15 +240,19 @@ class Training(Section):
 class Decode(Section):
     """The decode monitor."""
 
-    every: Count = Field(50, description="steps between decodes of held-out sentences")
-    sentences: Annotated[int, Field(ge=64)] = Field(64, description="held-out sentences scored each time")
-    samples: Annotated[int, Field(ge=1, le=64)] = Field(6, description="of these, shown beside their references")
+    every: Count = Field(50, description="steps between decodes of held-out sentences", json_schema_extra=LIVE)
+    sentences: Annotated[int, Field(ge=64)] = Field(
+        64, description="held-out sentences scored each time", json_schema_extra=LIVE
+    )
+    samples: Annotated[int, Field(ge=1, le=64)] = Field(
+        6, description="of these, shown beside their references", json_schema_extra=LIVE
+    )
 
 
 class Checkpoint(Section):
     """Saving."""
 
-    every: Count = Field(500, description="steps between checkpoints")
+    every: Count = Field(500, description="steps between checkpoints", json_schema_extra=LIVE)
     keep: Annotated[int, Field(ge=2)] = Field(2, description="complete checkpoints kept, the best one aside")
 
 
