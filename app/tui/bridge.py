@@ -13,7 +13,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import psutil
 
@@ -23,7 +24,9 @@ from monitors.events import read_events
 from monitors.gauges import Absent, gpu_memory
 from monitors.runs import RunFolder, RunFolderError, RunInfo, state_of
 from presets.layers import ConfigError, from_toml
+from presets.live import with_settings
 from presets.plan import plan
+from presets.schema import RunConfig
 
 POLL_S = 0.5
 HOST_EVERY_S = 2.0
@@ -46,7 +49,7 @@ class Frame:
     lines: int = 0
     offset: int = 0
     skipped: int = 0
-    snapshot: Snapshot = Snapshot()
+    snapshot: Snapshot = field(default_factory=Snapshot)
 
 
 class Reader(threading.Thread):
@@ -63,6 +66,8 @@ class Reader(threading.Thread):
         self._playing, self._speed, self._clock = False, SPEEDS[0], 0.0
         self._forget()
         self._config_read = False
+        self._config: RunConfig | None = None
+        self._edits: tuple[tuple[str, Any], ...] = ()
         self._view = View(str(folder.path), folder.name)
         self._sent: View | None = None
         self._host_at = 0.0
@@ -146,7 +151,12 @@ class Reader(threading.Thread):
     def _placed(self, view: View) -> View:
         with self._lock:
             position = Position(self._shown.lines, self._end.lines, self._wanted is None, self._playing, self._speed)
-        return replace(view, snapshot=self._shown.snapshot, position=position, skipped=self._shown.skipped)
+        snapshot = self._shown.snapshot
+        if self._config is not None and snapshot.edits != self._edits:
+            config = edited(self._config, dict(snapshot.edits))
+            view = replace(view, config=config, plans=plan(config))
+            self._edits = snapshot.edits
+        return replace(view, snapshot=snapshot, position=position, skipped=self._shown.skipped)
 
     def _send(self) -> None:
         if self._taken.is_set() and not _same(self._view, self._sent) and not self._closed.is_set():
@@ -232,8 +242,16 @@ class Reader(threading.Thread):
         except ConfigError as error:
             self._config_read = True
             return {"trouble": f"config.toml: {error.problems[0]}"}
-        self._config_read = True
+        self._config_read, self._config, self._edits = True, config, ()
         return {"config": config, "plans": plan(config)}
+
+
+def edited(config: RunConfig, edits: dict[str, Any]) -> RunConfig:
+    """The config with the operators' changes; as it was where a log of another version has one that is not known here."""
+    try:
+        return with_settings(config, edits)
+    except ConfigError:
+        return config
 
 
 def read_host(folder: RunFolder, info: RunInfo | None, is_live: bool) -> Host:

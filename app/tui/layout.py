@@ -51,5 +51,3 @@ def _column(x: int, width: int, height: int, rows: dict[str, int]) -> dict[str, 
         regions[name] = Region(x, y, width, taken)
         y += taken
     return regions
-
-

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from app import formats
 from app.tui.series import Series
@@ -16,6 +17,7 @@ from monitors.events import (
     AnyEvent,
     BadStep,
     Decoded,
+    Edited,
     RunEnded,
     RunStarted,
     Sample,
@@ -106,6 +108,12 @@ class Snapshot:
     stages: tuple[StageMark, ...] = ()
     saved: Checkpointed | None = None
     log: tuple[LogLine, ...] = ()
+    edits: tuple[tuple[str, Any], ...] = ()
+    """Settings changed while it trained, with their newest values."""
+
+    held: bool = False
+    """An operator holds the stage past its end."""
+
     ended: RunEnded | None = None
 
     @property
@@ -143,13 +151,13 @@ class View:
 
     folder: str
     name: str
-    snapshot: Snapshot = Snapshot()
+    snapshot: Snapshot = field(default_factory=Snapshot)
     info: RunInfo | None = None
     state: str = "starting"
     config: RunConfig | None = None
     plans: tuple[StagePlan, ...] = ()
     host: Host | None = None
-    position: Position = Position()
+    position: Position = field(default_factory=Position)
     skipped: int = 0
     trouble: str = ""
 
@@ -165,7 +173,7 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
         return snapshot
     points: dict[str, list[tuple[int, float]]] = {name: [] for name in CURVES}
     looks, stages, log = list(snapshot.looks), list(snapshot.stages), list(snapshot.log)
-    saved, ended = snapshot.saved, snapshot.ended
+    saved, ended, edits, held = snapshot.saved, snapshot.ended, dict(snapshot.edits), snapshot.held
     for event in events:
         ended = event if isinstance(event, RunEnded) else None if isinstance(event, RunStarted) else ended
         match event:
@@ -178,6 +186,7 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
             case StageStarted():
                 stages = [mark for mark in stages if mark.index != event.stage]  # a resumed stage starts once more
                 stages.append(_mark(event))
+                held = False
             case StageEnded():
                 stages = [
                     replace(mark, ended_step=event.step, reason=event.reason) if mark.index == event.stage else mark
@@ -185,6 +194,10 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
                 ]
             case Saved():
                 saved = Checkpointed(event.step, event.bytes, event.best)
+            case Edited() if event.command == "set":
+                edits[event.key] = event.new
+            case Edited() if event.key == "held":
+                held = bool(event.new)
         if line := log_line(event):
             log.append(line)
     return Snapshot(
@@ -198,6 +211,8 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
         stages=tuple(stages),
         saved=saved,
         log=tuple(log[-MOST_LOG_LINES:]),
+        edits=tuple(edits.items()),
+        held=held,
         ended=ended,
     )
 
@@ -223,6 +238,9 @@ def log_line(event: AnyEvent) -> LogLine | None:
             return _line(event, "error", f"step skipped ({event.in_a_row} in a row): {event.reason}")
         case Warned():
             return _line(event, "warning", event.message)
+        case Edited():
+            change = f" {event.key}: {event.old} -> {event.new}" if event.key else ""
+            return _line(event, "command", f"{event.command}{change} (by {event.who})")
         case RunEnded():
             tone = "error" if event.state == "failed" else "note"
             return _line(event, tone, f"{event.state}: {event.reason} (exit code {event.exit_code})")

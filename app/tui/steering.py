@@ -5,14 +5,13 @@ Not a Textual worker: leaving the program would wait for that, and an answer wai
 
 from __future__ import annotations
 
-import getpass
-import os
 import queue
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from app.control import who
 from app.tui.messages import CommandAnswered
 from monitors.runs import RunFolder
 
@@ -29,15 +28,6 @@ class Order:
     words: str
 
 
-def who() -> str:
-    """How this operator is named in the run's log."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # no entry for this uid, as in some containers
-        user = f"uid {os.getuid()}"
-    return f"{user}@{os.uname().nodename} (tui)"[:100]
-
-
 class Steering(threading.Thread):
     """Sends until `close`, which does not wait for an answer under way.  `post` must be safe to call from a thread."""
 
@@ -45,7 +35,7 @@ class Steering(threading.Thread):
         super().__init__(name=f"steering {folder.name}", daemon=True)
         self._folder, self._post = folder, post
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
-        self._who = who()
+        self._who = f"{who()} in the TUI"
 
     def order(self, order: Order) -> None:
         self._orders.put(order)

@@ -91,7 +91,9 @@ class Start(ModalScreen[tuple[str, str] | None]):
             yield Input(id="data", suggester=Paths(), placeholder="bundled")
             yield Static(Text(f"Optimizer steps; empty = {self._steps:,}"))
             yield Input(id="steps", placeholder=str(self._steps))
-            yield Static(Text("enter starts, tab changes the field, right arrow completes a path, esc goes back"), classes="hint")
+            yield Static(
+                Text("enter starts, tab changes the field, right arrow completes a path, esc goes back"), classes="hint"
+            )
 
     @on(Input.Submitted)
     def answered(self, event: Input.Submitted) -> None:
@@ -133,7 +135,9 @@ def wrong_data(typed: str) -> str:
     if not os.access(path, os.R_OK):
         return f"{shown} can't be read: no permission"
     if path.is_dir():
-        return "" if any(child.suffix in SUFFIXES for child in path.iterdir()) else f"{shown} holds no {', '.join(SUFFIXES)} file"
+        return (
+            "" if any(child.suffix in SUFFIXES for child in path.iterdir()) else f"{shown} holds no {', '.join(SUFFIXES)} file"
+        )
     if path.suffix not in SUFFIXES:
         return f"{shown} is not one of {', '.join(SUFFIXES)}"
     return "" if path.stat().st_size else f"{shown} is empty"

@@ -271,7 +271,7 @@ def wont_fit(stages: tuple[StagePlan, ...]) -> str:
 
 def about(name: str, config: RunConfig, stages: tuple[StagePlan, ...]) -> Text:
     """Purpose and plan of a preset, in three lines."""
-    text = Text(f"{name}: {config.purpose}\n", overflow="ellipsis", no_wrap=True)
+    text = Text(f"{name}: {config.purpose}\n")
     shapes = " > ".join(formats.shape(stage.shape) for stage in stages)
     batch = f"micro-batch {stages[-1].micro_batch} x {stages[-1].accumulation}"
     text.append(f"{shapes} cells, {batch}, reach {min(stage.reach for stage in stages):.0%}\n", "dim")

@@ -88,11 +88,12 @@ class RunScreen(Screen[None]):
             for panel in self._panels.values():
                 panel.plain = self._plain
                 yield panel
-        yield Static(id="orders")
-        yield Static(id="keys")
+        with Container(id="bottom"):
+            yield Static(id="orders")
+            yield Static(id="keys")
 
     def on_mount(self) -> None:
-        self.arrange()
+        self.place_panels()
         self.show_keys()
         if self._reader is not None:
             self._reader.start()
@@ -148,20 +149,23 @@ class RunScreen(Screen[None]):
 
     def watch_current(self) -> None:
         if self.is_mounted:
-            self.arrange()
+            self.place_panels()
+            self.show_keys()
 
     def watch_zoomed(self) -> None:
         if self.is_mounted:
-            self.arrange()
+            self.place_panels()
+            self.show_keys()
+            self.show_orders()
 
     def on_resize(self) -> None:
-        self.arrange()
+        self.place_panels()
         self.show_keys()
         if self.view is not None:
             self.show_head(self._held_back or self.view)
         self.show_orders()
 
-    def arrange(self) -> None:
+    def place_panels(self) -> None:
         """Puts the panels where the terminal's size has room for them."""
         width, height = self.size.width, self.size.height - 3
         if width <= 0 or height <= 0:
@@ -190,30 +194,38 @@ class RunScreen(Screen[None]):
     def show_orders(self) -> None:
         """The newest commands and what became of them; where none was given, how this screen is left."""
         text = Text(" | ", "dim").join([said for _, _, said in self._orders[-ORDERS_SHOWN:]][::-1])
+        if not self._orders and self._is_alone():  # the line below has the panels' numbers then
+            text = self._hints(self.size.width)
         text.truncate(max(0, self.size.width - 1), overflow="ellipsis")
         self.query_one("#orders", Static).update(text)
 
     def show_keys(self) -> None:
-        text = Text(no_wrap=True, overflow="crop")
-        if is_small(self.size.width, self.size.height - 3):
+        if self._is_alone():
+            text = Text()
             for i, name in enumerate(PANELS, start=1):
-                text.append(f"{i}", "bold cyan").append(f"{name[:4]} ", "reverse" if name == self.current else "")
+                word = name if self.size.width >= 90 else name[:6]
+                text.append(f"{i}", "bold cyan").append(f" {word} ", "reverse" if name == self.current else "")
+            text.append(" ?", "bold cyan").append(" help")
+        else:
+            text = self._hints(self.size.width)
+        self.query_one("#keys", Static).update(text)
+
+    def _hints(self, width: int) -> Text:
+        text = Text()
         for shown, word in keys.hints(keys.RUN, self._read_only):
-            if len(text.plain) + len(shown) + len(word) + 2 > self.size.width:
+            if text.cell_len + len(shown) + len(word) + 3 > width:
                 break
             text.append(f"{shown}", "bold cyan").append(f" {word}  ")
-        self.query_one("#keys", Static).update(text)
+        return text
 
     # Looking around.
 
     def action_panel(self, index: int) -> None:
         self.current = list(PANELS)[index]
-        self.show_keys()
 
     def action_next_panel(self, by: int) -> None:
         names = [name for name, panel in self._panels.items() if panel.display] if not self._is_alone() else list(PANELS)
         self.current = names[(names.index(self.current) + by) % len(names)]
-        self.show_keys()
 
     def _is_alone(self) -> bool:
         return self.zoomed or is_small(self.size.width, self.size.height - 3)
@@ -247,7 +259,7 @@ class RunScreen(Screen[None]):
         self.curves.first += 1
 
     def action_log_scale(self) -> None:
-        self.curves.log = not self.curves.log
+        self.curves.log_scaled = not self.curves.log_scaled
 
     def action_smooth(self) -> None:
         self.curves.smoothing = (self.curves.smoothing + 1) % len(SMOOTHING)
@@ -298,9 +310,7 @@ class RunScreen(Screen[None]):
     # Steering.
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        if self._read_only and any(key.steers and key.action.partition("(")[0] == action for key in keys.RUN):
-            return False
-        return True
+        return not (self._read_only and any(key.steers and key.action.partition("(")[0] == action for key in keys.RUN))
 
     def order(self, command: str, args: dict[str, Any], words: str) -> None:
         """Sends a command; refused here where the run is known to hear none."""
@@ -475,5 +485,3 @@ def head(view: View, width: int, frozen: bool = False, read_only: bool = False, 
     line = Text("  ", no_wrap=True, overflow="crop").join(text for text, _ in parts)
     line.truncate(max(1, width), overflow="ellipsis")
     return line
-
-

@@ -27,13 +27,13 @@ COLOURS = {"loss": "cyan", "held-out loss": "cyan", "BLEU": "green", "chrF": "gr
 class Curves(Panel):
     heading = "Curves"
 
-    log: reactive[bool] = reactive(False)
+    log_scaled: reactive[bool] = reactive(False)
     smoothing: reactive[int] = reactive(0)
     window: reactive[int] = reactive(0)
     first: reactive[int] = reactive(0)
     """The curve on top."""
 
-    def watch_log(self) -> None:
+    def watch_log_scaled(self) -> None:
         self.remake()
 
     def watch_smoothing(self) -> None:
@@ -47,7 +47,7 @@ class Curves(Panel):
 
     def note(self) -> str:
         steps = WINDOWS[self.window]
-        words = [f"last {steps} steps" if steps else "all steps", "log" if self.log else ""]
+        words = [f"last {steps} steps" if steps else "all steps", "log" if self.log_scaled else ""]
         words.append(("", "smooth", "very smooth")[self.smoothing])
         return ", ".join(word for word in words if word)
 
@@ -72,10 +72,12 @@ class Curves(Panel):
         series = view.snapshot.curves[name]
         spans = smoothed(series.window(WINDOWS[self.window]), SMOOTHING[self.smoothing])
         across, down = max(4, width - LABEL - 1), max(1, rows - 2)
-        drawn, limits = chart(spans, across, down, first, last, self.log, self.plain)
+        drawn, limits = chart(spans, across, down, first, last, self.log_scaled, self.plain)
         head = Text.assemble((f"{name} ", "bold"), (value(name, series.last), COLOURS.get(name, "magenta")))
         if limits is None:
-            head.append("  no positive values for a log scale" if self.log and spans else "  no point in this window", "dim")
+            head.append(
+                "  no positive values for a log scale" if self.log_scaled and spans else "  no point in this window", "dim"
+            )
         made = [head]
         for row, line in enumerate(drawn):
             label = "" if limits is None else self._label(name, limits, row, down)
@@ -92,7 +94,11 @@ class Curves(Panel):
         if row not in (0, rows - 1) and not (rows >= 7 and row == rows // 2):
             return ""
         share = 1 - row / max(1, rows - 1)
-        between = math.exp(math.log(low) + share * (math.log(high) - math.log(low))) if self.log else low + share * (high - low)
+        between = (
+            math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
+            if self.log_scaled
+            else low + share * (high - low)
+        )
         return value(name, high if row == 0 else between)
 
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import difflib
 
-from rich.console import Console
 from rich.text import Text
 from textual.reactive import reactive
 
 from app import formats
 from app.tui.snapshot import Look, View
-from app.tui.widgets.panel import Panel
+from app.tui.widgets.panel import Panel, wrapped
 from monitors.text_safety import printable
-
-_MEASURE = Console(width=80, color_system=None)
-"""Text.wrap wants a console for its defaults; nothing is printed on it."""
 
 
 class DecodedText(Panel):
     heading = "Text"
     sticks_to_end = True
+    indent = 6
 
     wanted: reactive[str] = reactive("")
 
@@ -72,7 +69,7 @@ class DecodedText(Panel):
 
 def look_lines(look: Look, width: int, plain: bool, wanted: str = "") -> list[Text]:
     """One look of the monitor: its scores, then reference and answer in turn."""
-    best = " best so far" if look.best else ""
+    best = ", the best so far" if look.best else ""
     head = f"step {formats.count(look.step)}  BLEU {formats.score(look.bleu)}  chrF {formats.score(look.chrf)}"
     rule = "-" if plain else "─"
     made = [Text(f"{rule * 2} {head}{best} ".ljust(width, rule), "bold green" if look.best else "bold")]
@@ -83,7 +80,7 @@ def look_lines(look: Look, width: int, plain: bool, wanted: str = "") -> list[Te
         for text in texts:
             if wanted:
                 text.highlight_words([wanted], "reverse", case_sensitive=False)
-            made += _wrapped(text, width)
+            made += wrapped(text, width, DecodedText.indent)
     return made
 
 
@@ -106,14 +103,3 @@ def compared(reference: str, said: str, plain: bool) -> tuple[Text, Text, tuple[
 
 def _marked(words: list[str], kept: set[int], style: str, left: str, right: str) -> list[Text]:
     return [Text(word) if i in kept else Text(f"{left}{word}{right}", style) for i, word in enumerate(words)]
-
-
-def _wrapped(text: Text, width: int) -> list[Text]:
-    lines = list(text.wrap(_MEASURE, max(8, width)))
-    if len(lines) > 1:
-        rest = text[len(lines[0].plain) :]
-        rest = rest[len(rest.plain) - len(rest.plain.lstrip()) :]
-        lines = [lines[0]] + [Text(" " * 6).append_text(line) for line in rest.wrap(_MEASURE, max(8, width - 6))]
-    for line in lines:
-        line.rstrip()
-    return lines

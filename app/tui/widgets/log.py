@@ -17,6 +17,7 @@ STYLES = {"note": "", "good": "green", "command": "bold cyan", "warning": "yello
 class Log(Panel):
     heading = "Log"
     sticks_to_end = True
+    indent = 18
 
     def note(self) -> str:
         skipped = self.view.skipped if self.view else 0

@@ -15,11 +15,12 @@ COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red", "bright_cyan", "
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 """Each component is told by its letter in bar and legend; colour only helps."""
 
-LABEL = 12
+LABEL = 13
 
 
 class Memory(Panel):
     heading = "Memory"
+    indent = LABEL
 
     def lines(self, view: View, width: int) -> list[Text]:
         made = self._measured(view)
@@ -75,7 +76,7 @@ def planned(plan: StagePlan, width: int) -> list[Text]:
 
 
 def stacked(sizes: list[int], whole: int, width: int) -> Text:
-    """A bar of `width` characters for `whole` bytes; parts by their letters, what is left as dots.  It never rounds past its end."""
+    """A bar of `width` characters for `whole` bytes; parts by their letters, what is left as dots."""
     text, start, done = Text("["), 0, 0
     inner = max(4, width - 2)
     for i, size in enumerate(sizes):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from rich.console import Console
 from rich.text import Text
 from textual import events
 from textual.message import Message
@@ -15,12 +16,17 @@ from textual.widget import Widget
 
 from app.tui.snapshot import View
 
+_MEASURE = Console(width=80, color_system=None)
+"""Text.wrap wants a console for its defaults; nothing is printed on it."""
+
 
 class Panel(Widget):
     """Subclasses make `lines`; with `sticks_to_end` the newest are shown until the operator scrolls back."""
 
     heading: ClassVar[str] = ""
     sticks_to_end: ClassVar[bool] = False
+    indent: ClassVar[int] = 2
+    """Of what is left of a line that is too long for the panel."""
 
     view: reactive[View | None] = reactive(None, always_update=True)
     plain: reactive[bool] = reactive(False)
@@ -38,10 +44,9 @@ class Panel(Widget):
         self.number = number
         self._top: int | None = None  # None: the end where it sticks there, else the start
         self._made: list[Text] = []
-        self._made_for: tuple[object, ...] = ()
 
     def lines(self, view: View, width: int) -> list[Text]:
-        """What the panel says, a line each; longer ones are cut at the panel's edge."""
+        """What the panel says, a line each; longer ones are wrapped."""
         raise NotImplementedError
 
     def note(self) -> str:
@@ -61,7 +66,7 @@ class Panel(Widget):
         width = self.content_size.width
         if self.view is None or width <= 0 or not self.display:
             return
-        self._made = self.lines(self.view, width)
+        self._made = [part for line in self.lines(self.view, width) for part in wrapped(line, width, self.indent)]
         self.retitle()
         self.refresh()
 
@@ -108,6 +113,20 @@ class Panel(Widget):
     def on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         event.stop()
         self.scroll_lines(-3)
+
+
+def wrapped(text: Text, width: int, indent: int) -> list[Text]:
+    """The text in lines of at most `width` characters, all but the first indented."""
+    if text.cell_len <= width:
+        return [text]
+    first = text.wrap(_MEASURE, max(8, width))[0]
+    rest = text[len(first.plain) :]
+    rest = rest[len(rest.plain) - len(rest.plain.lstrip()) :]
+    first.rstrip()
+    lines = [Text(" " * indent).append_text(line) for line in rest.wrap(_MEASURE, max(8, width - indent))]
+    for line in lines:
+        line.rstrip()
+    return [first, *lines]
 
 
 def bar(share: float, width: int, plain: bool) -> str:

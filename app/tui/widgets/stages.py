@@ -15,6 +15,7 @@ NAME = 12
 
 class Stages(Panel):
     heading = "Stages"
+    indent = 12
 
     def lines(self, view: View, width: int) -> list[Text]:
         snapshot, config = view.snapshot, view.config
@@ -32,7 +33,9 @@ class Stages(Panel):
         here = f"{index} {stage.name}"[:NAME]
         shape = formats.shape(stage.shape)
         if mark is None:
-            return [Text(f"{'.' if self.plain else '·'} {here:<{NAME}} {shape}, {formats.count(stage.steps)} steps, to come", "dim")]
+            return [
+                Text(f"{'.' if self.plain else '·'} {here:<{NAME}} {shape}, {formats.count(stage.steps)} steps, to come", "dim")
+            ]
         if mark.ended_step is not None:
             done = mark.ended_step - mark.started_step
             text = f"{'+' if self.plain else '✓'} {here:<{NAME}} {shape}, {formats.count(done)} steps, ended by {mark.reason}"
@@ -44,7 +47,7 @@ class Stages(Panel):
         line.append(count)
         carried = ", weights carried over" if mark.carried else ""
         about = f"  {shape}, {mark.ticks} ticks, {stage.profile}, sparsity {stage.sparsity:.0%}{carried}"
-        return [line, Text(about), Text(f"  ends {end_rule(stage)}")]
+        return [line, Text(about), Text(f"  ends {end_rule(stage)}{', but is held' if view.snapshot.held else ''}")]
 
     def _facts(self, view: View) -> list[tuple[str, str]]:
         snapshot, config, info = view.snapshot, view.config, view.info
