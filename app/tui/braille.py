@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from app.tui.series import Span
 
@@ -60,7 +61,7 @@ def plot(found: Sequence[Range | None], height: int, low: float, high: float, lo
 def _joined(filled: list[tuple[int, int] | None]) -> list[tuple[int, int] | None]:
     """Points far apart leave empty columns between them: these are filled along the straight line."""
     known = [(x, rows) for x, rows in enumerate(filled) if rows]
-    for (x0, a), (x1, b) in zip(known, known[1:], strict=False):
+    for (x0, a), (x1, b) in pairwise(known):
         start, end = sum(a) / 2, sum(b) / 2
         before = start
         for x in range(x0 + 1, x1):

@@ -239,7 +239,8 @@ def log_line(event: AnyEvent) -> LogLine | None:
         case Warned():
             return _line(event, "warning", event.message)
         case Edited():
-            change = f" {event.key}: {event.old} -> {event.new}" if event.key else ""
+            told = event.key not in ("", "paused", "held")  # the command says those
+            change = f" {event.key}: {event.old} -> {event.new}" if told else ""
             return _line(event, "command", f"{event.command}{change} (by {event.who})")
         case RunEnded():
             tone = "error" if event.state == "failed" else "note"

@@ -35,7 +35,7 @@ class Steering(threading.Thread):
         super().__init__(name=f"steering {folder.name}", daemon=True)
         self._folder, self._post = folder, post
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
-        self._who = f"{who()} in the TUI"
+        self._who = f"{who()}, TUI"
 
     def order(self, order: Order) -> None:
         self._orders.put(order)

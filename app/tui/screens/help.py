@@ -36,5 +36,5 @@ def help_text(keys: tuple[Key, ...], read_only: bool = False) -> Text:
         off = " (off: read-only)" if read_only and any(key.steers for key in members) else ""
         text.append(f"\n{group}{off}\n", "bold")
         for key in members:
-            text.append(f"  {key.shown:<8}", "cyan").append(f"{key.does}\n")
+            text.append(f"  {key.shown:<11}", "cyan").append(f"{key.does}\n")
     return text

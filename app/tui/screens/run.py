@@ -49,6 +49,9 @@ SEEK_SHARE = 50
 """An arrow key moves by this part of the log."""
 
 ORDERS_SHOWN = 3
+SHORT = {"Clusters": "Clust", "Plasticity": "Plast"}
+"""For narrow terminals."""
+
 STATE_STYLES = {"running": "green", "paused": "yellow", "failed": "bold red", "crashed": "bold red", "stale": "yellow"}
 PROFILES = {
     "discovery": "discovery: connections change twice as fast",
@@ -172,6 +175,8 @@ class RunScreen(Screen[None]):
             return
         alone = self.current if self.zoomed or is_small(width, height) else None
         regions = arrange(width, height, alone)
+        if self.current not in regions:  # there is no room for it beside the others
+            regions = arrange(width, height, self.current)
         for name, panel in self._panels.items():
             region = regions.get(name)
             panel.set_class(name == self.current and len(regions) > 1, "-current")
@@ -185,8 +190,6 @@ class RunScreen(Screen[None]):
             if self.view is not None:
                 panel.view = self.view
                 panel.call_after_refresh(panel.remake)
-        if self.current not in regions:
-            self.current = next(iter(regions))
 
     def show_head(self, view: View) -> None:
         self.query_one("#head", Static).update(head(view, self.size.width, self.frozen, self._read_only, self._plain))
@@ -203,7 +206,7 @@ class RunScreen(Screen[None]):
         if self._is_alone():
             text = Text()
             for i, name in enumerate(PANELS, start=1):
-                word = name if self.size.width >= 90 else name[:6]
+                word = name if self.size.width >= 90 else SHORT.get(name, name)
                 text.append(f"{i}", "bold cyan").append(f" {word} ", "reverse" if name == self.current else "")
             text.append(" ?", "bold cyan").append(" help")
         else:
@@ -224,7 +227,7 @@ class RunScreen(Screen[None]):
         self.current = list(PANELS)[index]
 
     def action_next_panel(self, by: int) -> None:
-        names = [name for name, panel in self._panels.items() if panel.display] if not self._is_alone() else list(PANELS)
+        names = list(PANELS)
         self.current = names[(names.index(self.current) + by) % len(names)]
 
     def _is_alone(self) -> bool:
@@ -476,7 +479,7 @@ def head(view: View, width: int, frozen: bool = False, read_only: bool = False, 
         parts.append((Text(f"{formats.duration(pace * left)} left"), 2))
     if view.trouble:
         parts.append((Text(printable(view.trouble), "bold red"), 0))
-    elif info is not None and info.reason and not view.is_live:
+    elif info is not None and info.reason and not view.is_live and position.following:
         parts.append((Text(printable(info.reason)), 3))
     for least in (3, 2, 1):
         if sum(len(text.plain) + 2 for text, _ in parts) <= width:

@@ -57,7 +57,7 @@ class Stages(Panel):
             facts.append(("time left", f"{formats.duration(pace * left)} at {1000 * pace:.0f} ms a step, looks not counted"))
         elif snapshot.ended:
             facts.append(("ended", f"{snapshot.ended.state}: {snapshot.ended.reason}"))
-        if info and info.elapsed_s:
+        if info and info.elapsed_s and view.position.following:
             facts.append(("trained for", f"{formats.duration(info.elapsed_s)}, {formats.duration(info.cpu_s)} of CPU"))
         facts.append(("checkpoint", self._saved(view)))
         if view.host:
