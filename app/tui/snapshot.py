@@ -99,7 +99,6 @@ class Snapshot:
     """A run after some of its events."""
 
     events: int = 0
-    first_time: float = 0.0
     last_time: float = 0.0
     step: int = 0
     stage: int = 0
@@ -202,7 +201,6 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
             log.append(line)
     return Snapshot(
         events=snapshot.events + len(events),
-        first_time=snapshot.first_time or events[0].time,
         last_time=events[-1].time,
         step=events[-1].step,
         stage=events[-1].stage,
@@ -229,7 +227,7 @@ def log_line(event: AnyEvent) -> LogLine | None:
         case StageEnded():
             return _line(event, "note", f"stage {event.name} ended ({event.reason})")
         case Decoded():
-            best = ", the best so far" if event.best else ""
+            best = ", best" if event.best else ""
             text = f"BLEU {formats.score(event.bleu)}, chrF {formats.score(event.chrf)}, {event.exact:.0%} exact{best}"
             return _line(event, "good" if event.best else "note", text)
         case Saved():

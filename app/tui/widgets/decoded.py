@@ -69,7 +69,7 @@ class DecodedText(Panel):
 
 def look_lines(look: Look, width: int, plain: bool, wanted: str = "") -> list[Text]:
     """One look of the monitor: its scores, then reference and answer in turn."""
-    best = ", the best so far" if look.best else ""
+    best = ", best so far" if look.best else ""
     head = f"step {formats.count(look.step)}  BLEU {formats.score(look.bleu)}  chrF {formats.score(look.chrf)}"
     rule = "-" if plain else "─"
     made = [Text(f"{rule * 2} {head}{best} ".ljust(width, rule), "bold green" if look.best else "bold")]

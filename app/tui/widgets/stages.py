@@ -54,7 +54,7 @@ class Stages(Panel):
         facts = []
         pace, left = snapshot.pace_s, steps_left(view)
         if pace and left:
-            facts.append(("time left", f"{formats.duration(pace * left)} at {1000 * pace:.0f} ms a step, looks not counted"))
+            facts.append(("time left", f"{formats.duration(pace * left)} at {1000 * pace:.0f} ms a step"))
         elif snapshot.ended:
             facts.append(("ended", f"{snapshot.ended.state}: {snapshot.ended.reason}"))
         if info and info.elapsed_s and view.position.following:

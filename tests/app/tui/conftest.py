@@ -129,7 +129,9 @@ def fixed_view(monkeypatch: pytest.MonkeyPatch):
         for step in range(30 * index + 1, 31 if index == 0 else 41):
             here = {"time": start + step, "step": step, "stage": index}
             values = {"loss": 6.0 * math.exp(-step / 30) + 0.2 * math.sin(step), "grad_norm": 1.0}
-            happened.append(e.Trained(**here, **values, learning_rate=0.003 * min(1, step / 5), step_s=0.020 + 0.001 * (step % 3)))
+            happened.append(
+                e.Trained(**here, **values, learning_rate=0.003 * min(1, step / 5), step_s=0.020 + 0.001 * (step % 3))
+            )
             if step % 10 == 0:
                 scores = {"bleu": 1.5 * step, "chrf": 2.0 * step, "exact": step / 100, "valid_loss": 5.0 - step / 20}
                 shares = {"active_share": 0.9, "gradient_share": 1.0, "seconds": 0.1, "peak_bytes": 0}
@@ -142,7 +144,15 @@ def fixed_view(monkeypatch: pytest.MonkeyPatch):
     happened.append(e.Edited(time=start + 40, step=40, stage=1, **by))
     info = RunInfo(
         **{"run": "20261122-063056-tiny", "preset": "tiny", "created": start, "host": "vm", "pid": 7, "pid_started": start},
-        **{"version": "0", "state": "running", "stage": 1, "step": 40, "elapsed_s": 75.0, "cpu_s": 70.0, "peak_bytes": 600_000_000},
+        **{
+            "version": "0",
+            "state": "running",
+            "stage": 1,
+            "step": 40,
+            "elapsed_s": 75.0,
+            "cpu_s": 70.0,
+            "peak_bytes": 600_000_000,
+        },
     )
     host = Host(512_000_000, 20_000_000_000, 25_300_000_000, 82_000_000_000, Absent("NVML Shared Library Not Found"))
     snapshot = fold(Snapshot(), happened)

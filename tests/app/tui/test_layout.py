@@ -14,7 +14,9 @@ SIZES = [(width, height) for width in (100, 120, 160, 189, 190, 200, 250) for he
 def test_panels_tile_the_screen_without_overlap(width, height):
     regions = arrange(width, height, None)
     assert set(regions) <= set(PANELS)
-    cells = [(x, y) for region in regions.values() for x in range(region.x, region.right) for y in range(region.y, region.bottom)]
+    cells = [
+        (x, y) for region in regions.values() for x in range(region.x, region.right) for y in range(region.y, region.bottom)
+    ]
     assert len(cells) == width * height and set(cells) == {(x, y) for x in range(width) for y in range(height)}
     assert all(region.height >= 5 and region.width >= 20 for region in regions.values())
 

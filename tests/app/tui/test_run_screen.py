@@ -211,7 +211,10 @@ def test_differing_words_are_marked_in_more_than_colour():
     reference, said, right = compared("the cat sat down", "the dog sat", plain=False)
     assert said.plain == "the ‹dog› sat" and right == (2, 4)
     assert reference.plain == "the cat sat down"
-    assert [reference.plain[span.start : span.end] for span in reference.spans if "underline" in str(span.style)] == ["cat", "down"]
+    assert [reference.plain[span.start : span.end] for span in reference.spans if "underline" in str(span.style)] == [
+        "cat",
+        "down",
+    ]
     assert compared("a", "b", plain=True)[1].plain == "[b]"
     assert compared("a", "", plain=True)[1].plain == "(nothing)"
 
