@@ -28,7 +28,7 @@ from presets.live import with_settings
 from presets.plan import plan
 from presets.schema import RunConfig
 
-POLL_S = 0.5
+POLL_S = 1.0
 HOST_EVERY_S = 2.0
 
 CHUNK_LINES = 2000

@@ -65,10 +65,10 @@ class RunScreen(Screen[None]):
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings(keys.RUN)
     AUTO_FOCUS = None
 
-    view: reactive[View | None] = reactive(None, always_update=True)
-    current: reactive[str] = reactive("Curves")
-    zoomed: reactive[bool] = reactive(False)
-    frozen: reactive[bool] = reactive(False)
+    view: reactive[View | None] = reactive(None, always_update=True, repaint=False)
+    current: reactive[str] = reactive("Curves", repaint=False)
+    zoomed: reactive[bool] = reactive(False, repaint=False)
+    frozen: reactive[bool] = reactive(False, repaint=False)
 
     def __init__(
         self, folder: RunFolder, read_only: bool = False, plain: bool = False, poll_s: float = POLL_S, still: View | None = None
@@ -192,7 +192,8 @@ class RunScreen(Screen[None]):
                 panel.call_after_refresh(panel.remake)
 
     def show_head(self, view: View) -> None:
-        self.query_one("#head", Static).update(head(view, self.size.width, self.frozen, self._read_only, self._plain))
+        line = head(view, self.size.width, self.frozen, self._read_only, self._plain)
+        self.query_one("#head", Static).update(line, layout=False)
 
     def show_orders(self) -> None:
         """The newest commands and what became of them; where none was given, how this screen is left."""
@@ -200,7 +201,7 @@ class RunScreen(Screen[None]):
         if not self._orders and self._is_alone():  # the line below has the panels' numbers then
             text = self._hints(self.size.width)
         text.truncate(max(0, self.size.width - 1), overflow="ellipsis")
-        self.query_one("#orders", Static).update(text)
+        self.query_one("#orders", Static).update(text, layout=False)
 
     def show_keys(self) -> None:
         if self._is_alone():
@@ -211,7 +212,7 @@ class RunScreen(Screen[None]):
             text.append(" ?", "bold cyan").append(" help")
         else:
             text = self._hints(self.size.width)
-        self.query_one("#keys", Static).update(text)
+        self.query_one("#keys", Static).update(text, layout=False)
 
     def _hints(self, width: int) -> Text:
         text = Text()

@@ -27,10 +27,10 @@ COLOURS = {"loss": "cyan", "held-out loss": "cyan", "BLEU": "green", "chrF": "gr
 class Curves(Panel):
     heading = "Curves"
 
-    log_scaled: reactive[bool] = reactive(False)
-    smoothing: reactive[int] = reactive(0)
-    window: reactive[int] = reactive(0)
-    first: reactive[int] = reactive(0)
+    log_scaled: reactive[bool] = reactive(False, repaint=False)
+    smoothing: reactive[int] = reactive(0, repaint=False)
+    window: reactive[int] = reactive(0, repaint=False)
+    first: reactive[int] = reactive(0, repaint=False)
     """The curve on top."""
 
     def watch_log_scaled(self) -> None:
@@ -58,6 +58,7 @@ class Curves(Panel):
             return [Text("nothing measured yet; the first step is on its way")]
         last = max(curves[name].recent[-1].last for name in recorded)
         steps = WINDOWS[self.window]
+        last = last if steps else tidy(last)
         first = max(min(curves[name].whole[0].first for name in recorded), last - steps + 1 if steps else 0)
         room = max(3, self.content_size.height)
         shown = min(len(recorded), max(1, room // LEAST_ROWS))
@@ -100,6 +101,12 @@ class Curves(Panel):
             else low + share * (high - low)
         )
         return value(name, high if row == 0 else between)
+
+
+def tidy(last: int) -> int:
+    """The end of the axis of steps: up to an eighth further, so that not every step moves the whole chart."""
+    unit = max(1, 2 ** (last.bit_length() - 4))
+    return -(-last // unit) * unit
 
 
 def value(name: str, number: float | None) -> str:

@@ -18,7 +18,7 @@ class DecodedText(Panel):
     sticks_to_end = True
     indent = 6
 
-    wanted: reactive[str] = reactive("")
+    wanted: reactive[str] = reactive("", repaint=False)
 
     def __init__(self, number: int, **options: object) -> None:
         super().__init__(number, **options)

@@ -1,6 +1,7 @@
 """The base of all panels: a titled box that shows lines made from the newest view, and scrolls through them.
 
-A panel never reads anything itself: the screen gives it a view, the view's watcher makes lines, render shows some of them.
+A panel never reads anything itself: the screen gives it a view, the view's watcher makes lines, and only the parts of these
+that differ from what is on the screen are drawn again.  Over SSH that is most of what a panel costs.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ from typing import ClassVar
 from rich.console import Console
 from rich.text import Text
 from textual import events
+from textual.geometry import Region
 from textual.message import Message
 from textual.reactive import reactive
+from textual.strip import Strip
 from textual.widget import Widget
 
 from app.tui.snapshot import View
 
 _MEASURE = Console(width=80, color_system=None)
-"""Text.wrap wants a console for its defaults; nothing is printed on it."""
+"""Rich wants a console for its defaults; nothing is printed on it."""
 
 
 class Panel(Widget):
@@ -28,8 +31,8 @@ class Panel(Widget):
     indent: ClassVar[int] = 2
     """Of what is left of a line that is too long for the panel."""
 
-    view: reactive[View | None] = reactive(None, always_update=True)
-    plain: reactive[bool] = reactive(False)
+    view: reactive[View | None] = reactive(None, always_update=True, repaint=False)
+    plain: reactive[bool] = reactive(False, repaint=False)
     """Draw with ASCII characters only."""
 
     class Clicked(Message):
@@ -66,9 +69,10 @@ class Panel(Widget):
         width = self.content_size.width
         if self.view is None or width <= 0 or not self.display:
             return
+        before = self._shown()
         self._made = [part for line in self.lines(self.view, width) for part in wrapped(line, width, self.indent)]
         self.retitle()
-        self.refresh()
+        self._redraw(before)
 
     def retitle(self) -> None:
         room, count = self.content_size.height, len(self._made)
@@ -81,16 +85,17 @@ class Panel(Widget):
     def scroll_lines(self, by: int) -> None:
         """Moves by so many lines; at the end of a panel that sticks there, it sticks again."""
         last = max(0, len(self._made) - self.content_size.height)
-        top = min(max(self._first() + by, 0), last)
+        top, before = min(max(self._first() + by, 0), last), self._shown()
         self._top = None if self.sticks_to_end and top == last else top
         self.retitle()
-        self.refresh()
+        self._redraw(before)
 
     def show_line(self, line: int) -> None:
         """Scrolls so that the line is seen, a third of the way down."""
+        before = self._shown()
         self._top = min(max(line - self.content_size.height // 3, 0), max(0, len(self._made) - self.content_size.height))
         self.retitle()
-        self.refresh()
+        self._redraw(before)
 
     def _first(self) -> int:
         last = max(0, len(self._made) - self.content_size.height)
@@ -98,10 +103,26 @@ class Panel(Widget):
             return last if self.sticks_to_end else 0
         return min(self._top, last)
 
-    def render(self) -> Text:
+    def _shown(self) -> list[Text]:
         first = self._first()
-        shown = self._made[first : first + max(1, self.content_size.height)]
-        return Text("\n", no_wrap=True, overflow="crop", end="").join(shown)
+        return self._made[first : first + self.content_size.height]
+
+    def _redraw(self, before: list[Text]) -> None:
+        """Refreshes what is not as it was."""
+        after, width = self._shown(), self.content_size.width
+        regions = []
+        for y in range(max(len(before), len(after))):
+            old, new = (lines[y] if y < len(lines) else Text() for lines in (before, after))
+            if changed := difference(old, new, width):
+                regions.append(Region(changed[0], y, changed[1] - changed[0], 1))
+        if regions:
+            self.refresh(*regions)
+
+    def render_line(self, y: int) -> Strip:
+        shown, width, style = self._shown(), self.content_size.width, self.rich_style
+        if y >= len(shown):
+            return Strip.blank(width, style)
+        return Strip(shown[y].render(_MEASURE)).apply_style(style).adjust_cell_length(width, style)
 
     def on_click(self) -> None:
         self.post_message(self.Clicked(self))
@@ -127,6 +148,17 @@ def wrapped(text: Text, width: int, indent: int) -> list[Text]:
     for line in lines:
         line.rstrip()
     return [first, *lines]
+
+
+def difference(old: Text, new: Text, width: int) -> tuple[int, int] | None:
+    """Columns from where to where two lines differ; None where they do not.  Whole lines where styles moved."""
+    if old == new:
+        return None
+    a, b = old.plain, new.plain
+    if old.spans != new.spans or len(a) != len(b) or old.cell_len != len(a) or new.cell_len != len(b):
+        return 0, width
+    differing = [x for x, (one, other) in enumerate(zip(a, b, strict=True)) if one != other]
+    return (differing[0], differing[-1] + 1) if differing else (0, width)
 
 
 def bar(share: float, width: int, plain: bool) -> str:
