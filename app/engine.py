@@ -1,7 +1,8 @@
 """One run, from its config to its last event: the process that trains.
 
 Makes or takes up the run folder, holds its lock, writes `run.json`, `events.jsonl` and checkpoints, lets others watch and
-steer, turns signals into an orderly stop, and returns the exit code.  SIGHUP is ignored: a dropped terminal does not stop a run.
+steer, turns signals into an orderly stop, and returns the exit code.  SIGHUP is ignored: a dropped terminal does not stop a
+run.
 """
 
 from __future__ import annotations
@@ -187,16 +188,16 @@ def _train(
             if saved is not None:
                 trainer.resume(saved.model, saved.optimizer, saved.state)
                 log.rewind(trainer.progress.step, trainer.progress.edits)
+            server = Server(folder, feed, trainer.steering.inbox, lambda: record.info.state)
+            deaf = server.start()
+            stack.callback(server.close)
+            record.update(socket=server.path)
         except (RunFolderError, OSError, KernelUnavailable, ValueError, TypeError, KeyError) as error:
             raise Stop(ExitCode.FAILED, f"{folder.name} can't be trained: {error}") from error
         stopped = stack.enter_context(_signals(trainer))
-        server = Server(folder, feed, trainer.steering.inbox, lambda: record.info.state)
-        deaf = server.start()
-        stack.callback(server.close)
-        record.update(socket=server.path)
-        launch.report_ready(folder)
         code, state, reason, final = ExitCode.FAILED, "failed", "", None
         try:
+            launch.report_ready(folder)
             trainer.emit(_run_started(trainer, folder.name, corpus, saved is not None))
             if deaf:
                 trainer.emit(Warned(step=trainer.progress.step, stage=trainer.progress.stage, message=deaf))

@@ -6,10 +6,12 @@ can be watched, and turns its output to the log.  What goes wrong before that is
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 from app.exit_codes import ExitCode, Stop
@@ -48,8 +50,8 @@ def launch(arguments: list[str], runs_dir: Path) -> RunFolder:
             os.close(writing)
         place = ready.read()  # until the engine closes its end, or dies
         if place:
-            # It is on its own from here; Popen is not to warn that nobody waits for it.
-            engine.returncode = 0
+            # Where the launcher lives on, as the terminal interface does, its ended engines must not stay zombies.
+            threading.Thread(target=engine.wait, name=f"engine {engine.pid}", daemon=True).start()
             return RunFolder(Path(place))
         code = engine.wait()
         said.seek(0)
@@ -69,5 +71,6 @@ def report_ready(folder: RunFolder) -> None:
     for stream in (1, 2):
         os.dup2(log, stream)
     os.close(log)
-    os.write(int(descriptor), os.fsencode(folder.path.absolute()))
-    os.close(int(descriptor))
+    with os.fdopen(int(descriptor), "wb") as ready, contextlib.suppress(BrokenPipeError):  # a launcher that is gone
+        ready.write(os.fsencode(folder.path.absolute()))
+        ready.flush()

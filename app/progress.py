@@ -15,8 +15,9 @@ from rich.text import Text as RichText
 
 from app import formats
 from lattice.callbacks import Callback
-from monitors.events import AnyEvent, BadStep, Decoded, RunStarted, Saved, StageEnded, StageStarted, Trained, Warned
+from monitors.events import AnyEvent, BadStep, Decoded, Edited, RunStarted, Saved, StageEnded, StageStarted, Trained, Warned
 from monitors.text_safety import printable
+from presets.live import with_settings
 from presets.schema import RunConfig
 
 PLAIN_EVERY_S = 10.0
@@ -66,6 +67,8 @@ class Lines(Callback):
                 self._say(f"step {event.step}: {event.reason}; skipped ({event.in_a_row} in a row)")
             case Warned():
                 self._say(f"note: {event.message}")
+            case Edited():
+                self._edited(event)
             case StageEnded():
                 self._stop_bar()
                 self._say(f"stage {event.name} ended at step {event.step} ({event.reason})")
@@ -76,6 +79,12 @@ class Lines(Callback):
 
     def close(self) -> None:
         self._stop_bar()
+
+    def _edited(self, event: Edited) -> None:
+        change = f": {event.key} {event.old} -> {event.new}" if event.key else ""
+        self._say(f"step {event.step}: {event.command} by {event.who}{change}")
+        if event.command == "set":
+            self._config = with_settings(self._config, {event.key: event.new})
 
     def _start_stage(self, event: StageStarted) -> None:
         stage = self._config.stages[event.stage]

@@ -256,12 +256,12 @@ class Server:
                 await peer.news.wait()
 
     def _refuse(self, peer: _Peer, why: str) -> None:
-        with contextlib.suppress(OSError):
-            peer.write(Reply(ok=False, error=why))
         self._complaints += 1
         if self._complaints <= _COMPLAINTS:
             last = " (further ones are not shown)" if self._complaints == _COMPLAINTS else ""
             print(f"control socket: refused a connection: {printable(why)}{last}", file=sys.stderr)
+        with contextlib.suppress(OSError):
+            peer.write(Reply(ok=False, error=why))
 
     def _forget(self, peer: _Peer) -> None:
         self._peers.discard(peer)

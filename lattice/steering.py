@@ -126,8 +126,8 @@ class Steering:
     def _goto(self, trainer: Trainer, order: Order) -> None:
         target, current, count = order.value, trainer.progress.stage, len(trainer.config.stages)
         if not isinstance(target, int) or not current < target < count:
-            later = f"{current + 1} to {count - 1} come later" if current + 1 < count else "no other comes later"
-            raise Refused(f"stage {target} can't be gone to from stage {current}: a lattice only grows; {later}")
+            later = f"stages {current + 1} to {count - 1} can be gone to" if current + 1 < count else "this is the last one"
+            raise Refused(f"stage {target} does not come after stage {current}, and a lattice only grows; {later}")
         self._leave(trainer, order, target)
 
     def _leave(self, trainer: Trainer, order: Order, target: int) -> None:

@@ -74,7 +74,20 @@ def test_monitors_but_torch_memory_load_without_torch():
 
 
 def test_the_side_of_the_commands_that_starts_loads_without_torch():
-    names = [f"app.{name}" for name in ("cli", "configure", "listing", "formats", "exit_codes", "version")]
+    starts = (
+        "cli",
+        "configure",
+        "listing",
+        "formats",
+        "exit_codes",
+        "version",
+        "protocol",
+        "client",
+        "control",
+        "launch",
+        "train",
+    )
+    names = [f"app.{name}" for name in starts]
     assert loaded_by(*names) & {"torch", "numpy", "textual", "sklearn", "tokenizers", "sacrebleu", "lattice"} == set()
 
 

@@ -48,6 +48,7 @@ ONE_OF_EACH = [
     events.Saved(step=50, path="checkpoints/step-50", seconds=0.1, bytes=12345, best=True),
     events.BadStep(step=51, reason="loss is NaN", in_a_row=1),
     events.Warned(step=51, message="slow disk"),
+    events.Edited(step=52, who="ann (pid 7)", command="set", key="stages.0.until_loss", old=None, new=1.5),
     events.StageEnded(step=60, name="grow", reason="plateau"),
     events.RunEnded(step=60, stage=1, state="finished", reason="all stages done", exit_code=0),
 ]
@@ -233,6 +234,27 @@ def test_rewind_keeps_starts_and_warnings_up_to_the_step_and_drops_later_ones(lo
     log.append(events.RunStarted(step=11, run="r", resumed=True, message=""))
     log.rewind(10)
     assert read_events(path).events == kept
+
+
+def test_an_edit_keeps_the_types_of_its_values_through_the_log(log, path):
+    for value in (True, 1, 1.0, 0.5, "freeze", None):
+        log.append(events.Edited(who="ann", command="set", key="a.b", old=value, new=value))
+    assert [type(event.new) for event in read_events(path).events] == [bool, int, float, float, str, type(None)]
+
+
+def test_rewind_drops_an_edit_that_the_checkpoint_of_its_step_does_not_know_and_all_that_followed(log, path):
+    def edited(step: int) -> events.Edited:
+        return events.Edited(step=step, who="ann", command="pause")
+
+    for event in (trained(9), edited(9), trained(10), edited(10), events.Warned(step=10, message="x"), edited(10)):
+        log.append(event)
+    whole = read_events(path).events
+    assert log.rewind(10, edits=3) == 0
+    assert log.rewind(10, edits=2) == 1
+    assert read_events(path).events == whole[:5]
+    assert log.rewind(10, edits=1) == 2
+    assert read_events(path).events == whole[:3]
+    assert log.rewind(8, edits=0) == 3
 
 
 def test_rewind_keeps_kinds_it_does_not_know_and_drops_garbage(log, path):
