@@ -139,7 +139,19 @@ def test_every_command_takes_effect_at_the_step_it_is_answered_with_and_is_logge
     assert all(answer.ok for answer in answers), answers
     told = run.run.wait()
     assert told.code == 0, told.err
-    words = ["set", "pause", "set", "checkpoint", "decode", "stage hold", "stage release", "resume", "stage goto", "set", "stop"]
+    words = [
+        "set",
+        "pause",
+        "set",
+        "checkpoint",
+        "decode",
+        "stage hold",
+        "stage release",
+        "resume",
+        "stage goto",
+        "set",
+        "stop",
+    ]
     expected = [(answer.step, word) for answer, word in zip(answers, words, strict=True)]
     assert [(step, command) for step, command, *_ in edits(run.folder)] == expected
     assert {event.who for event in of(run.folder, Edited)} == {"test"}

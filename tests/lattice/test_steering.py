@@ -133,7 +133,9 @@ def test_sparsity_of_the_current_stage_prunes_at_once_and_can_be_taken_back(stee
 
     zeros = Zeros()
     steer({2: [("set", "stages.0.sparsity", 0.5)], 4: [("set", "stages.0.sparsity", 0.0)]}, callbacks=[zeros])
-    assert zeros.share[2] < 0.1 and zeros.share[3] == zeros.share[4] == pytest.approx(0.5, abs=0.05) and zeros.share[5] < 0.3  # some have no gradient
+    assert (
+        zeros.share[2] < 0.1 and zeros.share[3] == zeros.share[4] == pytest.approx(0.5, abs=0.05) and zeros.share[5] < 0.3
+    )  # some have no gradient
 
 
 def test_a_setting_beyond_the_memory_budget_is_refused(steer, monkeypatch):

@@ -47,6 +47,7 @@ class Panel(Widget):
         self.number = number
         self._top: int | None = None  # None: the end where it sticks there, else the start
         self._made: list[Text] = []
+        self._title = ""
 
     def lines(self, view: View, width: int) -> list[Text]:
         """What the panel says, a line each; longer ones are wrapped."""
@@ -80,7 +81,10 @@ class Panel(Widget):
         if count > room > 0:
             top = self._first()
             parts.append(f"{top + 1}-{min(top + room, count)} of {count}")
-        self.border_title = Text(" | ".join(part for part in parts if part)).plain.replace("[", r"\[")
+        title = " | ".join(part for part in parts if part)
+        if title != self._title:  # setting it draws the whole panel, also when it is the same
+            self._title = title
+            self.border_title = title.replace("[", r"\[")
 
     def scroll_lines(self, by: int) -> None:
         """Moves by so many lines; at the end of a panel that sticks there, it sticks again."""
