@@ -226,7 +226,7 @@ def test_a_run_that_was_steered_killed_and_resumed_is_the_uninterrupted_one_with
     run.run.until(lambda: any(event.step > second for event in of(run.folder, Saved)))
     run.run.popen.kill()
     assert run.run.wait().code == -signal.SIGKILL
-    assert state_of(run.folder) == "crashed" and run.folder.control_sock.exists()
+    assert state_of(run.folder) == "crashed" and Path(run.folder.read_info().socket).exists()
     with process(run.runs.parent, "train", "--resume", "last", "--runs-dir", run.runs) as again:
         told = again.wait()
     assert told.code == 0, told.err
@@ -294,6 +294,8 @@ def test_a_detached_run_has_a_session_of_its_own_survives_a_hangup_and_logs_to_i
         assert {os.readlink(f"/proc/{info.pid}/fd/{n}") for n in (1, 2)} == {str(folder.engine_log)}
         engine_process.send_signal(signal.SIGHUP)
         before = send(folder, "decode", {}, "test").step
+        with Watch(folder, recent=0) as watch:
+            next(item for item in watch if isinstance(item.event, Trained) and item.event.step > before)
         assert send(folder, "stop", {}, "test").step > before
         engine_process.wait(60)
     finally:
