@@ -20,7 +20,6 @@ from monitors.text_safety import printable
 app = typer.Typer(
     name="lattice-tui",
     help="Grow a 3-D cellular lattice into a text model, and watch it learn.",
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -57,6 +56,9 @@ Control = Annotated[
     str, typer.Option("--control", help="none, shuffled (another sentence's embeddings) or bypass (messages zeroed).")
 ]
 Best = Annotated[bool, typer.Option("--best", help="Use the checkpoint with the best BLEU, not the newest.")]
+Fps = Annotated[int | None, typer.Option("--fps", min=1, max=60, help="Most screen updates a second; fewer suit slow links.")]
+ReadOnly = Annotated[bool, typer.Option("--read-only", help="Watch only: no key starts or changes a run.")]
+Plain = Annotated[bool, typer.Option("--ascii", help="Draw with ASCII characters only.")]
 
 
 def main() -> None:
@@ -80,10 +82,49 @@ def _show(data: dict[str, Any]) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
-    if show:
+def home(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    runs_dir: RunsDir = None,
+    fps: Fps = None,
+    read_only: ReadOnly = False,
+    plain: Plain = False,
+) -> None:
+    """Without a command: the home screen, presets and runs to start, attach to and watch."""
+    if show_version:
         print(f"lattice-tui {VERSION}")
         raise typer.Exit()
+    if context.invoked_subcommand is None:
+        from app import interface as command
+
+        command.home(runs_dir, fps, read_only, plain)
+
+
+@app.command()
+def attach(
+    run: RunName = "last",
+    runs_dir: RunsDir = None,
+    fps: Fps = None,
+    read_only: ReadOnly = False,
+    plain: Plain = False,
+) -> None:
+    """Watch and steer a live run, or go through a finished one, also in a folder copied from elsewhere."""
+    from app import interface as command
+
+    command.attach(run, runs_dir, fps, read_only, plain)
+
+
+@app.command()
+def screenshot(
+    run: RunName = "last",
+    out: Annotated[Path, typer.Option("--out", help="The picture, an SVG file.")] = Path("lattice-tui.svg"),
+    size: Annotated[str, typer.Option("--size", help="Columns x rows.")] = "160x50",
+    runs_dir: RunsDir = None,
+) -> None:
+    """Draw a run's screen into an SVG file."""
+    from app import interface as command
+
+    command.screenshot(run, out, size, runs_dir)
 
 
 @app.command()

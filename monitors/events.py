@@ -11,6 +11,7 @@ Events have one writer in one process.  Numbers that may be missing are None, ne
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -267,8 +268,8 @@ class ReadResult:
     offset: int
 
 
-def read_events(path: Path, after: int = 0) -> ReadResult:
-    """Reads the whole lines from byte `after` on; a run that has logged nothing yet has none.
+def read_events(path: Path, after: int = 0, most: int | None = None) -> ReadResult:
+    """Reads the whole lines from byte `after` on, at most `most` of them; a run that has logged nothing yet has none.
 
     A last line without its newline is still being written: it is left, and the offset stays before it.  Raises OSError
     where the file exists and can't be read.
@@ -281,7 +282,7 @@ def read_events(path: Path, after: int = 0) -> ReadResult:
         return ReadResult(events, skipped, offset)
     with stream:
         stream.seek(after)
-        for line in stream:
+        for line in itertools.islice(stream, most):
             if not line.endswith(b"\n"):
                 break
             offset += len(line)

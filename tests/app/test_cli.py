@@ -19,6 +19,8 @@ COMMANDS = [
     (),
     ("train",),
     ("evaluate",),
+    ("attach",),
+    ("screenshot",),
     ("control",),
     ("decode",),
     ("runs",),

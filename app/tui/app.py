@@ -1,0 +1,89 @@
+"""The application: settings that Textual reads from the environment when it is imported, screens, styles, palette.
+
+`app.cli` calls `run`; `set_environment` must come before the first import of textual anywhere.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.tui import environment
+from monitors.runs import RunFolder
+
+environment.prepare()
+
+from textual.app import App, SystemCommand  # noqa: E402 - see above
+from textual.screen import Screen  # noqa: E402
+
+from app.tui import keys  # noqa: E402
+from app.tui.messages import LaunchFailed, RunLaunched  # noqa: E402
+from app.tui.screens.home import HomeScreen  # noqa: E402
+from app.tui.screens.run import RunScreen  # noqa: E402
+
+if TYPE_CHECKING:
+    from app.tui.snapshot import View
+
+
+class LatticeApp(App[None]):
+    """Home, or one run straight away."""
+
+    TITLE = "lattice-tui"
+    CSS_PATH = "app.tcss"
+    ENABLE_COMMAND_PALETTE = True
+    BINDINGS = ()
+
+    def __init__(
+        self,
+        runs_dir: Path,
+        attach: RunFolder | None = None,
+        read_only: bool = False,
+        plain: bool | None = None,
+        still: View | None = None,
+    ) -> None:
+        """`plain`: ASCII only; by default where the terminal's encoding can't say more."""
+        super().__init__()
+        self.runs_dir, self.read_only = runs_dir, read_only
+        self.plain = environment.is_plain() if plain is None else plain
+        self._attach, self._still = attach, still
+        if environment.has_few_colours():
+            self.theme = "ansi-dark"
+
+    def on_mount(self) -> None:
+        self.set_class(self.plain, "-plain")
+        if self._attach is not None:
+            self.push_screen(RunScreen(self._attach, self.read_only, self.plain, still=self._still))
+        else:
+            self.push_screen(HomeScreen())
+
+    def open_run(self, folder: RunFolder) -> None:
+        self.push_screen(RunScreen(folder, self.read_only, self.plain))
+
+    def on_run_launched(self, message: RunLaunched) -> None:
+        self.open_run(RunFolder(Path(message.path)))
+
+    def on_launch_failed(self, message: LaunchFailed) -> None:
+        self.notify(message.reason, title="The run did not start", severity="error", timeout=20, markup=False)
+
+    def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:
+        """The palette: what the screen's keys do, by name."""
+        table = keys.RUN if isinstance(screen, RunScreen) else keys.HOME if isinstance(screen, HomeScreen) else ()
+        for key in table:
+            if key.action == "app.command_palette" or (key.steers and self.read_only):
+                continue
+            yield SystemCommand(f"{key.group}: {key.does}", f"key {key.shown}", self._doing(screen, key.action))
+
+    def _doing(self, screen: Screen, action: str):
+        async def do() -> None:
+            await screen.run_action(action)
+
+        return do
+
+
+def run(runs_dir: Path, attach: RunFolder | None = None, read_only: bool = False, plain: bool | None = None) -> int:
+    """Shows the interface until the operator leaves; the exit code."""
+    app = LatticeApp(runs_dir, attach, read_only, plain)
+    app.run(mouse=os.environ.get("LATTICE_TUI_MOUSE", "1") != "0")
+    return app.return_code or 0

@@ -1,0 +1,93 @@
+"""Every key of every screen, in one place: screens take their bindings from here, and the help overlay is made of it.
+
+Letters, digits, arrows and function keys only: tmux, screen and terminals keep ctrl+q, ctrl+s, ctrl+b and alt for themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from textual.binding import Binding
+
+
+@dataclass(frozen=True)
+class Key:
+    """`keys` as Textual names them, the first one shown as `shown`; `steers`: it changes the run, so read-only forbids it."""
+
+    keys: str
+    shown: str
+    action: str
+    does: str
+    group: str
+    hint: str = ""
+    """A word for the line at the bottom; none for keys that are only in the help."""
+
+    steers: bool = False
+
+    def binding(self) -> Binding:
+        return Binding(self.keys, self.action, self.does, show=False)
+
+
+PANELS = ("Curves", "Text", "Stages", "Memory", "Clusters", "Plasticity", "Log")
+
+EVERYWHERE = (
+    Key("question_mark,f1", "?", "help", "this help", "Everywhere", "help"),
+    Key("ctrl+p", "ctrl+p", "app.command_palette", "command palette: everything by name", "Everywhere"),
+    Key("q", "q", "leave", "quit", "Everywhere", "quit"),
+)
+
+HOME = (
+    Key("tab", "tab", "other_table", "between presets and runs", "Home", "presets/runs"),
+    Key("enter", "enter", "choose", "start the preset, or attach to the run", "Home", "start or attach"),
+    Key("r", "r", "refresh", "look for runs again", "Home"),
+    *EVERYWHERE,
+)
+
+RUN = (
+    *(Key(str(i), str(i), f"panel({i - 1})", f"panel {name}", "Panels") for i, name in enumerate(PANELS, start=1)),
+    Key("tab", "tab", "next_panel(1)", "next panel", "Panels", "panel"),
+    Key("shift+tab", "shift+tab", "next_panel(-1)", "panel before", "Panels"),
+    Key("z", "z", "zoom", "one panel alone, or all of them", "Panels", "zoom"),
+    Key("up,k", "up", "scroll(-1)", "scroll the panel back", "Panels"),
+    Key("down,j", "down", "scroll(1)", "scroll the panel on", "Panels"),
+    Key("pageup", "pgup", "scroll(-10)", "scroll far back", "Panels"),
+    Key("pagedown", "pgdn", "scroll(10)", "scroll far on", "Panels"),
+    Key("f", "f", "freeze", "freeze the display; the run and its reading go on", "Panels", "freeze"),
+    Key("slash", "/", "search", "search the decoded text", "Panels"),
+    Key("n", "n", "found(1)", "next match", "Panels"),
+    Key("N", "N", "found(-1)", "match before", "Panels"),
+    Key("m", "m", "curve", "next curve", "Curves"),
+    Key("l", "l", "log_scale", "log scale on and off", "Curves"),
+    Key("s", "s", "smooth", "smoothing: none, some, much", "Curves"),
+    Key("w", "w", "window", "window: all steps, the last 1000, 200 or 50", "Curves"),
+    Key("left", "left", "seek(-1)", "back in the run's history", "Replay"),
+    Key("right", "right", "seek(1)", "on in the run's history", "Replay"),
+    Key("home", "home", "seek_start", "to the start of the history", "Replay"),
+    Key("end", "end", "seek_end", "to the newest event, and follow", "Replay"),
+    Key("space", "space", "play", "play from here, or pause that", "Replay"),
+    Key("plus,equals_sign", "+", "speed(1)", "play faster", "Replay"),
+    Key("minus", "-", "speed(0)", "play slower", "Replay"),
+    Key("d", "d", "decode_now", "decode held-out sentences now", "Steering", "decode", steers=True),
+    Key("e", "e", "decode_every", "decode every N steps", "Steering", "every N", steers=True),
+    Key("r", "r", "learning_rate", "learning rate", "Steering", "rate", steers=True),
+    Key("y", "y", "sparsity", "sparsity target of this stage", "Steering", steers=True),
+    Key("o", "o", "profile", "plasticity profile of this stage", "Steering", steers=True),
+    Key("right_square_bracket", "]", "stage_next", "end this stage, start the next", "Steering", steers=True),
+    Key("h", "h", "stage_hold", "hold this stage past its end", "Steering", steers=True),
+    Key("H", "H", "stage_release", "let a held stage end", "Steering", steers=True),
+    Key("g", "g", "stage_goto", "go to a later stage", "Steering", steers=True),
+    Key("p", "p", "pause", "pause or resume training", "Steering", "pause", steers=True),
+    Key("c", "c", "checkpoint", "save a checkpoint", "Steering", "save", steers=True),
+    Key("x", "x", "stop", "save and stop the run (asks)", "Steering", "stop", steers=True),
+    Key("escape", "esc", "home", "back to all runs; the run goes on", "Everywhere", "home"),
+    *EVERYWHERE,
+)
+
+
+def bindings(keys: tuple[Key, ...]) -> list[Binding]:
+    return [key.binding() for key in keys]
+
+
+def hints(keys: tuple[Key, ...], read_only: bool = False) -> list[tuple[str, str]]:
+    """Keys and words for the line at the bottom."""
+    return [(key.shown, key.hint) for key in keys if key.hint and not (read_only and key.steers)]

@@ -1,0 +1,53 @@
+"""Where the panels of the run screen go.  Pure: a size in, a region for each panel shown out."""
+
+from __future__ import annotations
+
+from textual.geometry import Region
+
+NARROW = 100
+LOW = 30
+"""Below this many columns or rows one panel is shown at a time."""
+
+WIDE = 190
+
+
+def arrange(width: int, height: int, alone: str | None) -> dict[str, Region]:
+    """Regions that tile width x height; with `alone`, or in a small terminal, one panel has it all."""
+    if alone is not None:
+        return {alone: Region(0, 0, width, height)}
+    if width >= WIDE:
+        left, right = width * 2 // 5, width // 4
+        middle = width - left - right
+        return {
+            **_column(0, left, height, {"Curves": 0}),
+            **_column(left, middle, height, {"Text": 0, "Log": height // 3}),
+            **_column(left + middle, right, height, {"Stages": 12, "Memory": 0, "Clusters": 5, "Plasticity": 5}),
+        }
+    left = width * 11 // 20
+    return {
+        **_column(0, left, height, {"Curves": 0, "Text": height * 2 // 5}),
+        **_column(left, width - left, height, _side(height)),
+    }
+
+
+def is_small(width: int, height: int) -> bool:
+    return width < NARROW or height < LOW
+
+
+def _side(height: int) -> dict[str, int]:
+    """The right column's panels: those that say little go first where there is little room."""
+    rows = {"Stages": 11, "Memory": 14, "Clusters": 5, "Plasticity": 5, "Log": 0}
+    if height < 47:
+        rows = {"Stages": 10, "Memory": 11, "Log": 0}
+    return rows
+
+
+def _column(x: int, width: int, height: int, rows: dict[str, int]) -> dict[str, Region]:
+    """Panels under each other; the one with 0 rows takes what is left."""
+    free = height - sum(rows.values())
+    regions, y = {}, 0
+    for name, wanted in rows.items():
+        taken = wanted or free
+        regions[name] = Region(x, y, width, taken)
+        y += taken
+    return regions

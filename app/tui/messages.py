@@ -1,0 +1,47 @@
+"""What has happened outside the screens.  Threads post these and never touch a widget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from textual.message import Message
+
+from app.tui.snapshot import View
+
+
+@dataclass
+class SnapshotRead(Message):
+    """The reader has a newer view of the run."""
+
+    view: View
+
+
+@dataclass
+class CommandAnswered(Message):
+    """The engine took a command at `step`, or refused it with `error`."""
+
+    number: int
+    ok: bool
+    step: int | None
+    error: str
+
+
+@dataclass
+class RunsListed(Message):
+    """The rows of monitors.runs.list_runs, or what kept them from being read."""
+
+    rows: tuple[dict[str, Any], ...]
+    trouble: str = ""
+
+
+@dataclass
+class RunLaunched(Message):
+    """A new run has a folder."""
+
+    path: str
+
+
+@dataclass
+class LaunchFailed(Message):
+    reason: str

@@ -1,0 +1,169 @@
+"""Small questions over a screen: pick one of several answers, or type one that is checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.screen import ModalScreen
+from textual.suggester import Suggester
+from textual.widgets import Input, OptionList, Static
+from textual.widgets.option_list import Option
+
+from monitors.text_safety import printable
+
+Check = Callable[[str], str]
+"""What is wrong with a typed answer, in words; empty where nothing is."""
+
+
+class Choose(ModalScreen[str | None]):
+    """One of several answers, by arrows and enter or by its letter; escape gives None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "back", show=False)]
+
+    def __init__(self, question: str, answers: dict[str, str]) -> None:
+        """`answers`: what is said of each, by the value it gives; its first letter picks it."""
+        super().__init__()
+        self._question, self._answers = question, answers
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(Text(self._question), classes="question")
+            yield OptionList(*(Option(Text(said), id=value) for value, said in self._answers.items()))
+            yield Static(Text("enter chooses, esc goes back"), classes="hint")
+
+    @on(OptionList.OptionSelected)
+    def answered(self, event: OptionList.OptionSelected) -> None:
+        event.stop()
+        self.dismiss(event.option_id)
+
+    def on_key(self, event) -> None:
+        starting = [value for value in self._answers if event.character and value.startswith(event.character)]
+        if len(starting) == 1:
+            event.stop()
+            self.dismiss(starting[0])
+
+
+class Ask(ModalScreen[str | None]):
+    """A typed answer; enter gives it once nothing is wrong with it, escape gives None."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "back", show=False)]
+
+    def __init__(self, question: str, value: str = "", check: Check = lambda answer: "") -> None:
+        super().__init__()
+        self._question, self._value, self._check = question, value, check
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(Text(self._question), classes="question")
+            yield Input(self._value)
+            yield Static(Text("enter sends, esc goes back"), classes="hint")
+
+    @on(Input.Submitted)
+    def answered(self, event: Input.Submitted) -> None:
+        event.stop()
+        if wrong := self._check(event.value.strip()):
+            self.query_one(".hint", Static).update(Text(wrong, "bold red"))
+        else:
+            self.dismiss(event.value.strip())
+
+
+class Start(ModalScreen[tuple[str, str] | None]):
+    """Before a run starts: its text and its steps; gives both as typed, empty for the preset's own."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "back", show=False)]
+
+    def __init__(self, preset: str, steps: int, at_least: int) -> None:
+        super().__init__()
+        self._preset, self._steps, self._at_least = preset, steps, at_least
+
+    def compose(self) -> ComposeResult:
+        with Vertical(classes="dialog"):
+            yield Static(Text(f"Start a run of {self._preset}"), classes="question")
+            yield Static(Text("Text to learn from: .txt, .jsonl, .tsv or a folder; empty = the bundled corpus"))
+            yield Input(id="data", suggester=Paths(), placeholder="bundled")
+            yield Static(Text(f"Optimizer steps; empty = {self._steps:,}"))
+            yield Input(id="steps", placeholder=str(self._steps))
+            yield Static(
+                Text("enter starts, tab changes the field, right arrow completes a path, esc goes back"), classes="hint"
+            )
+
+    @on(Input.Submitted)
+    def answered(self, event: Input.Submitted) -> None:
+        event.stop()
+        data, steps = (self.query_one(name, Input).value.strip() for name in ("#data", "#steps"))
+        wrong = wrong_data(data) or wrong_steps(steps, self._at_least)
+        if wrong:
+            self.query_one(".hint", Static).update(Text(wrong, "bold red"))
+        else:
+            self.dismiss((data, steps))
+
+
+class Paths(Suggester):
+    """Completes a path by the first entry of its folder, in order, that begins like it."""
+
+    def __init__(self) -> None:
+        super().__init__(use_cache=False, case_sensitive=True)
+
+    async def get_suggestion(self, value: str) -> str | None:
+        folder, start = os.path.split(value)
+        try:
+            names = sorted(os.listdir(os.path.expanduser(folder) or "."))
+        except OSError:
+            return None
+        found = next((name for name in names if start and name.startswith(start) and name.isprintable()), None)
+        return os.path.join(folder, found) if found else None
+
+
+SUFFIXES = (".txt", ".jsonl", ".tsv")
+
+
+def wrong_data(typed: str) -> str:
+    """What keeps a typed path from being trained on, as far as a look at it tells."""
+    if not typed:
+        return ""
+    path, shown = Path(typed).expanduser(), printable(typed)
+    if not path.exists():
+        return f"{shown} does not exist"
+    if not os.access(path, os.R_OK):
+        return f"{shown} can't be read: no permission"
+    if path.is_dir():
+        return (
+            "" if any(child.suffix in SUFFIXES for child in path.iterdir()) else f"{shown} holds no {', '.join(SUFFIXES)} file"
+        )
+    if path.suffix not in SUFFIXES:
+        return f"{shown} is not one of {', '.join(SUFFIXES)}"
+    return "" if path.stat().st_size else f"{shown} is empty"
+
+
+def wrong_steps(typed: str, at_least: int) -> str:
+    if not typed:
+        return ""
+    if not typed.isdecimal() or int(typed) < at_least:
+        return f"steps: a whole number, at least {at_least}"
+    return ""
+
+
+def whole_number(at_least: int) -> Check:
+    return lambda typed: "" if typed.isdecimal() and int(typed) >= at_least else f"a whole number, at least {at_least}"
+
+
+def number_in(low: float, high: float, exclusive: bool = False) -> Check:
+    """Checks for low..high, or for above `low` with `exclusive`."""
+
+    def check(typed: str) -> str:
+        try:
+            value = float(typed)
+        except ValueError:
+            return "a number, such as 0.003"
+        fits = (low < value if exclusive else low <= value) and value <= high
+        return "" if fits else f"a number {'above' if exclusive else 'from'} {low:g} {'up ' if exclusive else ''}to {high:g}"
+
+    return check

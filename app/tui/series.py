@@ -1,0 +1,88 @@
+"""A measured curve that grows for days in bounded memory: its newest points as they were, all of it as spans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+MOST_SPANS = 2048
+"""When a curve has more spans than this, neighbours are joined and each span holds twice the points from then on."""
+
+MOST_RECENT = 2048
+"""Newest points kept one by one, for windows and smoothing."""
+
+
+class Span(NamedTuple):
+    """Neighbouring points of a curve: first and last step, lowest, highest and mean value, how many points."""
+
+    first: int
+    last: int
+    low: float
+    high: float
+    mean: float
+    count: int
+
+    @classmethod
+    def of(cls, step: int, value: float) -> Span:
+        return cls(step, step, value, value, value, 1)
+
+    def join(self, later: Span) -> Span:
+        count = self.count + later.count
+        mean = (self.mean * self.count + later.mean * later.count) / count
+        return Span(self.first, later.last, min(self.low, later.low), max(self.high, later.high), mean, count)
+
+
+@dataclass(frozen=True)
+class Series:
+    """`whole` covers the curve from its first point, `stride` points a span (the last may hold fewer)."""
+
+    whole: tuple[Span, ...] = ()
+    stride: int = 1
+    recent: tuple[Span, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.recent)
+
+    @property
+    def last(self) -> float | None:
+        return self.recent[-1].mean if self.recent else None
+
+    def extended(self, points: Iterable[tuple[int, float]]) -> Series:
+        """With later points, in order.  Extrema are never lost by joining."""
+        whole, stride, new = list(self.whole), self.stride, [Span.of(step, value) for step, value in points]
+        if not new:
+            return self
+        for span in new:
+            if whole and whole[-1].count < stride:
+                whole[-1] = whole[-1].join(span)
+            else:
+                whole.append(span)
+            if len(whole) > MOST_SPANS:
+                joined = [a.join(b) for a, b in zip(whole[::2], whole[1::2], strict=False)]
+                whole = joined + whole[len(joined) * 2 :]
+                stride *= 2
+        return Series(tuple(whole), stride, (*self.recent, *new)[-MOST_RECENT:])
+
+    def window(self, steps: int | None) -> tuple[Span, ...]:
+        """The spans of the last `steps` steps, or of the whole curve; single points where they are still known."""
+        if not self.recent:
+            return ()
+        first = self.recent[-1].last - steps + 1 if steps else self.whole[0].first
+        if self.recent[0].first <= first:
+            return tuple(span for span in self.recent if span.last >= first)
+        return tuple(span for span in self.whole if span.last >= first)
+
+
+def smoothed(spans: Iterable[Span], weight: float) -> list[Span]:
+    """An exponential running mean of the spans' means; `weight` 0 leaves them as they are, 1 would never move."""
+    spans = list(spans)
+    if not weight:
+        return spans
+    out: list[Span] = []
+    running: float | None = None
+    for span in spans:
+        kept = weight**span.count
+        running = span.mean if running is None else kept * running + (1 - kept) * span.mean
+        out.append(Span(span.first, span.last, running, running, running, span.count))
+    return out

@@ -1,0 +1,272 @@
+"""What the screens show, as frozen values, and the pure fold that makes it from a run's events.
+
+    fold(Snapshot(), events) == fold(fold(Snapshot(), first_half), second_half)
+
+Everything here is bounded, so that watching a run for days costs no more than watching it for an hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from app import formats
+from app.tui.series import Series
+from monitors.events import (
+    AnyEvent,
+    BadStep,
+    Decoded,
+    Edited,
+    RunEnded,
+    RunStarted,
+    Sample,
+    Saved,
+    StageEnded,
+    StageStarted,
+    Trained,
+    Warned,
+)
+from monitors.gauges import Absent, GpuMemory
+from monitors.runs import RunInfo
+from monitors.text_safety import printable
+from presets.plan import StagePlan
+from presets.schema import RunConfig
+
+MOST_LOOKS = 100
+"""Looks of the decode monitor whose samples are kept for scrolling back."""
+
+MOST_LOG_LINES = 1000
+
+PACE_STEPS = 50
+"""Steps that pace and time left are averaged over."""
+
+CURVES = ("loss", "held-out loss", "BLEU", "chrF", "learning rate", "step time")
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look of the decode monitor, scores 0..100, `exact` 0..1."""
+
+    step: int
+    bleu: float
+    chrf: float
+    exact: float
+    count: int
+    signature: str
+    best: bool
+    seconds: float
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class StageMark:
+    """A stage that has started; `ended_step` and `reason` are None while it runs."""
+
+    index: int
+    name: str
+    shape: tuple[int, int, int]
+    ticks: int
+    kernel: str
+    plan_bytes: int
+    micro_batch: int
+    accumulation: int
+    carried: bool
+    started_step: int
+    ended_step: int | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """`tone` is one of note, good, command, warning, error; it is also said by the sign in front of the text."""
+
+    time: float
+    step: int
+    tone: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Checkpointed:
+    step: int
+    bytes: int
+    best: bool
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A run after some of its events."""
+
+    events: int = 0
+    last_time: float = 0.0
+    step: int = 0
+    stage: int = 0
+    curves: dict[str, Series] = field(default_factory=lambda: {name: Series() for name in CURVES})
+    looks: tuple[Look, ...] = ()
+    stages: tuple[StageMark, ...] = ()
+    saved: Checkpointed | None = None
+    log: tuple[LogLine, ...] = ()
+    edits: tuple[tuple[str, Any], ...] = ()
+    """Settings changed while it trained, with their newest values."""
+
+    held: bool = False
+    """An operator holds the stage past its end."""
+
+    ended: RunEnded | None = None
+
+    @property
+    def pace_s(self) -> float | None:
+        """Mean seconds of the last steps, decoding and saving left out."""
+        times = [span.mean for span in self.curves["step time"].recent[-PACE_STEPS:]]
+        return sum(times) / len(times) if times else None
+
+
+@dataclass(frozen=True)
+class Host:
+    """What the machine that shows the run can say about it and about itself."""
+
+    rss_bytes: int | Absent
+    available_bytes: int | Absent
+    total_bytes: int | Absent
+    disk_free_bytes: int | Absent
+    gpus: tuple[GpuMemory, ...] | Absent
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in the log the snapshot stands: event number, of how many; `following` the end, or `playing` from a seek."""
+
+    event: int = 0
+    total: int = 0
+    following: bool = True
+    playing: bool = False
+    speed: float = 1.0
+
+
+@dataclass(frozen=True)
+class View:
+    """All that a run screen shows; `trouble` says in words what could not be read."""
+
+    folder: str
+    name: str
+    snapshot: Snapshot = field(default_factory=Snapshot)
+    info: RunInfo | None = None
+    state: str = "starting"
+    config: RunConfig | None = None
+    plans: tuple[StagePlan, ...] = ()
+    host: Host | None = None
+    position: Position = field(default_factory=Position)
+    skipped: int = 0
+    trouble: str = ""
+
+    @property
+    def is_live(self) -> bool:
+        return self.state in ("starting", "running", "paused")
+
+
+def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
+    """The snapshot after some more events, in the order of the log."""
+    events = list(events)
+    if not events:
+        return snapshot
+    points: dict[str, list[tuple[int, float]]] = {name: [] for name in CURVES}
+    looks, stages, log = list(snapshot.looks), list(snapshot.stages), list(snapshot.log)
+    saved, ended, edits, held = snapshot.saved, snapshot.ended, dict(snapshot.edits), snapshot.held
+    for event in events:
+        ended = event if isinstance(event, RunEnded) else None if isinstance(event, RunStarted) else ended
+        match event:
+            case Trained():
+                measured = {"loss": event.loss, "learning rate": event.learning_rate, "step time": event.step_s}
+                _note(points, event.step, measured)
+            case Decoded():
+                _note(points, event.step, {"BLEU": event.bleu, "chrF": event.chrf, "held-out loss": event.valid_loss})
+                looks.append(_look(event))
+            case StageStarted():
+                stages = [mark for mark in stages if mark.index != event.stage]  # a resumed stage starts once more
+                stages.append(_mark(event))
+                held = False
+            case StageEnded():
+                stages = [
+                    replace(mark, ended_step=event.step, reason=event.reason) if mark.index == event.stage else mark
+                    for mark in stages
+                ]
+            case Saved():
+                saved = Checkpointed(event.step, event.bytes, event.best)
+            case Edited() if event.command == "set":
+                edits[event.key] = event.new
+            case Edited() if event.key == "held":
+                held = bool(event.new)
+        if line := log_line(event):
+            log.append(line)
+    return Snapshot(
+        events=snapshot.events + len(events),
+        last_time=events[-1].time,
+        step=events[-1].step,
+        stage=events[-1].stage,
+        curves={name: series.extended(points[name]) for name, series in snapshot.curves.items()},
+        looks=tuple(looks[-MOST_LOOKS:]),
+        stages=tuple(stages),
+        saved=saved,
+        log=tuple(log[-MOST_LOG_LINES:]),
+        edits=tuple(edits.items()),
+        held=held,
+        ended=ended,
+    )
+
+
+def log_line(event: AnyEvent) -> LogLine | None:
+    """The event in one line, or None for those that the curves tell better."""
+    match event:
+        case Trained():
+            return None
+        case RunStarted():
+            return _line(event, "note", f"{'resumed' if event.resumed else 'started'}: {event.message}")
+        case StageStarted():
+            return _line(event, "note", f"stage {event.name}: {formats.shape(event.shape)} cells, {event.ticks} ticks")
+        case StageEnded():
+            return _line(event, "note", f"stage {event.name} ended ({event.reason})")
+        case Decoded():
+            best = ", best" if event.best else ""
+            text = f"BLEU {formats.score(event.bleu)}, chrF {formats.score(event.chrf)}, {event.exact:.0%} exact{best}"
+            return _line(event, "good" if event.best else "note", text)
+        case Saved():
+            return _line(event, "note", f"checkpoint saved, {formats.bytes_(event.bytes)}")
+        case BadStep():
+            return _line(event, "error", f"step skipped ({event.in_a_row} in a row): {event.reason}")
+        case Warned():
+            return _line(event, "warning", event.message)
+        case Edited():
+            told = event.key not in ("", "paused", "held")  # the command says those
+            change = f" {event.key}: {event.old} -> {event.new}" if told else ""
+            return _line(event, "command", f"{event.command}{change} (by {event.who})")
+        case RunEnded():
+            tone = "error" if event.state == "failed" else "note"
+            return _line(event, tone, f"{event.state}: {event.reason} (exit code {event.exit_code})")
+    return _line(event, "note", _in_words(event))
+
+
+def _line(event: AnyEvent, tone: str, text: str) -> LogLine:
+    return LogLine(event.time, event.step, tone, printable(text))
+
+
+def _in_words(event: AnyEvent) -> str:
+    """An event of a kind that this screen has no sentence for."""
+    fields = event.model_dump(exclude={"time", "step", "stage", "kind"})
+    return f"{event.kind.replace('_', ' ')}: " + ", ".join(f"{name} {value}" for name, value in fields.items())
+
+
+def _note(points: dict[str, list[tuple[int, float]]], step: int, measured: dict[str, float | None]) -> None:
+    for name, value in measured.items():
+        if value is not None:
+            points[name].append((step, value))
+
+
+def _look(event: Decoded) -> Look:
+    scores = {name: getattr(event, name) for name in ("step", "bleu", "chrf", "exact", "count", "signature", "best", "seconds")}
+    return Look(**scores, samples=event.samples)
+
+
+def _mark(event: StageStarted) -> StageMark:
+    names = ("name", "shape", "ticks", "kernel", "plan_bytes", "micro_batch", "accumulation", "carried")
+    return StageMark(index=event.stage, started_step=event.step, **{name: getattr(event, name) for name in names})

@@ -1,0 +1,160 @@
+"""A recorded run, a live one, a view of fixed numbers, and the rows of characters that a screen shows."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from monitors.runs import RunFolder
+
+PATIENCE_S = 60.0
+
+
+class Screen:
+    """What tests do with a running app."""
+
+    def __init__(self, app, pilot) -> None:
+        self.app, self.pilot = app, pilot
+
+    @property
+    def rows(self) -> list[str]:
+        strips = self.app.screen._compositor.render_strips()
+        return ["".join(segment.text for segment in strip).rstrip() for strip in strips]
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.rows)
+
+    async def press(self, *keys: str) -> None:
+        await self.pilot.press(*keys)
+        await self.pilot.pause()
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Waits for it; fails, showing the screen, where it does not come true."""
+        end = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < end, f"took too long; the screen says:\n{self.text}"
+            await self.pilot.pause(0.02)
+
+    async def shows(self, *words: str) -> None:
+        await self.until(lambda: all(word in self.text for word in words))
+
+
+@pytest.fixture
+def use() -> Callable[..., None]:
+    """`use(app, size, test)` runs the app without a terminal, and the test on it."""
+
+    def run(app, size: tuple[int, int], test: Callable[[Screen], Awaitable[None]]) -> None:
+        async def session() -> None:
+            async with app.run_test(size=size) as pilot:
+                await test(Screen(app, pilot))
+
+        asyncio.run(session())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def runs_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="session")
+def recorded(cli, sentences: Path, runs_dir: Path) -> RunFolder:
+    """A finished run of `tiny`: 20 steps, two stages, looks at steps 5, 10, 15 and 20."""
+    told = cli(
+        *("train", "--preset", "tiny", "--data", sentences, "--device", "cpu", "--steps", "20"),
+        *("--set", "decode.every=5", "--runs-dir", runs_dir),
+    )
+    assert told.code == 0, told.err
+    return RunFolder.find(runs_dir, "last")
+
+
+@pytest.fixture
+def live(sentences: Path, tmp_path: Path):
+    """A run of `tiny` that trains on until it is told to stop, in a process of its own."""
+    from app.launch import launch
+
+    options = ["--preset", "tiny", "--data", str(sentences), "--device", "cpu", "--steps", "100000"]
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        folder = launch(options, tmp_path / "runs")
+    finally:
+        os.environ.pop("OMP_NUM_THREADS") if before is None else os.environ.update(OMP_NUM_THREADS=before)
+    yield folder
+    with contextlib.suppress(psutil.NoSuchProcess):
+        engine = psutil.Process(folder.read_info().pid)
+        engine.kill()
+        with contextlib.suppress(ChildProcessError, psutil.TimeoutExpired):
+            engine.wait(10)
+
+
+@pytest.fixture
+def fixed_view(monkeypatch: pytest.MonkeyPatch):
+    """A view whose every number is written here: stage 1 of `tiny` under way after 40 steps."""
+    import math
+
+    from app.tui.snapshot import Host, Position, Snapshot, View, fold
+    from monitors import events as e
+    from monitors.gauges import Absent
+    from monitors.runs import RunInfo
+    from presets.layers import load
+    from presets.plan import plan
+
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    config, start = load("tiny").config, 1_795_329_000.0
+    happened: list[e.AnyEvent] = [
+        e.RunStarted(time=start, run="20261122-063056-tiny", resumed=False, message="270 sentences to train on, 30 held out")
+    ]
+    samples = (
+        e.Sample(source="a", reference="She feeds the puppy near the barn.", said="She feeds the kitten near the barn."),
+        e.Sample(source="b", reference="There are six beds in the attic.", said="There are six beds in the attic."),
+        e.Sample(source="c", reference="A \x1b[31mred\x1b[0m [bold]word[/bold]", said=""),
+    )
+    for index, stage in enumerate(config.stages):
+        kernel = "tick kernel: native (C, fp32)"
+        sizes = {"plan_bytes": 410_528_032, "micro_batch": 16, "accumulation": 1, "cells": math.prod(stage.shape)}
+        here = {"time": start + 30 * index, "step": 30 * index, "stage": index, "name": stage.name}
+        about = {"shape": stage.shape, "ticks": stage.ticks, "kernel": kernel, "carried": index > 0}
+        happened.append(e.StageStarted(**here, **about, **sizes))
+        for step in range(30 * index + 1, 31 if index == 0 else 41):
+            here = {"time": start + step, "step": step, "stage": index}
+            values = {"loss": 6.0 * math.exp(-step / 30) + 0.2 * math.sin(step), "grad_norm": 1.0}
+            happened.append(
+                e.Trained(**here, **values, learning_rate=0.003 * min(1, step / 5), step_s=0.020 + 0.001 * (step % 3))
+            )
+            if step % 10 == 0:
+                scores = {"bleu": 1.5 * step, "chrf": 2.0 * step, "exact": step / 100, "valid_loss": 5.0 - step / 20}
+                shares = {"active_share": 0.9, "gradient_share": 1.0, "seconds": 0.1, "peak_bytes": 0}
+                about = {"count": 64, "signature": "nrefs:1", "samples": samples, "best": True}
+                happened.append(e.Decoded(**here, **scores, **shares, **about))
+        if index == 0:
+            happened.append(e.Saved(time=start + 30, step=30, path="step-30", seconds=0.1, bytes=1_234_567, best=True))
+            happened.append(e.StageEnded(time=start + 30, step=30, name=stage.name, reason="steps"))
+    by = {"who": "ada (pid 7), TUI", "command": "set", "key": "decode.every", "old": 10, "new": 5}
+    happened.append(e.Edited(time=start + 40, step=40, stage=1, **by))
+    info = RunInfo(
+        **{"run": "20261122-063056-tiny", "preset": "tiny", "created": start, "host": "vm", "pid": 7, "pid_started": start},
+        **{
+            "version": "0",
+            "state": "running",
+            "stage": 1,
+            "step": 40,
+            "elapsed_s": 75.0,
+            "cpu_s": 70.0,
+            "peak_bytes": 600_000_000,
+        },
+    )
+    host = Host(512_000_000, 20_000_000_000, 25_300_000_000, 82_000_000_000, Absent("NVML Shared Library Not Found"))
+    snapshot = fold(Snapshot(), happened)
+    position = Position(len(happened), len(happened))
+    return View("/runs/tiny", "20261122-063056-tiny", snapshot, info, "running", config, plan(config), host, position)

@@ -1,0 +1,119 @@
+"""The home screen: presets, runs, and the way into a run."""
+
+from __future__ import annotations
+
+from textual.widgets import Input
+
+from app.tui.app import LatticeApp
+from app.tui.screens.dialogs import Start, number_in, wrong_data, wrong_steps
+from app.tui.screens.run import RunScreen
+
+
+def test_it_shows_presets_with_their_memory_and_the_runs_there_are(use, recorded, runs_dir):
+    async def look(screen):
+        await screen.shows(recorded.name, "finished", "baseline", "16x16x16", "578 MB", "24 GB", "too big")
+
+    use(LatticeApp(runs_dir), (80, 24), look)
+
+
+def test_enter_on_a_run_attaches_and_escape_comes_back(use, recorded, runs_dir):
+    async def look(screen):
+        await screen.shows(recorded.name)
+        await screen.press("tab", "enter")
+        await screen.shows("step 20/20", "all steps")
+        assert isinstance(screen.app.screen, RunScreen)
+        await screen.press("escape")
+        await screen.shows("preset", recorded.name)
+
+    use(LatticeApp(runs_dir), (80, 24), look)
+
+
+def test_without_runs_it_says_so(use, tmp_path):
+    async def look(screen):
+        await screen.shows("No runs yet in")
+
+    use(LatticeApp(tmp_path / "none"), (120, 30), look)
+
+
+def test_starting_checks_the_data_and_gives_the_options_to_the_engine(use, recorded, runs_dir, sentences, monkeypatch):
+    launched = []
+
+    def launch(arguments, place):
+        launched.append((arguments, place))
+        return recorded
+
+    monkeypatch.setattr("app.launch.launch", launch)
+
+    async def look(screen):
+        await screen.press("enter")
+        await screen.until(lambda: isinstance(screen.app.screen, Start))
+        screen.app.screen.query_one("#data", Input).value = "/no/such/file.txt"
+        await screen.press("enter")
+        await screen.shows("/no/such/file.txt does not exist")
+        screen.app.screen.query_one("#data", Input).value = str(sentences)
+        screen.app.screen.query_one("#steps", Input).value = "1"
+        await screen.press("enter")
+        await screen.shows("at least 2")
+        screen.app.screen.query_one("#steps", Input).value = "50"
+        await screen.press("enter")
+        await screen.until(lambda: isinstance(screen.app.screen, RunScreen))
+        assert launched == [(["--preset", "tiny", "--data", str(sentences), "--steps", "50"], runs_dir)]
+
+    use(LatticeApp(runs_dir), (80, 24), look)
+
+
+def test_an_engine_that_refuses_is_quoted(use, runs_dir, monkeypatch):
+    from app.exit_codes import ExitCode, Stop
+
+    def launch(arguments, place):
+        raise Stop(ExitCode.USAGE, "no [bold]text[/bold] in it")
+
+    monkeypatch.setattr("app.launch.launch", launch)
+
+    async def look(screen):
+        await screen.press("enter")
+        await screen.until(lambda: isinstance(screen.app.screen, Start))
+        await screen.press("enter")
+        await screen.until(lambda: screen.app._notifications)
+        (told,) = screen.app._notifications
+        assert told.message == "no [bold]text[/bold] in it" and not told.markup
+
+    use(LatticeApp(runs_dir), (80, 24), look)
+
+
+def test_a_preset_that_is_too_big_asks_first_and_read_only_starts_nothing(use, runs_dir):
+    async def look(screen):
+        await screen.press("down", "down", "down", "down", "enter")
+        await screen.shows("does not fit", "start it all the same")
+
+    use(LatticeApp(runs_dir), (120, 30), look)
+
+    async def look_only(screen):
+        await screen.press("enter")
+        await screen.pilot.pause()
+        assert not isinstance(screen.app.screen, Start)
+
+    use(LatticeApp(runs_dir, read_only=True), (120, 30), look_only)
+
+
+def test_help_lists_the_keys(use, runs_dir):
+    async def look(screen):
+        await screen.press("question_mark")
+        await screen.shows("start the preset, or attach to the run")
+
+    use(LatticeApp(runs_dir), (80, 24), look)
+
+
+def test_a_path_is_told_wrong_before_an_engine_starts(tmp_path):
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "a.pdf").write_text("x")
+    (tmp_path / "none").mkdir()
+    assert wrong_data("") == ""
+    assert "is empty" in wrong_data(str(tmp_path / "empty.txt"))
+    assert "is not one of .txt, .jsonl, .tsv" in wrong_data(str(tmp_path / "a.pdf"))
+    assert "holds no" in wrong_data(str(tmp_path / "none"))
+    assert wrong_data(str(tmp_path)) == ""
+    assert r"\x1b" in wrong_data("/\x1b[2J")
+    assert wrong_steps("", 2) == wrong_steps("2", 2) == "" and wrong_steps("1", 2) and wrong_steps("2.5", 2)
+    check = number_in(0, 1, exclusive=True)
+    assert check("0.003") == "" and check("0") and check("nan") and check("x") and check("1.5")

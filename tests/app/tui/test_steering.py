@@ -1,0 +1,80 @@
+"""Keys that change a run, against a real engine that trains meanwhile."""
+
+from __future__ import annotations
+
+from app.tui.app import LatticeApp
+from monitors.events import Edited, Trained, read_events
+from monitors.runs import state_of
+
+
+def edits(folder) -> list[str]:
+    return [event.command for event in read_events(folder.events_jsonl).events if isinstance(event, Edited)]
+
+
+def test_steering_a_run_from_the_keys(use, live):
+    async def steer(screen):
+        await screen.shows("running", "loss")
+
+        await screen.press("e")
+        await screen.shows("Decode every so many steps")
+        await screen.press("backspace", *"0", "enter")
+        await screen.shows("a whole number, at least 1")
+        await screen.press("backspace", *"40", "enter")
+        await screen.shows("decode.every = 40: applied at step")
+
+        await screen.press("r")
+        await screen.shows("Peak learning rate")
+        await screen.press("backspace", *"0.001", "enter")
+        await screen.shows("optimizer.learning_rate = 0.001: applied at step")
+
+        await screen.press("p")
+        await screen.shows("pause: applied at step", "paused")
+        paused_at = screen.app.screen.view.snapshot.step
+        await screen.press("c", "d")
+        await screen.shows("decode now: applied at step", "checkpoint: applied at step")
+        await screen.until(lambda: screen.app.screen.view.snapshot.saved)
+        assert screen.app.screen.view.snapshot.step == paused_at
+        await screen.press("p")
+        await screen.shows("resume: applied at step", "running")
+
+        await screen.press("o")
+        await screen.shows("consolidation")
+        await screen.press("c")
+        await screen.shows("stages.0.profile = consolidation: applied at step")
+        await screen.press("h", "H")
+        await screen.shows("hold this stage: applied", "release this stage: applied")
+        await screen.press("H")
+        await screen.shows("refused, stage 0 is not held")
+
+        await screen.press("g")
+        await screen.shows("1 grow, 6x6x8 cells")
+        await screen.press("enter")
+        await screen.shows("go to stage 1: applied at step")
+        await screen.until(lambda: screen.app.screen.view.snapshot.stage == 1)
+
+        await screen.press("q")
+        await screen.shows("detach: leave, the run goes on")
+        await screen.press("s")
+        await screen.until(lambda: not screen.app.is_running)
+
+    use(LatticeApp(live.path.parent, live), (130, 40), steer)
+    done = ["set", "set", "pause", "checkpoint", "decode", "resume", "set", "stage hold", "stage release", "stage goto", "stop"]
+    assert edits(live) == done
+    log = read_events(live.events_jsonl).events
+    steps = [event.step for event in log if isinstance(event, Trained)]
+    assert steps == list(range(1, len(steps) + 1))
+
+
+def test_detaching_leaves_the_run_alone_and_read_only_changes_nothing(use, live):
+    async def look(screen):
+        await screen.shows("running", "read-only", "loss")
+        await screen.press("p", "d", "x", "c")
+        await screen.pilot.pause()
+        await screen.press("q")
+        await screen.shows("detach: leave")
+        assert "stop: save" not in screen.text
+        await screen.press("d")
+        await screen.until(lambda: not screen.app.is_running)
+
+    use(LatticeApp(live.path.parent, live, read_only=True), (80, 24), look)
+    assert state_of(live) == "running" and edits(live) == []
