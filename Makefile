@@ -19,7 +19,6 @@ $(VENV)/installed: requirements.txt pyproject.toml
 run: venv
 	$(BIN)/lattice-tui train --preset baseline
 
-# One file a process keeps the memory of compiled kernels from adding up.
 test: venv
 	$(BIN)/python -m pytest -m "not slow"
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
 from app import configure, formats
-from app.engine import prepare
+from app.engine import free_bytes, prepare
 from app.exit_codes import ExitCode, Stop
-from lattice.bench import Row, bench_step, bench_tick, machine
+from lattice.bench import Row, bench_step, bench_tick, machine, tick_bytes
 
 
 def tick(shape: str, batch: int, repeats: int, as_json: bool) -> None:
@@ -22,6 +23,9 @@ def tick(shape: str, batch: int, repeats: int, as_json: bool) -> None:
             raise ValueError
     except ValueError:
         raise Stop(ExitCode.USAGE, f"--shape: {shape!r} is not three sizes like 64,64,32") from None
+    needed, free = tick_bytes((x, y, z), batch), free_bytes(torch.device("cpu"))
+    if needed > free:
+        raise Stop(ExitCode.NO_DEVICE, f"a tick of this size takes {needed / 1e9:,.1f} GB, and {free / 1e9:.1f} GB are free")
     rows, remarks = bench_tick((x, y, z), batch, repeats)
     _show(rows, {"remarks": remarks}, as_json)
     if not as_json:
@@ -45,15 +49,14 @@ def _show(rows: list[Row], more: dict[str, object], as_json: bool) -> None:
         described = {"machine": machine(), "copy_gbps": rate}
         print(json.dumps(described | more | {"rows": [dataclasses.asdict(row) for row in rows]}))
         return
-    columns = ("what", "threads", "ms", "min", "max", "ns/cell", "speed-up", "x floor")
+    columns = ("what", "threads", "ms", "ns/cell", "speed-up", "x floor")
     table = Table(*columns, box=None, pad_edge=False)
     table.columns[0].no_wrap = True
     for row in rows:
-        seconds = (f"{1000 * value:.2f}" for value in (row.median, row.min, row.max))
         ratios = ("-" if value is None else f"{value:.2f}" for value in (row.speedup, row.floor_ratio))
-        table.add_row(row.name, str(row.threads), *seconds, f"{row.ns_per_cell:.1f}", *ratios)
+        table.add_row(row.name, str(row.threads), f"{1000 * row.median:.2f}", f"{row.ns_per_cell:.1f}", *ratios)
     console = Console(highlight=False)
     console.print(f"{machine()}; plain copy {rate:.1f} GB/s read + written", markup=False)
-    sizes = ", ".join(sorted({f"{formats.shape(row.shape)} cells at batch {row.batch}" for row in rows}))
-    console.print(f"{sizes}; medians of paired calls, milliseconds", markup=False)
+    batches = " and ".join(dict.fromkeys(str(row.batch) for row in rows))
+    console.print(f"{formats.shape(rows[0].shape)} cells, batch {batches}; medians of calls taken in turns", markup=False)
     console.print(table)

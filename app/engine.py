@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -100,6 +101,8 @@ def peak_bytes(device: torch.device) -> int:
 
 def choose_device(name: str) -> torch.device:
     """The device of `run.device`.  Raises Stop if it is not there."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise Stop(ExitCode.USAGE, f"--device: {name!r} is not auto, cpu, cuda or cuda:N")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -131,8 +134,8 @@ def prepare(config: RunConfig) -> tuple[torch.device, Corpus]:
         if stage.total_bytes > free:
             raise Stop(
                 ExitCode.NO_DEVICE,
-                f"stage {stage.name} needs {stage.total_bytes / 1e9:.2f} GB, and {device} has {free / 1e9:.2f} GB free; a "
-                f"run.memory_budget_gb of {free / 1e9:.2f} plans a smaller micro-batch, or says what else would help",
+                f"stage {stage.name} needs {stage.total_bytes / 1e9:.2f} GB, and {device} has {free / 1e9:.2f} GB free; "
+                f"`--set run.memory_budget_gb={math.floor(free / 1e8) / 10}` plans for what is there, or says what would help",
             )
     torch.set_num_threads(config.run.threads or len(os.sched_getaffinity(0)))
     return device, read_corpus(config)
@@ -261,11 +264,13 @@ def _run_started(trainer: Trainer, run: str, corpus: Corpus, resumed: bool) -> R
 
 
 def _about_data(corpus: Corpus, train: Sentences, valid: Sentences, limit: int) -> Iterator[str]:
+    if train.same and Path(corpus.name).suffix in (".jsonl", ".tsv"):
+        yield f"{corpus.name}: the task is reconstruct, so targets are not used; --task pairs trains on them"
     for reason, count in corpus.left_out.items():
         yield f"{count} sentences left out: {reason}"
     for name, sentences in (("training", train), ("held-out", valid)):
         for side, count in sorted(sentences.cut.items()):
-            if side == "target" or corpus.train[0].source != corpus.train[0].target:
+            if side == "target" or not sentences.same:
                 yield f"{count} of {len(sentences)} {name} {side}s are longer than text.max_tokens = {limit} and are cut there"
 
 

@@ -78,6 +78,8 @@ def status(run: str, runs_dir: Path | None, as_json: bool) -> None:
     if info.reason:
         print(printable(info.reason))
     print(f"folder: {printable(str(folder.path))}")
+    if fields["state"] == "crashed" or info.state == "stopped":
+        print(f"to go on: lattice-tui train --resume {printable(info.run)}")
 
 
 def presets(as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from app import formats
@@ -34,6 +35,10 @@ def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, ru
     with torch.no_grad():
         sentences = Sentences(pairs, opened.tokenizer, opened.config.text.max_tokens)
         quality, said = evaluate(opened.model, sentences, opened.tokenizer, opened.chunk, control)
+    limit = opened.config.text.max_tokens
+    for side, count in sorted(sentences.cut.items()):
+        note = f"note: {count} of {len(pairs)} {side}s are longer than text.max_tokens = {limit} and are cut there"
+        print(note, file=sys.stderr)
     fields = {"bleu": quality.bleu, "chrf": quality.chrf, "exact": quality.exact, "count": quality.count}
     if as_json:
         print(json.dumps(fields | {"signature": quality.signature, "control": control}))
@@ -69,8 +74,6 @@ def decode_text(run: str, text: str, best: bool, device: str, runs_dir: Path | N
         return
     print(printable(said))
     if cut:
-        import sys
-
         print(
             f"note: the text has {len(tokens)} tokens; the last {cut} are beyond text.max_tokens = {limit} and were cut",
             file=sys.stderr,

@@ -129,6 +129,7 @@ def _summary(outcome, runs_dir: Path | None) -> None:
             f"BLEU {formats.score(final.bleu)} on {final.count} unseen sentences (chrF {formats.score(final.chrf)}, "
             f"{final.exact:.0%} exact; {final.signature})",
             markup=False,
+            soft_wrap=True,
         )
     speed = info.elapsed_s / info.step if info.step else 0.0
     console.print(

@@ -21,18 +21,20 @@ def corpus_tokenizer(corpus: Corpus, vocabulary: int) -> Tokenizer:
 
 
 class Sentences:
-    """Tokenized pairs; `cut` counts how many sources and targets were longer than max_tokens and lost their end."""
+    """Tokenized pairs; `cut` counts how many sources and targets were longer than max_tokens and lost their end, `same` says
+    that every target is its source."""
 
     def __init__(self, pairs: tuple[Pair, ...], tokenizer: Tokenizer, max_tokens: int) -> None:
         self.pairs = pairs
         sources = tokenizer.encode([pair.source for pair in pairs])
-        targets = tokenizer.encode([pair.target for pair in pairs])
+        self.same = all(pair.source == pair.target for pair in pairs)
+        targets = sources if self.same else tokenizer.encode([pair.target for pair in pairs])
         self.cut = Counter(
             side for side, rows in (("source", sources), ("target", targets)) for row in rows if len(row) > max_tokens
         )
         self._sources = [row[:max_tokens] for row in sources]
         # END takes a place of its own behind the last token; a cut target has none, for its end was never reached.
-        self._targets = [row[:max_tokens] for row in targets]
+        self._targets = self._sources if self.same else [row[:max_tokens] for row in targets]
         self._ends = [len(row) <= max_tokens for row in targets]
 
     def __len__(self) -> int:

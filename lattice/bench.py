@@ -85,6 +85,13 @@ def copy_rate(repeats: int) -> float:
     return 2 * source.nbytes / statistics.median(timed({"copy": lambda: target.copy_(source)}, repeats)["copy"])
 
 
+def tick_bytes(shape: tuple[int, int, int], batch: int) -> int:
+    """About what `bench_tick` holds at once: parameters with their gradients, and what autograd keeps for the reference."""
+    x, y, z = shape
+    offsets = len(Topology(shape).offsets)
+    return 4 * x * y * z * (2 * (6 * CHANNELS + offsets) + batch * CHANNELS * 2 * (offsets + 10))
+
+
 def bench_tick(
     shape: tuple[int, int, int],
     batch: int,

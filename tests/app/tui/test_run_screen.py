@@ -35,17 +35,22 @@ def check_rows(name: str, rows: list[str]) -> None:
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)], ids=lambda size: f"{size[0]}x{size[1]}")
 def test_the_screen_as_rows(use, fixed_view, size):
     async def look(screen):
-        await screen.shows("step 40/60", "loss")
+        await screen.shows("step 40/60", "loss", *(("a runtime",) if size[0] > 100 else ()))
         check_rows(f"run-{size[0]}x{size[1]}", screen.rows)
 
     use(still(fixed_view), size, look)
 
 
-@pytest.mark.parametrize("key", ["2", "3", "4", "7"])
+INSIDE = {"2": "-> She feeds", "3": "disk left", "4": "engine RSS", "7": "stage grow"}
+"""What only the panel of each key shows."""
+
+
+@pytest.mark.parametrize("key", INSIDE)
 def test_each_panel_alone_as_rows_at_80x24(use, fixed_view, key):
     async def look(screen):
         await screen.shows("step 40/60")
         await screen.press(key)
+        await screen.shows(INSIDE[key])
         check_rows(f"panel-{key}-80x24", screen.rows)
 
     use(still(fixed_view), (80, 24), look)
