@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from textual.widgets import Input
 
+from app import configure, formats
 from app.tui.app import LatticeApp
 from app.tui.screens.dialogs import Start, number_in, wrong_data, wrong_steps
 from app.tui.screens.run import RunScreen
+from presets.plan import plan
 
 
 def test_it_shows_presets_with_their_memory_and_the_runs_there_are(use, recorded, runs_dir):
     async def look(screen):
-        await screen.shows(recorded.name, "finished", "baseline", "16x16x16", "578 MB", "24 GB", "too big")
+        memory = formats.bytes_(plan(configure.load("baseline", None, []).config)[0].total_bytes)
+        await screen.shows(recorded.name, "finished", "baseline", "16x16x16", memory, "24 GB", "too big")
 
     use(LatticeApp(runs_dir), (80, 24), look)
 
