@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import torch
 
 from lattice.batches import Schedule, Sentences, corpus_tokenizer
-from lattice.callbacks import Callback
 from lattice.data import load_corpus
 from lattice.decode_monitor import DecodeMonitor
 from lattice.kernels import choose, propagate
@@ -157,10 +156,6 @@ def _speedup(reference: list[float] | None, taken: list[float]) -> float | None:
     return statistics.median(slow / fast for slow, fast in zip(reference, taken, strict=True))
 
 
-class _Quiet(Callback):
-    """The bench watches nothing: it times the trainer's own step."""
-
-
 def bench_step(config: RunConfig, repeats: int) -> tuple[list[Row], dict[str, float]]:
     """(rows, shares): whole training steps of the first stage on the config's data, and the decode monitor beside them.
 
@@ -171,7 +166,7 @@ def bench_step(config: RunConfig, repeats: int) -> tuple[list[Row], dict[str, fl
     tokenizer = corpus_tokenizer(corpus, config.text.vocabulary)
     limit, device = config.text.max_tokens, torch.device("cpu")
     train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
-    trainer = Trainer(config, tokenizer, train, valid, device, [_Quiet()])
+    trainer = Trainer(config, tokenizer, train, valid, device, [])
     monitor, stage = DecodeMonitor(), config.stages[0]
     schedule = Schedule(len(train), stage.data_share, config.training.batch, config.run.seed, 0)
 
@@ -181,17 +176,16 @@ def bench_step(config: RunConfig, repeats: int) -> tuple[list[Row], dict[str, fl
 
     times = timed({"step": step, "decode": lambda: monitor.look(trainer, config.decode.sentences)}, repeats)
     x, y, z = stage.shape
-    updates = x * y * z * config.training.batch * stage.ticks
+    sentences = {"step": config.training.batch, "decode": config.decode.sentences}
     rows, rate = [], copy_rate(3)
     for name, taken in times.items():
         median = statistics.median(taken)
         row = Row(
             name=name,
             shape=stage.shape,
-            batch=config.training.batch if name == "step" else config.decode.sentences,
+            batch=sentences[name],
             threads=torch.get_num_threads(),
-            # A look has no backward: nanoseconds a cell-update would compare unlike things.
-            ns_per_cell=1e9 * median / (updates if name == "step" else x * y * z),
+            ns_per_cell=1e9 * median / (x * y * z * stage.ticks * sentences[name]),
             speedup=None,
             copy_gbps=rate / 1e9,
             floor_ratio=None,

@@ -1,8 +1,7 @@
 """The fast tick through torch.compile: any device, fp32, bf16 or fp16 states, with a hand-written backward.
 
 One forward and one backward are compiled per shape; both compute in fp32 and round once at the end.  Neighbours are
-slices of one halo-padded buffer for the local tier and clipped slices for the distant one, so that no halo of a far
-stride is ever allocated.
+slices of one halo-padded buffer for the local tier, and clipped slices with zeros beside them for the distant one.
 """
 
 from __future__ import annotations
