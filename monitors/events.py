@@ -128,6 +128,84 @@ class BadStep(Event):
     in_a_row: int
 
 
+class MemorySampled(Event):
+    """What the training process holds: resident bytes on the host and, on a CUDA device, what torch's allocator counts.
+
+    `allocated_bytes` is live tensors, `reserved_bytes` adds what the allocator keeps, `peak_bytes` the most ever allocated
+    (resident, without a GPU).  `device_uuid` is the driver's name of the GPU, "" on the CPU.
+    """
+
+    kind: Literal["memory_sampled"] = "memory_sampled"
+    device: Text
+    device_uuid: Text
+    rss_bytes: int | None
+    allocated_bytes: int | None
+    reserved_bytes: int | None
+    peak_bytes: int | None
+
+
+class Clustered(Event):
+    """The functional clusters were formed anew: cells in each, largest first (at most 256 of them).
+
+    `silhouette` is the mean cosine silhouette of a sample, -1..1; `stability` the normalised mutual information with the
+    clustering before, 0..1, None for the first.
+    """
+
+    kind: Literal["clustered"] = "clustered"
+    count: int
+    sizes: tuple[int, ...]
+    silhouette: Measured
+    stability: Measured
+    merged: int
+    seconds: FiniteFloat
+
+
+class Plastic(Event):
+    """What plasticity did to the connections since the last such event, over `updates` updates.
+
+    `potentiated` and `depressed` count connections by the sign of their summed change of magnitude; `theta` are the minimum,
+    quartiles and maximum of the cells' BCM thresholds; `mean_change` is the mean |dw|; `message_change` the relative change
+    that the last update made to the normalised messages of a probe (0 where a rule only rescales a cell's weights);
+    `skipped_share` is the share of the rule's work that event-driven updates avoided.
+    """
+
+    kind: Literal["plastic"] = "plastic"
+    updates: int
+    potentiated: int
+    depressed: int
+    unchanged: int
+    active_share: FiniteFloat
+    theta: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
+    mean_change: FiniteFloat
+    message_change: Measured
+    skipped_share: FiniteFloat
+    seconds: FiniteFloat
+
+
+class Rewired(Event):
+    """Connections were pruned and regrown; `sparsity` afterwards, 0..1.
+
+    `fan_in[n]` is the number of cells with n incoming connections.
+    """
+
+    kind: Literal["rewired"] = "rewired"
+    pruned: int
+    regrown: int
+    sparsity: FiniteFloat
+    fan_in: tuple[int, ...]
+    seconds: FiniteFloat
+
+
+class VolumeSaved(Event):
+    """Per-cell fields were written beside the log, thinned to `shape` cells (monitors.volumes reads them)."""
+
+    kind: Literal["volume_saved"] = "volume_saved"
+    file: Text
+    fields: tuple[Text, ...]
+    shape: tuple[int, int, int]
+    bytes: int
+
+
 class Warned(Event):
     kind: Literal["warned"] = "warned"
     message: Text
@@ -156,7 +234,10 @@ class RunEnded(Event):
     exit_code: int
 
 
-AnyEvent = RunStarted | StageStarted | StageEnded | Trained | Decoded | Saved | BadStep | Warned | Edited | RunEnded
+AnyEvent = (
+    RunStarted | StageStarted | StageEnded | Trained | Decoded | Saved | BadStep | MemorySampled | Clustered | Plastic
+    | Rewired | VolumeSaved | Warned | Edited | RunEnded
+)  # fmt: skip
 _ANY_EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="kind")])
 
 E = TypeVar("E", bound=Event)
