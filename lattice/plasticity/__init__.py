@@ -1,0 +1,1 @@
+"""Plasticity: how connections change with the activity of the cells they join."""

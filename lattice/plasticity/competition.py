@@ -1,0 +1,113 @@
+"""Competition: few cells of a neighbourhood learn, the others are inhibited, and every cell keeps its total Σ|w|.
+
+Winner-take-most in the manner of Krotov & Hopfield 2019: a winner takes the change its learning rule wishes, a loser a share
+of it with the opposite sign.  Pure functions; the conventions are those of `lattice.plasticity.rules`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+FLOOR = 1e-6
+"""Share of w_max that a weight counts for at least when a total is shared out, so that weights at zero can take part."""
+
+
+@torch.no_grad()
+def winners(activity: torch.Tensor, k: int) -> torch.Tensor:
+    """activity [..., N] >= 0 -> bool [..., N]: the k most active of the last dimension, and exactly k where so many fire.
+
+    A cell of activity zero, or not finite, never wins.  Raises ValueError if k < 1; k >= N lets all that fire win.
+    """
+    if k < 1:
+        raise ValueError(f"competition needs at least 1 winner in a neighbourhood, not {k}")
+    fires = torch.isfinite(activity) & (activity > 0)
+    best = torch.where(fires, activity, 0).topk(min(k, activity.shape[-1]), dim=-1).indices
+    return torch.zeros_like(fires).scatter_(-1, best, True) & fires
+
+
+@torch.no_grad()
+def winners_in_blocks(activity: torch.Tensor, size: int, k: int) -> torch.Tensor:
+    """activity [X, Y, Z] -> bool [X, Y, Z]: the k winners of every size^3 block; blocks at the far walls may be smaller."""
+    if size < 1:
+        raise ValueError(f"a neighbourhood needs a side of at least 1 cell, not {size}")
+    x, y, z = activity.shape
+    padded = F.pad(activity, (0, -z % size, 0, -y % size, 0, -x % size))
+    nx, ny, nz = (side // size for side in padded.shape)
+    blocks = padded.view(nx, size, ny, size, nz, size).permute(0, 2, 4, 1, 3, 5)
+    won = winners(blocks.reshape(nx, ny, nz, size**3), k).view(blocks.shape)
+    return won.permute(0, 3, 1, 4, 2, 5).reshape(padded.shape)[:x, :y, :z]
+
+
+@torch.no_grad()
+def competitive_change(change: torch.Tensor, won: torch.Tensor, inhibition: float) -> torch.Tensor:
+    """`change` for the connections of cells that won, -inhibition * change for the others; `won` is per cell."""
+    return torch.where(won, change, -inhibition * change)
+
+
+@torch.no_grad()
+def conserved(
+    magnitude: torch.Tensor,
+    total: torch.Tensor,
+    w_min: float,
+    w_max: float,
+    dim: int = 0,
+    present: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Scales the magnitudes so that they sum to `total` along `dim` while each stays in w_min..w_max.
+
+    magnitude >= 0 of any shape; total the same without `dim`; `present` (bool, as magnitude) marks the connections that
+    exist, the others become and count 0.  A total beyond the reach of the bounds is moved to the nearest within.
+
+    Finds v = clip(s * u, w_min, w_max) with one factor s per cell.  A factor rather than a shift (Miller & MacKay 1994 compare
+    the two), because the message norm cancels a factor: where no bound binds, normalising changes nothing that the cell
+    computes.  This v minimises Σ (v - u)² / u, a separable quadratic, and the variable fixing of Bitran & Hax (1981) solves
+    it exactly: scale the free weights, clip, fix the side that the bounds changed most, repeat.  At most N rounds, in
+    practice a few, each a handful of elementwise passes; bisection would need one pass per bit.
+    """
+    u = magnitude.movedim(dim, 0)
+    free = torch.ones_like(u, dtype=torch.bool) if present is None else present.movedim(dim, 0).expand(u.shape).clone()
+    count = free.sum(0)
+    left = total.to(u.dtype).clamp(count * w_min, count * w_max)
+    u = torch.nan_to_num(u, nan=0.0, posinf=w_max).clamp(min=FLOOR * w_max) * free
+    v = torch.zeros_like(u)
+    while True:
+        # A cell without free weights has nothing left to scale; any factor will do.
+        scaled = u * (left / torch.where(free, u, 0).sum(0).clamp(min=torch.finfo(u.dtype).tiny))
+        raised = (w_min - scaled).clamp(min=0) * free
+        lowered = (scaled - w_max).clamp(min=0) * free
+        up, down = raised.sum(0), lowered.sum(0)
+        fix_low, fix_high = (raised > 0) & (up >= down), (lowered > 0) & (down >= up)
+        fixed = fix_low | fix_high
+        if not fixed.any():
+            break
+        v = torch.where(fix_low, w_min, torch.where(fix_high, w_max, v))
+        left = left - torch.where(fixed, v, 0).sum(0)
+        free &= ~fixed
+    v = torch.where(free, scaled.clamp(w_min, w_max), v)
+    return v.movedim(0, dim)
+
+
+@torch.no_grad()
+def compete(
+    magnitude: torch.Tensor,
+    change: torch.Tensor,
+    won: torch.Tensor,
+    inhibition: float,
+    w_min: float,
+    w_max: float,
+    dim: int = 0,
+    present: torch.Tensor | None = None,
+    total: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """One step: winners learn, losers unlearn, and each cell's Σ|w| along `dim` becomes `total` again.
+
+    `total` is what the magnitudes sum to now unless given (a caller that keeps the first total has no drift).  A change
+    that is not finite is ignored.
+    """
+    if total is None:
+        kept = magnitude if present is None else magnitude * present
+        total = kept.sum(dim)
+    change = competitive_change(change, won, inhibition)
+    moved = magnitude + torch.where(torch.isfinite(change), change, 0).to(magnitude.dtype)
+    return conserved(moved.clamp(min=0), total, w_min, w_max, dim, present)
