@@ -10,7 +10,11 @@ import torch
 import torch.nn.functional as F
 
 FLOOR = 1e-6
-"""Share of w_max that a weight counts for at least when a total is shared out, so that weights at zero can take part."""
+"""Share of w_max that a weight counts for at least when a total is shared out, so that weights at zero can take part; at
+most a weight counts for w_max / FLOOR, so that sums stay finite."""
+
+CACHED = 4096
+"""Cells normalised at a time on a CPU: their weights stay in the cache over the rounds, about three times as fast."""
 
 
 @torch.no_grad()
@@ -66,26 +70,32 @@ def conserved(
     practice a few, each a handful of elementwise passes; bisection would need one pass per bit.
     """
     u = magnitude.movedim(dim, 0)
-    free = torch.ones_like(u, dtype=torch.bool) if present is None else present.movedim(dim, 0).expand(u.shape).clone()
-    count = free.sum(0)
-    left = total.to(u.dtype).clamp(count * w_min, count * w_max)
-    u = torch.nan_to_num(u, nan=0.0, posinf=w_max).clamp(min=FLOOR * w_max) * free
+    free = torch.ones_like(u, dtype=torch.bool) if present is None else present.movedim(dim, 0).expand(u.shape)
+    block = CACHED if u.device.type == "cpu" else max(1, total.numel())
+    flat = (u.reshape(len(u), -1), free.reshape(len(u), -1), total.reshape(1, -1).to(u.dtype))
+    blocks = zip(*(part.split(block, dim=1) for part in flat), strict=True)
+    scaled = [_scaled(*parts, w_min, w_max) for parts in blocks]
+    return torch.cat(scaled, dim=1).view(u.shape).movedim(0, dim)
+
+
+def _scaled(u: torch.Tensor, free: torch.Tensor, total: torch.Tensor, w_min: float, w_max: float) -> torch.Tensor:
+    """`conserved` for u [N, cells], free [N, cells], total [1, cells]."""
+    count = free.sum(0, keepdim=True)
+    left = total.clamp(count * w_min, count * w_max)
+    u = torch.nan_to_num(u).clamp(FLOOR * w_max, w_max / FLOOR)
     v = torch.zeros_like(u)
     while True:
         # A cell without free weights has nothing left to scale; any factor will do.
-        scaled = u * (left / torch.where(free, u, 0).sum(0).clamp(min=torch.finfo(u.dtype).tiny))
-        raised = (w_min - scaled).clamp(min=0) * free
-        lowered = (scaled - w_max).clamp(min=0) * free
-        up, down = raised.sum(0), lowered.sum(0)
-        fix_low, fix_high = (raised > 0) & (up >= down), (lowered > 0) & (down >= up)
-        fixed = fix_low | fix_high
+        wish = u * (left / torch.where(free, u, 0).sum(0, keepdim=True).clamp(min=FLOOR * w_max))
+        clipped = wish.clamp(w_min, w_max)
+        missing = torch.where(free, clipped - wish, 0)
+        net = missing.sum(0, keepdim=True)
+        fixed = ((missing > 0) & (net >= 0)) | ((missing < 0) & (net <= 0))
         if not fixed.any():
-            break
-        v = torch.where(fix_low, w_min, torch.where(fix_high, w_max, v))
-        left = left - torch.where(fixed, v, 0).sum(0)
-        free &= ~fixed
-    v = torch.where(free, scaled.clamp(w_min, w_max), v)
-    return v.movedim(0, dim)
+            return torch.where(free, clipped, v)
+        v = torch.where(fixed, clipped, v)
+        left = left - torch.where(fixed, clipped, 0).sum(0, keepdim=True)
+        free = free & ~fixed
 
 
 @torch.no_grad()
