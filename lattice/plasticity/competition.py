@@ -80,7 +80,7 @@ def conserved(
 
 def _scaled(u: torch.Tensor, free: torch.Tensor, total: torch.Tensor, w_min: float, w_max: float) -> torch.Tensor:
     """`conserved` for u [N, cells], free [N, cells], total [1, cells]."""
-    count = free.sum(0, keepdim=True)
+    count = free.sum(0, keepdim=True).to(u.dtype)
     left = total.clamp(count * w_min, count * w_max)
     u = torch.nan_to_num(u).clamp(FLOOR * w_max, w_max / FLOOR)
     v = torch.zeros_like(u)

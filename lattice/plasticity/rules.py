@@ -32,7 +32,7 @@ def bounded(magnitude: torch.Tensor, change: torch.Tensor, w_min: float, w_max: 
 @torch.no_grad()
 def with_sign(magnitude: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
     """`magnitude` with the signs of `weights`.  Zero has a sign too: a weight that fell to -0.0 regrows negative."""
-    return torch.copysign(magnitude, weights)
+    return torch.copysign(magnitude, weights.to(magnitude.dtype))
 
 
 @torch.no_grad()
@@ -242,4 +242,4 @@ def homeostatic_gain(gain: torch.Tensor, rate: torch.Tensor, target: float, eta:
 
 
 def _growth(error: torch.Tensor, eta: float, dtype: torch.dtype) -> torch.Tensor:
-    return torch.exp(eta * _finite(error)).to(dtype)
+    return torch.exp(eta * _finite(error).clamp(-1, 1)).to(dtype)

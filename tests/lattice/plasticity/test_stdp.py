@@ -36,11 +36,17 @@ def train(times: list[int], ticks: int) -> torch.Tensor:
     return spikes
 
 
+def pairs(gaps: range, start: float, stdp: STDP) -> list[float]:
+    """Change of a magnitude by one pre and one post spike, for each gap t_post - t_pre, a synapse of its own each."""
+    ticks = max(map(abs, gaps)) + 1
+    pre = torch.stack([train([max(0, -gap)], ticks) for gap in gaps], dim=1)
+    post = torch.stack([train([max(0, gap)], ticks) for gap in gaps], dim=1)
+    magnitudes = torch.full((len(gaps),), start, dtype=torch.float64)
+    return (run(pre, post, magnitudes, stdp)[-1] - start).tolist()
+
+
 def pair(gap: int, start: float, stdp: STDP) -> float:
-    """Change of a magnitude by one pre and one post spike, t_post - t_pre = gap."""
-    ticks = abs(gap) + 1
-    pre, post = train([max(0, -gap)], ticks), train([max(0, gap)], ticks)
-    return run(pre, post, torch.tensor(start, dtype=torch.float64), stdp)[-1].item() - start
+    return pairs(range(gap, gap + 1), start, stdp)[0]
 
 
 # The window
@@ -60,8 +66,8 @@ def window(gap: int, start: float, stdp: STDP) -> float:
 @pytest.mark.parametrize("mu", [0.0, 0.4, 1.0])
 def test_one_pair_of_spikes_gives_the_window_curve_for_all_gaps_of_up_to_100_ticks(mu, coincidence):
     stdp = replace(ADDITIVE, w_min=0.2, w_max=0.9, mu=mu, coincidence=coincidence)
-    for gap in range(-100, 101):
-        assert pair(gap, 0.6, stdp) == pytest.approx(window(gap, 0.6, stdp), abs=1e-12)
+    gaps = range(-100, 101)
+    assert pairs(gaps, 0.6, stdp) == pytest.approx([window(gap, 0.6, stdp) for gap in gaps], abs=1e-12)
 
 
 def test_spikes_of_the_same_tick_potentiate_in_full_by_default_and_do_nothing_without_coincidence():
@@ -133,7 +139,15 @@ def test_dtypes_are_kept_and_arguments_left_alone(dtype):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("A_plus", -0.1), ("A_minus", math.nan), ("tau_plus", 0.0), ("tau_minus", math.inf), ("w_min", -1.0), ("mu", -1.0), ("w_max", 0.0)],
+    [
+        ("A_plus", -0.1),
+        ("A_minus", math.nan),
+        ("tau_plus", 0.0),
+        ("tau_minus", math.inf),
+        ("w_min", -1.0),
+        ("mu", -1.0),
+        ("w_max", 0.0),
+    ],
 )
 def test_a_setting_that_makes_no_sense_is_refused_by_name(field, value):
     with pytest.raises(ValueError, match=f"STDP {field} "):
@@ -152,7 +166,7 @@ def all_pairs(pre: list[int], post: list[int], stdp: STDP) -> float:
     return change
 
 
-# The hard-coded trains of NEST's testsuite (test_stdp_nn_synapses.py), with its lambda = 0.01, alpha = 0.85, Wmax = 1, w0 = 0.5,
+# The hard-coded trains of NEST's tests (test_stdp_nn_synapses.py), with its lambda = 0.01, alpha = 0.85, Wmax = 1, w0 = 0.5,
 # mu = 0.  That test is nearest-neighbour, so the expected value of all pairs is recomputed here, by the double loop.
 NEST_PRE, NEST_POST = [1, 5, 6, 7, 9, 11, 12, 13], [2, 3, 4, 8, 9, 10, 12]
 
