@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattice.plasticity.competition import compete, competitive_change, conserved, winners, winners_in_blocks
+
+steady = settings(max_examples=100, derandomize=True, deadline=None, database=None)
 
 
 def generator(seed: int) -> torch.Generator:
@@ -67,6 +69,7 @@ def by_bisection(u: list[float], total: float, w_min: float, w_max: float) -> li
     return [min(max(math.exp(low) * x, w_min), w_max) for x in u]
 
 
+@steady
 @given(st.lists(st.floats(0.001, 5), min_size=1, max_size=30), st.floats(0, 1), st.floats(0, 0.2))
 def test_scaling_equals_a_bisection_on_the_factor(u, share, w_min):
     w_max = 1.0
@@ -79,6 +82,7 @@ MAGNITUDES = st.floats(0, 2, width=32)
 CHANGES = st.floats(width=32)
 
 
+@steady
 @given(st.lists(st.tuples(MAGNITUDES, CHANGES, st.booleans()), min_size=1, max_size=40), st.booleans(), st.floats(0, 3))
 def test_sum_and_bounds_hold_together_whatever_the_change(cases, won, inhibition):
     start, change, present = (torch.tensor(column) for column in zip(*cases, strict=True))

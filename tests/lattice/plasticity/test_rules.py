@@ -31,6 +31,8 @@ from lattice.plasticity.rules import (
 BROKEN = torch.tensor([math.nan, math.inf, -math.inf])
 ANY = st.floats(width=32)
 
+steady = settings(max_examples=100, derandomize=True, deadline=None, database=None)
+
 
 def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
@@ -52,6 +54,7 @@ def test_a_change_that_is_not_finite_leaves_the_weight_as_it_is():
     assert torch.equal(apply_to_magnitude(weights, BROKEN, 0.0, 1.0), weights)
 
 
+@steady
 @given(st.lists(st.tuples(st.floats(-1, 1, width=32), ANY), min_size=1, max_size=20))
 def test_weights_stay_finite_within_bounds_and_of_their_sign_whatever_the_change(cases):
     weights, change = (torch.tensor(column, dtype=torch.float32) for column in zip(*cases, strict=True))
@@ -60,6 +63,7 @@ def test_weights_stay_finite_within_bounds_and_of_their_sign_whatever_the_change
     assert moved.abs().min() >= torch.tensor(0.01) and moved.abs().max() <= torch.tensor(0.9)
 
 
+@steady
 @given(st.lists(st.tuples(st.floats(0, 1, width=32), ANY, ANY, ANY), min_size=1, max_size=10), st.floats(0, 2))
 def test_every_rule_with_any_activity_leaves_weights_finite_and_within_bounds(cases, mu):
     start, pre, post, theta = (torch.tensor(column, dtype=torch.float32) for column in zip(*cases, strict=True))
@@ -225,7 +229,7 @@ def test_gains_bring_a_cell_that_listens_to_its_cluster_to_the_target_rate_and_k
     assert gain.sign().tolist() == [1, -1]
 
 
-@settings(max_examples=50)
+@steady
 @given(st.lists(st.tuples(st.floats(0, 1000, width=32), ANY), min_size=1, max_size=10))
 def test_thresholds_and_gains_stay_within_their_bounds_whatever_the_rate(cases):
     value, rate = (torch.tensor(column, dtype=torch.float32) for column in zip(*cases, strict=True))
