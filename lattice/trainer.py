@@ -319,9 +319,11 @@ class Trainer:
         trainable = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         connections = [p for _, p in trainable if lattice is not None and p is lattice.weights]
         cells = [p for _, p in trainable if id(p) in own and p is not lattice.weights]
-        text = [p for _, p in trainable if id(p) not in own]
+        ports = [p for name, p in trainable if name.startswith(("input_port.", "output_port."))]
+        text = [p for name, p in trainable if name.startswith(("encoder.", "decoder."))]
         groups = [
             {"params": text, "part": "text", "weight_decay": section.weight_decay},
+            {"params": ports, "part": "ports", "weight_decay": section.weight_decay},
             {"params": cells, "part": "cells", "weight_decay": 0.0},
             {"params": connections, "part": "connections", "weight_decay": 0.0},
         ]
@@ -335,8 +337,9 @@ class Trainer:
 
     def _rate_of(self, part: str) -> float:
         """Learning rate of a part of the model relative to the schedule's."""
-        rates = {"text": 1.0, "cells": self.config.optimizer.cell_rate, "connections": PROFILE_RATE[self.stage.profile]}
-        return rates[part]
+        section = self.config.optimizer
+        rates = {"text": 1.0, "ports": section.port_rate, "cells": section.cell_rate}
+        return rates[part] if part in rates else PROFILE_RATE[self.stage.profile]
 
     def _optimizer_tensors(self) -> dict[str, torch.Tensor]:
         return {

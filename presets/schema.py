@@ -68,6 +68,9 @@ class Stage(Section):
         json_schema_extra=LIVE,
     )
     clustering: Clustering = Clustering()
+    waves: Annotated[int, Field(ge=0)] = Field(
+        0, description="discovery: batches that run through the lattice with plasticity and no backward, before the first step"
+    )
     sparsity: Annotated[float, Field(ge=0, le=0.95)] = Field(
         0.0, description="share of each cell's connections pruned (weakest first) when the stage starts", json_schema_extra=LIVE
     )
@@ -192,7 +195,46 @@ class Text(Section):
 class Connections(Section):
     """How connection weights learn."""
 
-    learning: Literal["gradient", "frozen"] = Field("gradient", description="by gradient, or as initialised")
+    learning: Literal["gradient", "plastic", "hybrid", "frozen"] = Field(
+        "gradient", description="by gradient, by the rule under [plasticity], by both, or as initialised"
+    )
+
+
+class Plasticity(Section):
+    """Local learning rules of the connections, for connections.learning = plastic or hybrid and for discovery waves."""
+
+    rule: Literal["stdp", "bcm", "oja", "three_factor"] = Field(
+        "stdp", description="timing of firing; rate with a sliding threshold; rate with decay; activity x learning signal"
+    )
+    rate: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.001, description="change of |w| per update at a mean product of 1, times the profile's factor", json_schema_extra=LIVE
+    )
+    A_plus: Annotated[float, Field(ge=0)] = Field(1.0, description="STDP: potentiation, in units of rate", json_schema_extra=LIVE)
+    A_minus: Annotated[float, Field(ge=0)] = Field(1.05, description="STDP: depression, in units of rate", json_schema_extra=LIVE)
+    tau_plus: Annotated[float, Field(gt=0)] = Field(2.0, description="STDP: decay of pre_trace in ticks")
+    tau_minus: Annotated[float, Field(gt=0)] = Field(2.0, description="STDP: decay of post_trace in ticks")
+    mu: Annotated[float, Field(ge=0, le=4)] = Field(0.0, description="STDP: 0 = hard bounds, 1 = soft (weight-dependent) ones")
+    tau_theta: Annotated[float, Field(gt=0)] = Field(100.0, description="BCM: steps over which theta follows activity squared")
+    tau_e: Annotated[float, Field(ge=0)] = Field(0.0, description="three_factor: decay of the eligibility in ticks")
+    w_min: Annotated[float, Field(ge=0)] = Field(0.0, description="least |w|")
+    w_max: Annotated[float, Field(gt=0)] = Field(2.0, description="largest |w|")
+    winners: Annotated[int, Field(ge=0)] = Field(0, description="cells of a neighbourhood that learn; 0 = no competition")
+    neighbourhood: Annotated[int, Field(ge=1, le=16)] = Field(4, description="side of a neighbourhood in cells")
+    inhibition: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="share of a change that the others undo")
+    conserve: bool = Field(True, description="keep every cell's sum of |w|")
+    homeostasis: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="rate at which firing thresholds seek target_rate; 0 = fixed thresholds", json_schema_extra=LIVE
+    )
+    target_rate: Annotated[float, Field(gt=0, lt=1)] = Field(0.3, description="share of ticks in which a cell should fire")
+    sentences: Count = Field(8, description="sentences of a batch that are observed")
+
+    @model_validator(mode="after")
+    def _bounds_hold(self) -> Plasticity:
+        if self.w_max <= self.w_min:
+            raise ValueError(f"w_max: {self.w_max} is not above w_min {self.w_min}")
+        if self.winners > self.neighbourhood**3:
+            raise ValueError(f"winners: {self.winners} is more than the {self.neighbourhood**3} cells of a neighbourhood")
+        return self
 
 
 class LatticeSection(Section):
@@ -212,6 +254,11 @@ class Optimizer(Section):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(3e-3, description="peak", json_schema_extra=LIVE)
     cell_rate: Annotated[float, Field(gt=0, le=10)] = Field(
         0.3, description="learning rate of cells relative to the rest", json_schema_extra=LIVE
+    )
+    port_rate: Annotated[float, Field(ge=0, le=10)] = Field(
+        0.03,
+        description="learning rate of the ports relative to the rest: slots that keep their meaning are learned sooner",
+        json_schema_extra=LIVE,
     )
     beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="AdamW")
     beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.98, description="AdamW")
@@ -266,6 +313,7 @@ class RunConfig(Section):
     text: Text = Text()
     lattice: LatticeSection = LatticeSection()
     connections: Connections = Connections()
+    plasticity: Plasticity = Plasticity()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     decode: Decode = Decode()
