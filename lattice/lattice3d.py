@@ -10,13 +10,11 @@ from torch import nn
 
 from lattice.kernels import Functional, propagate
 from lattice.kernels.propagate import Kernel
+from lattice.kernels.sparse import TILE
 from presets.topology import Topology
 
 CONTROL = 3
 """Control points along each side of a patch: a slot drives its patch through 3 x 3 of them, whatever the patch's size."""
-
-TILE = 16
-"""Cells along z that share one sparsity pattern, so that vector reads stay whole."""
 
 NOISE = 0.1
 BIAS_LOCAL, BIAS_DISTANT = 0.5, 0.7

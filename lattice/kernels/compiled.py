@@ -85,6 +85,7 @@ class CompiledKernel:
     """See NativeKernel for the signature; here states may be fp32, bf16 or fp16, on any device."""
 
     name = "compiled"
+    sparse = False
 
     def __init__(self, topology: Topology, channels: int, device: torch.device, dtype: torch.dtype) -> None:
         self._topology, self._device, self._dtype = topology, device, dtype
@@ -113,17 +114,24 @@ class CompiledKernel:
         make = torch.zeros if zero else torch.empty
         return make(shape, dtype=self._dtype, device=self._device)
 
-    def forward(self, state, weights, cells, extra, drive, epsilon):
+    def forward(self, state, weights, cells, extra, drive, epsilon, pattern=None):
+        assert pattern is None, "dense connections only"
         return self._forward(state, weights, cells, extra, drive, self._topology, epsilon)
 
-    def backward(self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive):
+    def backward(
+        self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive, pattern=None, fresh=False
+    ):
+        assert pattern is None, "dense connections only"
         grad_state, grad_message, of_cells, of_weights = self._backward(
             grad_out, state, weights, cells, extra, self._topology, epsilon, grad_weights is not None
         )
-        for total, part in zip(grad_cells, of_cells, strict=True):
-            total += part
+        totals, parts = list(grad_cells), list(of_cells)
         if grad_weights is not None:
-            for total, part in zip(grad_weights, of_weights, strict=True):
+            totals, parts = totals + list(grad_weights), parts + list(of_weights)
+        for total, part in zip(totals, parts, strict=True):
+            if fresh:
+                total.copy_(part)
+            else:
                 total += part
         if grad_drive is not None:
             grad_drive += grad_state[..., 0]

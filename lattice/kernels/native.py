@@ -1,7 +1,8 @@
 """The fast tick on the CPU: `tick.c`, compiled at first use by the machine's own C compiler and called through ctypes.
 
-Against `torch.compile` it trades generality (fp32 only) for a batch inside the kernel: the weights of a 16-cell tile are
-loaded once for all samples and channels.  It compiles in about a second, once per machine and channel count.
+Against `torch.compile` it trades generality (fp32 only) for a batch inside the kernel (the weights of a 16-cell tile are
+loaded once for all samples and channels) and compact-sparse connections.  It compiles in about two seconds, once per machine
+and channel count.
 """
 
 from __future__ import annotations
@@ -19,10 +20,13 @@ from pathlib import Path
 
 import torch
 
+from lattice.kernels.sparse import Pattern
 from presets.topology import Topology
 
+SOURCES = ("vectors.h", "tiles.h", "tick.c")
+
 MAX_OFFSETS = 128
-"""Connections a cell may have; as in tick.c, whose buffers are this long."""
+"""Connections a cell may have; as in tiles.h, whose buffers are this long."""
 
 SLACK = 16
 """Zeroed floats before and after each state buffer, so that a 16-lane load beside a row stays inside the allocation."""
@@ -42,6 +46,10 @@ class _Geometry(ctypes.Structure):
     ]
 
 
+class _Connections(ctypes.Structure):
+    _fields_ = [*((name, ctypes.c_void_p) for name in ("weights", "index", "slot")), ("kept", ctypes.c_int64)]
+
+
 def cache_dir() -> Path:
     """Where compiled kernels are kept: `$XDG_CACHE_HOME/lattice-tui/kernels`."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -51,19 +59,20 @@ def cache_dir() -> Path:
 @functools.lru_cache
 def library(channels: int) -> ctypes.CDLL:
     """The compiled kernel for this channel count.  Raises KernelUnavailable where it can't be built or loaded."""
-    source = resources.files("lattice.kernels").joinpath("tick.c").read_text()
+    folder = resources.files("lattice.kernels")
+    sources = {name: folder.joinpath(name).read_text() for name in SOURCES}
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise KernelUnavailable("no C compiler found (set CC or install gcc)")
     arguments = [*compiler.split(), *FLAGS, f"-DCHANNELS={channels}"]
     # -march=native makes the binary fit one processor only: a home folder shared by several must not mix them up.
-    key = hashlib.sha256("\0".join([source, *arguments, _processor()]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\0".join([*sources.values(), *arguments, _processor()]).encode()).hexdigest()[:16]
     path = cache_dir() / f"tick-{key}.so"
     try:
         try:
             return ctypes.CDLL(str(path))
         except OSError:  # not built yet, or spoilt by a power cut
-            _compile(source, arguments, path)
+            _compile(sources, arguments, path)
             return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
@@ -78,11 +87,12 @@ def _processor() -> str:
         return platform.processor() + platform.node()
 
 
-def _compile(source: str, arguments: list[str], path: Path) -> None:
+def _compile(sources: dict[str, str], arguments: list[str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        for name, source in sources.items():
+            Path(folder, name).write_text(source)
         code, binary = Path(folder, "tick.c"), Path(folder, "tick.so")
-        code.write_text(source)
         subprocess.run([*arguments, str(code), "-o", str(binary)], check=True, capture_output=True, text=True, timeout=120)
         ctypes.CDLL(str(binary))  # what can't be loaded must not be kept
         os.replace(binary, path)  # atomic: another process may be building the same one
@@ -103,6 +113,7 @@ class NativeKernel:
     """Runs ticks of one topology.  Tensors are fp32, contiguous, on the CPU; states come from `state_buffer`."""
 
     name = "native"
+    sparse = True
 
     def __init__(self, topology: Topology, channels: int) -> None:
         if len(topology.offsets) > MAX_OFFSETS:
@@ -121,10 +132,14 @@ class NativeKernel:
         extra: torch.Tensor | None,
         drive: torch.Tensor | None,
         epsilon: float,
+        pattern: Pattern | None = None,
     ) -> torch.Tensor:
-        """The next state [B, X, Y, C, Z]; `drive` [B, X, Y, C], if given, is added to its input face."""
+        """The next state [B, X, Y, C, Z]; `drive` [B, X, Y, C], if given, is added to its input face.
+
+        weights [K, X, Y, Z], or [kept, X, Y, Z] with the `pattern` that says of which offsets.
+        """
         out = state_buffer(state.shape)
-        self._call("tick_forward", state, state, weights, cells, extra, drive, ctypes.c_float(epsilon), out)
+        self._call("tick_forward", weights, pattern, state, state, cells, extra, drive, ctypes.c_float(epsilon), out)
         return out
 
     def backward(
@@ -138,27 +153,42 @@ class NativeKernel:
         grad_cells: torch.Tensor,
         grad_weights: torch.Tensor | None,
         grad_drive: torch.Tensor | None,
+        pattern: Pattern | None = None,
+        fresh: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(grad_state, grad_message), both [B, X, Y, C, Z]; adds to the three parameter gradients in place."""
-        grad_message, grad_state = state_buffer(state.shape), state_buffer(state.shape)
-        self._call(
-            "tick_backward_cells", state, state, weights, cells, extra, grad_out, ctypes.c_float(epsilon),
-            grad_message, grad_state, grad_cells, grad_weights,
-        )  # fmt: skip
-        self._call("tick_backward_state", state, weights, grad_message, grad_state, grad_drive)
-        return grad_state, grad_message
+        """(grad_state, grad_message), both [B, X, Y, C, Z]; grad_state takes the place of `grad_out`.
 
-    def _call(self, function: str, state: torch.Tensor, *arguments: torch.Tensor | ctypes.c_float | None) -> None:
+        Adds to the three parameter gradients; where `fresh`, grad_cells and grad_weights are written, whatever they held.
+        """
+        grad_message = state_buffer(state.shape)
+        self._call(
+            "tick_backward_cells", weights, pattern, state, state, cells, extra, grad_out, ctypes.c_float(epsilon),
+            ctypes.c_int32(fresh), grad_message, grad_out, grad_cells, grad_weights,
+        )  # fmt: skip
+        self._call("tick_backward_state", weights, pattern, state, grad_message, grad_out, grad_drive)
+        return grad_out, grad_message
+
+    def _call(
+        self,
+        function: str,
+        weights: torch.Tensor,
+        pattern: Pattern | None,
+        state: torch.Tensor,
+        *arguments: torch.Tensor | ctypes.c_float | ctypes.c_int32 | None,
+    ) -> None:
         batch, x, y, _, z = state.shape
         offsets = len(self._topology.offsets)
         geometry = _Geometry(
             batch, x, y, z, offsets, *(ctypes.addressof(s) for s in self._steps), self._topology.boundary == "periodic"
         )
-        pointers = []
-        for argument in arguments:
-            if isinstance(argument, torch.Tensor):
-                assert argument.is_contiguous() and argument.dtype == torch.float32, (function, argument.shape)
-                pointers.append(ctypes.c_void_p(argument.data_ptr()))
-            else:
-                pointers.append(argument)
-        getattr(self._library, function)(ctypes.byref(geometry), *pointers)
+        index, slots = (pattern.index, pattern.slots) if pattern is not None else (None, None)
+        net = _Connections(_pointer(weights), _pointer(index, torch.uint8), _pointer(slots, torch.uint8), len(weights))
+        values = [_pointer(a) if a is None or isinstance(a, torch.Tensor) else a for a in arguments]
+        getattr(self._library, function)(ctypes.byref(geometry), ctypes.byref(net), *values)
+
+
+def _pointer(tensor: torch.Tensor | None, dtype: torch.dtype = torch.float32) -> ctypes.c_void_p:
+    if tensor is None:
+        return ctypes.c_void_p(None)
+    assert tensor.is_contiguous() and tensor.dtype == dtype, (tensor.shape, tensor.dtype)
+    return ctypes.c_void_p(tensor.data_ptr())

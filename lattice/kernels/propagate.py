@@ -10,6 +10,7 @@ import torch
 from lattice.kernels import reference
 from lattice.kernels.compiled import CompiledKernel
 from lattice.kernels.native import KernelUnavailable, NativeKernel
+from lattice.kernels.sparse import TILE, Pattern
 from presets.topology import Topology
 
 NORM_EPSILON = 1e-3
@@ -22,11 +23,13 @@ class Kernel(Protocol):
     """One tick forward and backward; see NativeKernel for shapes."""
 
     name: str
+    sparse: bool
+    """Takes compact weights with their pattern; where not, `propagate` hands it expanded ones."""
 
     def empty_state(self, shape: tuple[int, ...], zero: bool = False) -> torch.Tensor: ...
-    def forward(self, state, weights, cells, extra, drive, epsilon) -> torch.Tensor: ...
+    def forward(self, state, weights, cells, extra, drive, epsilon, pattern=None) -> torch.Tensor: ...
     def backward(
-        self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive
+        self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive, pattern=None, fresh=False
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
@@ -67,7 +70,7 @@ class _Propagate(torch.autograd.Function):
     """Saves the T input states of the ticks and nothing else that grows with the batch."""
 
     @staticmethod
-    def forward(ctx, drive, weights, cells, gain, functional, kernel, ticks, epsilon, keep):
+    def forward(ctx, drive, weights, cells, gain, functional, pattern, kernel, ticks, epsilon, keep):
         batch, x, y, channels = drive.shape
         state = kernel.empty_state((batch, x, y, channels, weights.shape[-1]), zero=True)
         state[..., 0] = drive
@@ -76,9 +79,9 @@ class _Propagate(torch.autograd.Function):
             extra = _extra(functional, state)
             if keep:
                 states.append(state)
-            state = kernel.forward(state, weights, cells, extra, drive if tick + 1 < ticks else None, epsilon)
+            state = kernel.forward(state, weights, cells, extra, drive if tick + 1 < ticks else None, epsilon, pattern)
         ctx.save_for_backward(drive, weights, cells, gain)
-        ctx.states, ctx.functional, ctx.kernel, ctx.epsilon = states, functional, kernel, epsilon
+        ctx.states, ctx.functional, ctx.pattern, ctx.kernel, ctx.epsilon = states, functional, pattern, kernel, epsilon
         return state
 
     @staticmethod
@@ -87,24 +90,26 @@ class _Propagate(torch.autograd.Function):
         if not ctx.states:
             raise RuntimeError("propagate: the states were freed by an earlier backward; run the ticks again")
         functional, kernel = ctx.functional, ctx.kernel
-        grad_cells = torch.zeros_like(cells)
-        grad_weights = torch.zeros_like(weights) if ctx.needs_input_grad[1] else None
+        # The last tick's backward, the first to run, writes these; those after it add to them.
+        grad_cells, fresh = torch.empty_like(cells), True
+        grad_weights = torch.empty_like(weights) if ctx.needs_input_grad[1] else None
         grad_gain = torch.zeros_like(gain) if functional is not None else None
         grad_drive = torch.zeros(drive.shape, dtype=torch.float32, device=drive.device)
-        grad = grad.contiguous()
+        grad = grad.clone(memory_format=torch.contiguous_format)  # kernels overwrite it, and it is not ours
         while ctx.states:
             state = ctx.states.pop()  # freed as soon as it is used
             extra = _extra(functional, state)
             grad, grad_message = kernel.backward(
-                grad, state, weights, cells, extra, ctx.epsilon, grad_cells, grad_weights, grad_drive
+                grad, state, weights, cells, extra, ctx.epsilon, grad_cells, grad_weights, grad_drive, ctx.pattern, fresh
             )
+            fresh = False
             if functional is not None:
                 shared = functional.spread(functional.means(state))
                 grad_gain += (grad_message.to(gain.dtype) * shared).sum(0)
                 pull = functional.spread(functional.sums(grad_message.to(gain.dtype) * gain) / functional.sizes())
                 grad += pull.to(grad.dtype)
                 grad_drive += pull[..., 0]
-        return grad_drive.to(drive.dtype), grad_weights, grad_cells, grad_gain, None, None, None, None, None
+        return grad_drive.to(drive.dtype), grad_weights, grad_cells, grad_gain, None, None, None, None, None, None
 
 
 def _extra(functional: Functional | None, state: torch.Tensor) -> torch.Tensor | None:
@@ -121,22 +126,32 @@ def propagate(
     ticks: int,
     kernel: Kernel | None = None,
     functional: Functional | None = None,
+    pattern: Pattern | None = None,
 ) -> torch.Tensor:
     """The state after `ticks` ticks from silence, with `drive` added to the input face before each of them.
 
     drive [B, X, Y, C] in the state dtype (fp32, bf16, fp16); weights [K, X, Y, Z] and cells [6, X, Y, C, Z] in fp32;
-    returns [B, X, Y, C, Z].  `kernel=None` runs the reference.  Raises ValueError where shapes do not belong together.
+    returns [B, X, Y, C, Z].  With a `pattern`, weights are compact: [kept, X, Y, Z].  `kernel=None` runs the reference.
+    Raises ValueError where shapes do not belong together.
     """
     x, y, z = topology.shape
-    expected = {"drive": (drive.shape[1:3], (x, y)), "weights": (weights.shape, (len(topology.offsets), x, y, z))}
+    expected = {"drive": (drive.shape[1:3], (x, y))}
+    if pattern is not None:
+        expected["pattern"] = ((pattern.offsets, *pattern.index.shape[1:]), (len(topology.offsets), x, y, -(-z // TILE)))
+    kept = len(topology.offsets) if pattern is None else len(pattern.index)
+    expected["weights"] = (weights.shape, (kept, x, y, z))
     expected["cells"] = (cells.shape, (6, x, y, drive.shape[-1], z))
     for name, (found, wanted) in expected.items():
         if tuple(found) != wanted:
             raise ValueError(f"{name}: shape {tuple(found)} does not fit the topology, expected {wanted}")
+    if pattern is not None and (kernel is None or not kernel.sparse):
+        weights, pattern = pattern.expand(weights), None
     if kernel is not None:
         keep = torch.is_grad_enabled()
         gain = functional.gain if functional is not None else None
-        return _Propagate.apply(drive.contiguous(), weights, cells, gain, functional, kernel, ticks, NORM_EPSILON, keep)
+        return _Propagate.apply(
+            drive.contiguous(), weights, cells, gain, functional, pattern, kernel, ticks, NORM_EPSILON, keep
+        )
     state = torch.zeros(*drive.shape, z, dtype=drive.dtype, device=drive.device)
     face = torch.zeros_like(state[..., 0:1])
     for _ in range(ticks):
