@@ -24,7 +24,7 @@ from lattice.kernels.native import KernelUnavailable
 from lattice.lattice3d import initial_cells, initial_weights
 from lattice.model import generator
 from lattice.trainer import Trainer
-from presets.schema import RunConfig
+from presets.schema import Connections, RunConfig
 from presets.topology import Topology
 
 COPY_FLOATS = 64 * 1024 * 1024
@@ -100,7 +100,7 @@ def bench_tick(
     """(rows, remarks): one tick of the 26 local offsets, fp32, forward and forward+backward."""
     topology, device = Topology(shape), torch.device("cpu")
     x, y, z = shape
-    weights = initial_weights(topology, generator(0, "bench")).requires_grad_()
+    weights = initial_weights(topology, Connections(), generator(0, "bench")).requires_grad_()
     cells = initial_cells(shape, CHANNELS, generator(0, "bench cells")).requires_grad_()
     drive = torch.randn(batch, x, y, CHANNELS, generator=generator(0, "bench drive"), requires_grad=True)
     kernels, remarks = {}, []

@@ -5,20 +5,21 @@ Tensor names: B batch, X Y Z cells, C channels, K offsets, S = G*G slots, D numb
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import nn
 
 from lattice.kernels import Functional, propagate
 from lattice.kernels.propagate import Kernel
 from lattice.kernels.sparse import TILE
+from lattice.plasticity.plasticity import Plasticity
+from presets.schema import Connections
 from presets.topology import Topology
 
 CONTROL = 3
 """Control points along each side of a patch: a slot drives its patch through 3 x 3 of them, whatever the patch's size."""
-
-NOISE = 0.1
-BIAS_LOCAL, BIAS_DISTANT = 0.5, 0.7
-"""Start of the connections: noise, plus a bias on the neighbour(s) towards the input."""
 
 STATE_GAIN, MESSAGE_GAIN, CELL_NOISE = 0.5, 0.25, 0.02
 """Start of a_h and b_h, and the noise on all cell parameters: small enough that tanh hardly bends a fresh lattice's signal."""
@@ -88,13 +89,13 @@ def transposed_ports(grid: int, slot_width: int, channels: int, generator: torch
     return Port(grid, channels, weight * scale, inward=True), Port(grid, channels, weight / scale, inward=False)
 
 
-def initial_weights(topology: Topology, generator: torch.Generator) -> torch.Tensor:
-    """[K, X, Y, Z]: noise of variance NOISE^2 / 26, plus the bias on offsets that point straight back to the input face."""
-    weights = torch.randn(len(topology.offsets), *topology.shape, generator=generator) * (NOISE / 26**0.5)
+def initial_weights(topology: Topology, start: Connections, generator: torch.Generator) -> torch.Tensor:
+    """[K, X, Y, Z]: noise of variance noise^2 / 26, plus the biases on offsets that point straight back to the input face."""
+    weights = torch.randn(len(topology.offsets), *topology.shape, generator=generator) * (start.noise / 26**0.5)
     for k, (dx, dy, dz) in enumerate(topology.offsets):
         if dx == dy == 0 and dz < 0:
-            weights[k] += BIAS_LOCAL if dz == -1 else BIAS_DISTANT
-    return weights
+            weights[k] += start.bias_local if dz == -1 else start.bias_distant
+    return weights.abs() if start.excitatory else weights
 
 
 def initial_cells(shape: tuple[int, int, int], channels: int, generator: torch.Generator) -> torch.Tensor:
@@ -114,15 +115,18 @@ class Lattice(nn.Module):
         topology: Topology,
         channels: int,
         ticks: int,
+        start: Connections,
         generator: torch.Generator,
         clusters: int = 0,
         integration: float = 0.0,
     ) -> None:
         super().__init__()
         self.topology, self.channels, self.ticks, self.clusters = topology, channels, ticks, clusters
-        self.weights = nn.Parameter(initial_weights(topology, generator))
+        self.weights = nn.Parameter(initial_weights(topology, start, generator))
         self.cells = nn.Parameter(initial_cells(topology.shape, channels, generator))
         self.kernel: Kernel | None = None
+        self.plasticity: Plasticity | None = None
+        self._watched = False
         self.register_buffer("mask", None)
         if clusters:
             x, y, z = topology.shape
@@ -153,6 +157,22 @@ class Lattice(nn.Module):
         if self.mask is not None:
             self.weights.mul_(self.mask)
 
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Plasticity observes what runs through meanwhile, for `learn`.  Nothing to do where there is none."""
+        if self.plasticity is not None:
+            self.plasticity.begin()
+        self._watched = True
+        try:
+            yield
+        finally:
+            self._watched = False
+
+    def learn(self, rate: float) -> None:
+        """Plasticity changes the connections by what it saw, `rate` times."""
+        if self.plasticity is not None:
+            self.plasticity.update(self.weights, self.mask, rate)
+
     @property
     def functional(self) -> Functional | None:
         return Functional(self.gain, self.labels, self.clusters) if self.clusters else None
@@ -168,7 +188,8 @@ class Lattice(nn.Module):
         """The whole state [B, X, Y, C, Z] after the ticks."""
         weights = torch.zeros_like(self.weights) if bypass else self.weights
         functional = None if bypass else self.functional
-        return propagate(drive, weights, self.cells, self.topology, self.ticks, self.kernel, functional)
+        observer = self.plasticity if self._watched else None
+        return propagate(drive, weights, self.cells, self.topology, self.ticks, self.kernel, functional, observer=observer)
 
 
 def block_labels(shape: tuple[int, int, int], clusters: int) -> torch.Tensor:

@@ -15,6 +15,7 @@ from torch import nn
 
 from lattice.kernels import choose
 from lattice.lattice3d import Lattice, transposed_ports
+from lattice.plasticity.plasticity import Plasticity
 from lattice.text.coder import PAD, Decoder, Encoder
 from presets.schema import RunConfig
 
@@ -56,15 +57,18 @@ class TextLattice(nn.Module):
             )
             clustering = here.clustering
             self.lattice = Lattice(
-                topology, section.channels, here.ticks, generator(seed, "lattice", stage), clustering.clusters,
-                clustering.clustering_integration,
+                topology, section.channels, here.ticks, config.connections, generator(seed, "lattice", stage),
+                clustering.clusters, clustering.clustering_integration,
             )  # fmt: skip
+            learning = config.connections.learning
+            if here.waves or learning in ("plastic", "hybrid"):
+                self.lattice.plasticity = Plasticity(config.plasticity, topology, section.channels, here.activity_threshold)
             for port in (self.input_port, self.output_port):
                 port.fit(*here.shape[:2])
             self.lattice.kernel, self.kernel_line = choose(
                 config.run.kernel, topology, section.channels, device, self.state_dtype
             )
-            self.lattice.weights.requires_grad_(config.connections.learning == "gradient" and here.profile != "freeze")
+            self.lattice.weights.requires_grad_(learning in ("gradient", "hybrid") and here.profile != "freeze")
             self.lattice.cells.requires_grad_(section.cells == "gradient")
             if clustering.clusters:
                 self.lattice.gain.requires_grad_(section.cells == "gradient")

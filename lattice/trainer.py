@@ -21,6 +21,7 @@ the way (presets.live) is in the checkpoint, too.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -56,6 +57,8 @@ class Progress:
     """Optimizer steps done in the whole run, bad ones included."""
     stage: int = 0
     stage_step: int = 0
+    waves: int = 0
+    """Discovery waves done in this stage."""
     stage_over: str = ""
     """Why the stage ended, once it has."""
     held: bool = False
@@ -148,6 +151,7 @@ class Trainer:
         self.emit(self._stage_started())
         batch, seed = self.config.training.batch, self.config.run.seed
         schedule = Schedule(len(self.train_sentences), stage.data_share, batch, seed, progress.stage)
+        self._discover(schedule)
         while not (reason := self._over()):
             clock, cpu = time.perf_counter(), gauges.cpu_seconds()
             self.step(schedule.rows(progress.stage_step))
@@ -164,6 +168,22 @@ class Trainer:
                 callback.at_stage_end(self)
         self.emit(StageEnded(step=progress.step, stage=progress.stage, name=stage.name, reason=reason))
         return reason
+
+    def _discover(self, schedule: Schedule) -> None:
+        """The stage's waves: its first batches run through, and plasticity alone changes the connections.
+
+        The optimizer knows nothing of it; the seconds count as the run's.
+        """
+        progress, lattice, config = self.progress, self.model.lattice, self.config
+        while lattice is not None and progress.waves < self.stage.waves and not self.stop_request:
+            clock, cpu = time.perf_counter(), gauges.cpu_seconds()
+            rows = schedule.rows(progress.waves)[: config.plasticity.sentences]
+            with torch.no_grad(), lattice.watched():
+                self.model.slots(self.train_sentences.batch(rows, self.device)[0])
+            lattice.learn(config.plasticity.rate * PROFILE_RATE["discovery"])
+            progress.waves += 1
+            progress.elapsed_s += time.perf_counter() - clock
+            progress.cpu_s += gauges.cpu_seconds() - cpu
 
     def _over(self) -> str:
         """Why the stage ends here, or "" if it goes on."""
@@ -187,7 +207,7 @@ class Trainer:
         progress, before = self.progress, self.model
         moments = self._optimizer_tensors()
         progress.stage, progress.leave_for, progress.held = self._following(), None, False
-        progress.stage_step, progress.stage_over, progress.looks_without_gain = 0, "", 0
+        progress.stage_step, progress.waves, progress.stage_over, progress.looks_without_gain = 0, 0, "", 0
         progress.best_valid_loss, progress.valid_loss = math.inf, None
         self.model = TextLattice(self.config, progress.stage, self.tokenizer.vocabulary, self.device)
         carry_over(before, self.model)
@@ -205,7 +225,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * self._rate_of(group["part"])
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._accumulate(rows)
+        with self._watched():
+            loss = self._accumulate(rows)
         self.scaler.unscale_(self.optimizer)
         trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = float(torch.nn.utils.clip_grad_norm_(trainable, self.config.optimizer.clip))
@@ -213,6 +234,8 @@ class Trainer:
         if math.isfinite(loss) and math.isfinite(norm):
             self.scaler.step(self.optimizer)
             if self.model.lattice is not None:
+                if self._plastic:
+                    self.model.lattice.learn(self.config.plasticity.rate * PROFILE_RATE[self.stage.profile])
                 self.model.lattice.apply_mask()
             progress.bad_in_a_row = 0
         else:
@@ -221,6 +244,14 @@ class Trainer:
             self.scaler.update()
         here = {"step": progress.step + 1, "stage": progress.stage}
         self.emit(Trained(loss=loss, grad_norm=norm, learning_rate=rate, step_s=time.perf_counter() - clock, **here))
+
+    @property
+    def _plastic(self) -> bool:
+        return self.config.connections.learning in ("plastic", "hybrid") and self.stage.profile != "freeze"
+
+    def _watched(self) -> contextlib.AbstractContextManager[None]:
+        lattice = self.model.lattice
+        return lattice.watched() if lattice is not None and self._plastic else contextlib.nullcontext()
 
     def _accumulate(self, rows: list[int]) -> float:
         """Adds up the gradients of the mean loss over all target tokens of the batch; returns that loss in nats a token."""
@@ -268,7 +299,9 @@ class Trainer:
             lattice.prune(self.stage.sparsity)
         if self.stage.profile != before.profile and "freeze" in (self.stage.profile, before.profile):
             moments = self._optimizer_tensors()
-            lattice.weights.requires_grad_(config.connections.learning == "gradient" and self.stage.profile != "freeze")
+            lattice.weights.requires_grad_(
+                config.connections.learning in ("gradient", "hybrid") and self.stage.profile != "freeze"
+            )
             lattice.weights.grad = None
             self._build_optimizer()
             self._load_optimizer_tensors(moments)

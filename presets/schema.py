@@ -198,6 +198,10 @@ class Connections(Section):
     learning: Literal["gradient", "plastic", "hybrid", "frozen"] = Field(
         "gradient", description="by gradient, by the rule under [plasticity], by both, or as initialised"
     )
+    noise: Annotated[float, Field(ge=0, le=2)] = Field(0.1, description="start: normal noise of this norm over 26 connections")
+    bias_local: Annotated[float, Field(ge=0, le=2)] = Field(0.5, description="start: added to the neighbour towards the input")
+    bias_distant: Annotated[float, Field(ge=0, le=2)] = Field(0.7, description="start: added to strides towards the input")
+    excitatory: bool = Field(False, description="start: no weight is negative")
 
 
 class Plasticity(Section):
@@ -209,8 +213,12 @@ class Plasticity(Section):
     rate: Annotated[float, Field(ge=0, le=1)] = Field(
         0.001, description="change of |w| per update at a mean product of 1, times the profile's factor", json_schema_extra=LIVE
     )
-    A_plus: Annotated[float, Field(ge=0)] = Field(1.0, description="STDP: potentiation, in units of rate", json_schema_extra=LIVE)
-    A_minus: Annotated[float, Field(ge=0)] = Field(1.05, description="STDP: depression, in units of rate", json_schema_extra=LIVE)
+    A_plus: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="STDP: potentiation, in units of rate", json_schema_extra=LIVE
+    )
+    A_minus: Annotated[float, Field(ge=0)] = Field(
+        1.05, description="STDP: depression, in units of rate", json_schema_extra=LIVE
+    )
     tau_plus: Annotated[float, Field(gt=0)] = Field(2.0, description="STDP: decay of pre_trace in ticks")
     tau_minus: Annotated[float, Field(gt=0)] = Field(2.0, description="STDP: decay of post_trace in ticks")
     mu: Annotated[float, Field(ge=0, le=4)] = Field(0.0, description="STDP: 0 = hard bounds, 1 = soft (weight-dependent) ones")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -31,6 +32,16 @@ class Kernel(Protocol):
     def backward(
         self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive, pattern=None, fresh=False
     ) -> tuple[torch.Tensor, torch.Tensor]: ...
+
+
+class Observer(Protocol):
+    """Watches the ticks go by, for plasticity.  It must change nothing."""
+
+    def observe(self, tick: int, state: torch.Tensor, final: bool) -> None:
+        """The state [B, X, Y, C, Z] before `tick`, or after the last one where `final`."""
+
+    def signal(self, tick: int, grad: torch.Tensor, state: torch.Tensor) -> None:
+        """In the backward, last tick first: dL/d(state after `tick`) and the state before it."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ class _Propagate(torch.autograd.Function):
     """Saves the T input states of the ticks and nothing else that grows with the batch."""
 
     @staticmethod
-    def forward(ctx, drive, weights, cells, gain, functional, pattern, kernel, ticks, epsilon, keep):
+    def forward(ctx, drive, weights, cells, gain, functional, pattern, kernel, observer, ticks, epsilon, keep):
         batch, x, y, channels = drive.shape
         state = kernel.empty_state((batch, x, y, channels, weights.shape[-1]), zero=True)
         state[..., 0] = drive
@@ -79,9 +90,14 @@ class _Propagate(torch.autograd.Function):
             extra = _extra(functional, state)
             if keep:
                 states.append(state)
+            if observer is not None:
+                observer.observe(tick, state, False)
             state = kernel.forward(state, weights, cells, extra, drive if tick + 1 < ticks else None, epsilon, pattern)
+        if observer is not None:
+            observer.observe(ticks, state, True)
         ctx.save_for_backward(drive, weights, cells, gain)
-        ctx.states, ctx.functional, ctx.pattern, ctx.kernel, ctx.epsilon = states, functional, pattern, kernel, epsilon
+        ctx.states, ctx.functional, ctx.pattern, ctx.epsilon = states, functional, pattern, epsilon
+        ctx.kernel, ctx.observer = kernel, observer
         return state
 
     @staticmethod
@@ -98,6 +114,8 @@ class _Propagate(torch.autograd.Function):
         grad = grad.clone(memory_format=torch.contiguous_format)  # kernels overwrite it, and it is not ours
         while ctx.states:
             state = ctx.states.pop()  # freed as soon as it is used
+            if ctx.observer is not None:
+                ctx.observer.signal(len(ctx.states), grad, state)
             extra = _extra(functional, state)
             grad, grad_message = kernel.backward(
                 grad, state, weights, cells, extra, ctx.epsilon, grad_cells, grad_weights, grad_drive, ctx.pattern, fresh
@@ -109,7 +127,7 @@ class _Propagate(torch.autograd.Function):
                 pull = functional.spread(functional.sums(grad_message.to(gain.dtype) * gain) / functional.sizes())
                 grad += pull.to(grad.dtype)
                 grad_drive += pull[..., 0]
-        return grad_drive.to(drive.dtype), grad_weights, grad_cells, grad_gain, None, None, None, None, None, None
+        return grad_drive.to(drive.dtype), grad_weights, grad_cells, grad_gain, *[None] * 7
 
 
 def _extra(functional: Functional | None, state: torch.Tensor) -> torch.Tensor | None:
@@ -127,6 +145,7 @@ def propagate(
     kernel: Kernel | None = None,
     functional: Functional | None = None,
     pattern: Pattern | None = None,
+    observer: Observer | None = None,
 ) -> torch.Tensor:
     """The state after `ticks` ticks from silence, with `drive` added to the input face before each of them.
 
@@ -150,15 +169,26 @@ def propagate(
         keep = torch.is_grad_enabled()
         gain = functional.gain if functional is not None else None
         return _Propagate.apply(
-            drive.contiguous(), weights, cells, gain, functional, pattern, kernel, ticks, NORM_EPSILON, keep
+            drive.contiguous(), weights, cells, gain, functional, pattern, kernel, observer, ticks, NORM_EPSILON, keep
         )
     state = torch.zeros(*drive.shape, z, dtype=drive.dtype, device=drive.device)
     face = torch.zeros_like(state[..., 0:1])
-    for _ in range(ticks):
+    for tick in range(ticks):
         state = torch.cat([state[..., 0:1] + drive[..., None] + face, state[..., 1:]], dim=-1)
+        before = state
+        if observer is not None:
+            observer.observe(tick, before, False)
         extra = functional.gain * functional.spread(functional.means(state)) if functional is not None else None
         state = reference.tick(state, weights, cells, topology, NORM_EPSILON, extra)
+        if observer is not None and state.requires_grad:
+            state.register_hook(partial(_signal, observer, tick, before.detach()))
+    if observer is not None:
+        observer.observe(ticks, state, True)
     return state
+
+
+def _signal(observer: Observer, tick: int, before: torch.Tensor, grad: torch.Tensor) -> None:
+    observer.signal(tick, grad, before)
 
 
 def choose(

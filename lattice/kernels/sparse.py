@@ -20,7 +20,7 @@ NONE = 255
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """index [kept, X, Y, tiles] (uint8): the offsets a tile keeps, all different; offsets: how many there are to choose from."""
+    """index [kept, X, Y, tiles] (uint8): the offsets a tile keeps, all different; offsets: how many there are in all."""
 
     index: torch.Tensor
     offsets: int

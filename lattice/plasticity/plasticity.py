@@ -1,7 +1,7 @@
 """Plasticity of a lattice: watches a few sentences go through, and changes connections by what their two cells did.
 
-    begin(sentences)                before a step: forget the last one
-    observe(tick, state)            from lattice.kernels.propagate: the state before tick 0, 1, ..., and after the last
+    begin()                         before a step: forget the last one
+    observe(tick, state, final)     from lattice.kernels.propagate: the state before tick 0, 1, ..., and after the last
     signal(tick, grad, state)       from its backward: the state before `tick` and dL/d(state after it)
     update(weights, mask, rate)     after the optimizer step, once, however many micro-batches there were
 
@@ -13,13 +13,17 @@ the batch.  Connections of negative sign learn with the opposite sign: what agre
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from lattice.kernels import reference
 from lattice.kernels.propagate import NORM_EPSILON
+from lattice.kernels.sparse import TILE
 from lattice.plasticity import competition, rules
 from lattice.plasticity.products import present, products
 from presets.schema import Plasticity as Settings
@@ -34,17 +38,19 @@ FIRING_STEPS = 20.0
 
 @dataclass
 class Tally:
-    """What happened since the last report; counts of connections are of the summed change over these updates."""
+    """What happened since the last report."""
 
     updates: int = 0
     events: int = 0
-    """Firings observed, and how many there could have been."""
+    """Firings observed, of `chances`."""
     chances: int = 0
-    work: int = 0
-    """Tiles of products with an event on both sides, and all of them."""
-    all_work: int = 0
+    silent_tiles: int = 0
+    """Runs of TILE cells in a tick of a sentence in which none fired, of `tiles`."""
+    tiles: int = 0
     spoilt: int = 0
     """Sentences left out because a state was not finite."""
+    seconds: float = 0.0
+    """Taken by products and updates."""
 
 
 class Plasticity(nn.Module):
@@ -54,9 +60,9 @@ class Plasticity(nn.Module):
     firing: torch.Tensor
     threshold: torch.Tensor
 
-    def __init__(self, settings: Settings, topology: Topology, threshold: float) -> None:
+    def __init__(self, settings: Settings, topology: Topology, channels: int, threshold: float) -> None:
         super().__init__()
-        self.settings, self.topology = settings, topology
+        self.settings, self.topology, self.channels = settings, topology, channels
         self.register_buffer("theta", torch.zeros(topology.shape))
         self.register_buffer("firing", torch.full(topology.shape, settings.target_rate))
         self.register_buffer("threshold", torch.full(topology.shape, threshold))
@@ -64,9 +70,9 @@ class Plasticity(nn.Module):
             A_plus=settings.A_plus, A_minus=settings.A_minus, tau_plus=settings.tau_plus, tau_minus=settings.tau_minus,
             w_min=settings.w_min, w_max=settings.w_max, mu=settings.mu, coincidence=False,
         )  # fmt: skip
-        self.tally = Tally()
-        self.changed: torch.Tensor | None = None
-        """Change of |w| [K, X, Y, Z] summed since the last report."""
+        self._tally = Tally()
+        self._changed: torch.Tensor | None = None  # of |w| [K, X, Y, Z], summed since the last report
+        self._message_change: float | None = None
         self.begin()
 
     # Watching
@@ -102,28 +108,44 @@ class Plasticity(nn.Module):
 
     def _finish(self, before: torch.Tensor, last: torch.Tensor) -> None:
         """All ticks of this micro-batch were seen: adds its products."""
+        clock, tally = time.perf_counter(), self._tally
         good = torch.isfinite(last).flatten(1).all(1)
-        self.tally.spoilt += int((~good).sum())
+        tally.spoilt += int((~good).sum())
         spikes = torch.stack(self._spikes)[:, good].float()
         before, last = before[good], last[good]
         if len(last) == 0:
             return
         self._seen += len(last)
+        self._probe = before[:1]
         self._fired += spikes.sum((0, 1))
         self._ticks += spikes.shape[0] * spikes.shape[1]
-        self.tally.events += int(spikes.sum())
-        self.tally.chances += spikes.numel()
+        tally.events += int(spikes.sum())
+        tally.chances += spikes.numel()
         activity = last.square().mean(3).sqrt()
         self._activity += activity.sum(0)
         self._squares += activity.square().sum(0)
-        rule = self.settings.rule
-        if rule == "stdp":
-            self._add(*self._stdp_products(spikes))
-        elif rule == "bcm":
-            # Post enters as y * (y - theta) times its direction, so that one product serves all samples.
-            self._add(self._products(_by_channel(before), _by_channel(last * (activity - self.theta)[:, :, :, None])))
-        elif rule == "oja":
-            self._add(self._products(_by_channel(before), _by_channel(last)))
+        # A cell that never fired in a sentence learns nothing from it by the rules of rates.
+        learns = spikes.amax(0)
+        match self.settings.rule:
+            case "stdp":
+                self._add(*self._stdp_products(spikes))
+                self._count_tiles(spikes.flatten(0, 1))
+            case "bcm":
+                # Post enters as y * (y - theta) along its direction, so that one product serves all samples.
+                weight = learns * (activity - self.theta)
+                self._add(self._products(_by_channel(before), _by_channel(last * weight[:, :, :, None])))
+                self._count_tiles(learns)
+            case "oja":
+                self._add(self._products(_by_channel(before), _by_channel(last * learns[:, :, :, None])))
+                self._count_tiles(learns)
+        tally.seconds += time.perf_counter() - clock
+
+    def _count_tiles(self, events: torch.Tensor) -> None:
+        """events [M, X, Y, Z], 0 or 1: in how many runs of TILE cells nothing happened."""
+        z = events.shape[-1]
+        tiles = F.pad(events, (0, -z % TILE)).unflatten(-1, (-1, TILE)).amax(-1)
+        self._tally.tiles += tiles.numel()
+        self._tally.silent_tiles += int((tiles == 0).sum())
 
     def _stdp_products(self, spikes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Σ over samples and ticks of pre_trace · post spike and of post_trace · pre spike; spikes [T + 1, B, X, Y, Z]."""
@@ -141,35 +163,37 @@ class Plasticity(nn.Module):
         self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)] if self._sums else list(sums)
 
     @torch.no_grad()
-    def signal(self, grad: torch.Tensor, state: torch.Tensor) -> None:
-        """From the backward, last tick first: dL/d(state after the tick) and the state before it, both [B, X, Y, C, Z].
+    def signal(self, tick: int, grad: torch.Tensor, state: torch.Tensor) -> None:
+        """From the backward, last tick first: dL/d(state after `tick`) and the state before it, both [B, X, Y, C, Z].
 
         three_factor only.  The eligibility of a connection, its presynaptic state decaying with tau_e, meets the signal of
         the postsynaptic cell; summed backwards in time it is the signal that decays, which needs no stored states.
         """
         if self.settings.rule != "three_factor" or not self._watching:
             return
-        now = -grad[: self._watching].float()
-        credit = self._credit
+        clock = time.perf_counter()
+        now, credit = -grad[: self._watching].float(), self._credit
         self._credit = now if credit is None else rules.eligibility_step(credit, now, self.settings.tau_e)
         self._add(self._products(_by_channel(state[: self._watching].float()), _by_channel(self._credit)))
-
-    def signals_end(self) -> None:
-        """The backward of this micro-batch is through."""
-        self._credit = None
+        if tick == 0:
+            self._credit = None
+        self._tally.seconds += time.perf_counter() - clock
 
     # Learning
 
     @torch.no_grad()
     def update(self, weights: torch.Tensor, mask: torch.Tensor | None, rate: float) -> None:
-        """Changes `weights` [K, X, Y, Z] in place by what was seen since `begin`, times `rate`; pruned ones stay as they are."""
+        """Changes `weights` [K, X, Y, Z] in place by what was seen since `begin`, times `rate`.
+
+        Those that are pruned (not in `mask`) or lead over a wall stay as they are.
+        """
         if not self._seen:
             return
-        settings = self.settings
+        clock, settings = time.perf_counter(), self.settings
         activity, squares = self._activity / self._seen, self._squares / self._seen
         exists = present(self.topology, weights.device)
         if mask is not None:
-            exists &= mask
+            exists &= mask.bool()
         magnitude, sign = weights.abs(), torch.where(torch.signbit(weights), -1.0, 1.0)
         wish = self._wish(magnitude, sign, squares) * rate
         if settings.winners:
@@ -180,8 +204,11 @@ class Plasticity(nn.Module):
             total = (magnitude * exists).sum(0)
             moved = competition.conserved(moved, total, settings.w_min, settings.w_max, present=exists)
         moved = torch.where(exists, moved, magnitude)
-        weights.copy_(rules.with_sign(moved, weights))
-        self.changed = moved - magnitude if self.changed is None else self.changed.add_(moved - magnitude)
+        learned = rules.with_sign(moved, weights)
+        if self._message_change is None:
+            self._message_change = self._change_of_message(weights, learned)
+        weights.copy_(learned)
+        self._changed = moved - magnitude if self._changed is None else self._changed.add_(moved - magnitude)
         self.theta.copy_(rules.bcm_theta(self.theta, squares.sqrt(), settings.tau_theta))
         self.firing.copy_(rules.running_mean(self.firing, self._fired / self._ticks, FIRING_STEPS))
         if settings.homeostasis:
@@ -190,7 +217,41 @@ class Plasticity(nn.Module):
                     self.threshold, self.firing, settings.target_rate, settings.homeostasis, LEAST_THRESHOLD, MOST_THRESHOLD
                 )
             )
-        self.tally.updates += 1
+        self._tally.updates += 1
+        self._tally.seconds += time.perf_counter() - clock
+
+    def _change_of_message(self, before: torch.Tensor, after: torch.Tensor) -> float:
+        """|m' - m| / |m| of the normalised messages of one sentence, in the last tick, under two sets of connections."""
+        old, new = (normalised(reference.message(self._probe, w, self.topology)) for w in (before, after))
+        return float((new - old).norm() / old.norm().clamp(min=1e-12))
+
+    @torch.no_grad()
+    def report(self) -> dict[str, Any] | None:
+        """What happened since the last report, as the fields of monitors.events.Plastic; None where nothing did."""
+        tally, changed = self._tally, self._changed
+        if changed is None:
+            return None
+        exists = present(self.topology, changed.device)
+        up, down = int((changed > 0).sum()), int((changed < 0).sum())
+        fields = {
+            "updates": tally.updates,
+            "potentiated": up,
+            "depressed": down,
+            "unchanged": int(exists.sum()) - up - down,
+            "active_share": tally.events / max(1, tally.chances),
+            "theta": tuple(quantiles(self.theta)),
+            "mean_change": float(changed.abs().sum() / exists.sum()),
+            "message_change": self._message_change,
+            "skipped_share": tally.silent_tiles / max(1, tally.tiles),
+            "seconds": tally.seconds,
+        }
+        self._tally, self._changed, self._message_change = Tally(), None, None
+        return fields
+
+    @property
+    def spoilt(self) -> int:
+        """Sentences left out since the last report, because a state was not finite."""
+        return self._tally.spoilt
 
     def _wish(self, magnitude: torch.Tensor, sign: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
         """The change of |w| that the rule asks for at rate 1."""
@@ -202,11 +263,22 @@ class Plasticity(nn.Module):
                 weaker = rules.depressed(magnitude, acausal, self.stdp)
                 return rules.potentiated(weaker, causal, self.stdp) - magnitude
             case "bcm":
-                return sign * sums[0] / self._channels
+                return sign * sums[0] / self.channels
             case "oja":
-                return rules.oja_change(sign * sums[0] / self._channels, squares, magnitude, 1.0)
+                return rules.oja_change(sign * sums[0] / self.channels, squares, magnitude, 1.0)
             case _:
                 return rules.three_factor_change(sums[0], sign, 1.0)
+
+
+def normalised(message: torch.Tensor) -> torch.Tensor:
+    """The message norm of a tick: [B, X, Y, C, Z] divided by its RMS over channels."""
+    return message * torch.rsqrt(message.square().mean(dim=3, keepdim=True) + NORM_EPSILON)
+
+
+def quantiles(values: torch.Tensor) -> list[float]:
+    """Minimum, quartiles and maximum."""
+    ordered = values.flatten().sort().values
+    return [float(ordered[round(share * (len(ordered) - 1))]) for share in (0, 0.25, 0.5, 0.75, 1)]
 
 
 def _by_channel(state: torch.Tensor) -> torch.Tensor:

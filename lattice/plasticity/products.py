@@ -1,8 +1,8 @@
 """What a rule sees of a lattice: products of what two connected cells did, summed over samples, ticks and channels.
 
-Every rule of lattice.plasticity.rules needs sums of the form  Σ_m pre_m[i + o_k] · post_m[i]  for each connection k of each cell
-i; what the rules differ in is which fields they pair.  `m` runs over whatever a field holds in a cell: samples and ticks, or
-samples and channels.
+Every rule of lattice.plasticity.rules needs sums of the form  Σ_m pre_m[i + o_k] · post_m[i]  for each connection k of each
+cell i; what the rules differ in is which fields they pair.  `m` runs over whatever a field holds in a cell: samples and ticks,
+or samples and channels.
 """
 
 from __future__ import annotations
