@@ -33,6 +33,7 @@ from app.tui.widgets.panel import Panel
 from app.tui.widgets.stages import Stages
 from app.tui.widgets.unrecorded import Clusters, Plasticity
 from monitors.runs import RunFolder
+from monitors.text_safety import printable
 
 PANELS: dict[str, type[Panel]] = {
     "Curves": Curves,
@@ -64,7 +65,7 @@ class RunScreen(SteeredScreen):
     ) -> None:
         """`still`: shows this view and reads nothing, for pictures."""
         super().__init__(folder, read_only)
-        self._plain, self._still = plain, still
+        self._folder, self._plain, self._still = folder, plain, still
         self._reader = Reader(folder, self.post_message, poll_s) if still is None else None
         self._held_back: View | None = None  # newest view while frozen
         self._panels = {name: kind(i, id=name.lower()) for i, (name, kind) in enumerate(PANELS.items(), start=1)}
@@ -85,6 +86,9 @@ class RunScreen(SteeredScreen):
         self.place_panels()
         self.show_keys()
         if self._reader is not None:
+            self.query_one("#head", Static).update(
+                Text(f"reading what {printable(self._folder.name)} has logged ..."), layout=False
+            )
             self._reader.start()
             self._steering.start()
         else:
