@@ -66,6 +66,8 @@ def main() -> None:
     # Threads that wait should sleep, not spin: beside other work, spinning made a step several times slower.  OpenMP reads
     # this once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Pydantic would read the metadata of every installed package, for plugins that nothing here uses.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         app()
     except Stop as stop:

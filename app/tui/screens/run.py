@@ -53,7 +53,8 @@ SHORT = {"Clusters": "Clust", "Plasticity": "Plast"}
 
 
 class RunScreen(SteeredScreen):
-    BINDINGS: ClassVar[list[BindingType]] = keys.bindings(keys.RUN)
+    KEYS = keys.RUN
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings(KEYS)
     AUTO_FOCUS = None
 
     current: reactive[str] = reactive("Curves", repaint=False)

@@ -6,10 +6,9 @@ from rich.text import Text
 
 from app import formats
 from app.tui.snapshot import View
+from app.tui.states import STATE_STYLES
 from app.tui.widgets.stages import steps_left
 from monitors.text_safety import printable
-
-STATE_STYLES = {"running": "green", "paused": "yellow", "failed": "bold red", "crashed": "bold red", "stale": "yellow"}
 
 
 def head(view: View, width: int, frozen: bool = False, read_only: bool = False, plain: bool = False) -> Text:
