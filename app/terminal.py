@@ -70,7 +70,9 @@ class Terminal:
         return now, chunk
 
     def until(self, shown: str, since: int = 0, patience_s: float = PATIENCE_S) -> float:
-        """Waits until a regular expression (dots match newlines) is found in what was drawn from chunk `since` on; when its last byte came.
+        """When, by time.monotonic(), a regular expression was found in what was drawn from chunk `since` on; waits for it.
+
+        Dots match newlines.
 
         Raises TerminalError.
         """
