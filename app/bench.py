@@ -12,7 +12,8 @@ from rich.table import Table
 from app import configure, formats
 from app.engine import free_bytes, prepare
 from app.exit_codes import ExitCode, Stop
-from lattice.bench import Row, bench_step, bench_tick, machine, tick_bytes
+from lattice.bench import Row, bench_step, bench_tick, tick_bytes
+from monitors.machine import machine
 
 
 def tick(shape: str, batch: int, repeats: int, as_json: bool) -> None:

@@ -66,6 +66,8 @@ def main() -> None:
     # Threads that wait should sleep, not spin: beside other work, spinning made a step several times slower.  OpenMP reads
     # this once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Pydantic would read the metadata of every installed package, for plugins that nothing here uses.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         app()
     except Stop as stop:
@@ -289,6 +291,28 @@ def bench_step(
     from app import bench as command
 
     command.step(preset, assignments, repeats, as_json)
+
+
+@bench_app.command("tui")
+def bench_tui(
+    preset: Preset = "baseline",
+    assignments: Assignments = [],
+    starts: Annotated[int, typer.Option("--starts", min=1, help="Starts of --help and of the home screen.")] = 9,
+    keys: Annotated[int, typer.Option("--keys", min=1, help="Keys pressed while the preset trains.")] = 160,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Windows with a screen attached; one more without.")] = 12,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.5, help="Of each of these windows.")] = 8.0,
+    events: Annotated[
+        int, typer.Option("--events", min=100, help="Events that the memory is measured over; an hour at 50 a second.")
+    ] = 180_000,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the terminal interface on real processes beside a preset that trains on all cores; takes about six minutes.
+
+    First frame, key to visible change, CPU, bytes to the terminal at 160x50, what it takes from training, memory over an hour.
+    """
+    from app import bench_tui as command
+
+    command.run(preset, assignments, starts, keys, pairs, seconds, events, as_json)
 
 
 @experiment_app.command("arms")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sys
@@ -46,8 +47,11 @@ def _show(runs_dir: Path | None, folder: RunFolder | None, fps: int | None, read
             "this screen needs a terminal; `lattice-tui runs`, `status` and `train` work without one, --help lists all",
         )
     environment.prepare(fps)
+    gc.disable()  # what is imported stays; collecting while it comes was a tenth of the time to the first frame
     from app.tui.app import run
 
+    gc.freeze()
+    gc.enable()
     code = run(place(runs_dir), folder, read_only, plain or None)
     if code:
         raise Stop(ExitCode.FAILED, "the screen ended with an error; the run is not affected")

@@ -48,7 +48,12 @@ def launch(arguments: list[str], runs_dir: Path) -> RunFolder:
             raise Stop(ExitCode.FAILED, f"the engine can't be started: {error.strerror or error}") from error
         finally:
             os.close(writing)
-        place = ready.read()  # until the engine closes its end, or dies
+        try:
+            place = ready.read()  # until the engine closes its end, or dies
+        except BaseException:  # an interrupt: nobody would know of a run that comes up now
+            engine.kill()
+            engine.wait()
+            raise
         if place:
             # Where the launcher lives on, as the terminal interface does, its ended engines must not stay zombies.
             threading.Thread(target=engine.wait, name=f"engine {engine.pid}", daemon=True).start()

@@ -7,8 +7,6 @@ Implementations are timed in turns, so that their ratio holds when the machine's
 
 from __future__ import annotations
 
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -51,17 +49,6 @@ class Row:
     median: float
     min: float
     max: float
-
-
-def machine() -> str:
-    """Processor, cores that this process may use, torch version."""
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
-    except OSError:
-        pass
-    return f"{name}, {len(os.sched_getaffinity(0))} cores, torch {torch.__version__}"
 
 
 def timed(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:

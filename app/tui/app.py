@@ -18,10 +18,8 @@ environment.prepare()
 from textual.app import App, SystemCommand  # noqa: E402 - see above
 from textual.screen import Screen  # noqa: E402
 
-from app.tui import keys  # noqa: E402
 from app.tui.messages import LaunchFailed, RunLaunched  # noqa: E402
 from app.tui.screens.home import HomeScreen  # noqa: E402
-from app.tui.screens.run import RunScreen  # noqa: E402
 
 if TYPE_CHECKING:
     from app.tui.snapshot import View
@@ -54,12 +52,14 @@ class LatticeApp(App[None]):
     def on_mount(self) -> None:
         self.set_class(self.plain, "-plain")
         if self._attach is not None:
-            self.push_screen(RunScreen(self._attach, self.read_only, self.plain, still=self._still))
+            self.open_run(self._attach)
         else:
             self.push_screen(HomeScreen())
 
     def open_run(self, folder: RunFolder) -> None:
-        self.push_screen(RunScreen(folder, self.read_only, self.plain))
+        from app.tui.screens.run import RunScreen  # here: the home screen's first frame does without all that a run needs
+
+        self.push_screen(RunScreen(folder, self.read_only, self.plain, still=self._still))
 
     def on_run_launched(self, message: RunLaunched) -> None:
         self.open_run(RunFolder(Path(message.path)))
@@ -69,8 +69,7 @@ class LatticeApp(App[None]):
 
     def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:
         """The palette: what the screen's keys do, by name."""
-        table = keys.RUN if isinstance(screen, RunScreen) else keys.HOME if isinstance(screen, HomeScreen) else ()
-        for key in table:
+        for key in getattr(screen, "KEYS", ()):
             if key.action == "app.command_palette" or (key.steers and self.read_only):
                 continue
             yield SystemCommand(f"{key.group}: {key.does}", f"key {key.shown}", self._doing(screen, key.action))

@@ -130,17 +130,18 @@ class Reader(threading.Thread):
     def _poll(self, elapsed_s: float, send: bool = True) -> None:
         changes: dict[str, object] = {"trouble": ""}
         try:
-            self._read_log(send)
-            self._show(elapsed_s)
-        except OSError as error:
-            changes["trouble"] = f"events.jsonl can't be read: {error.strerror or error}"
-        try:
             changes |= {"info": self._folder.read_info(), "state": state_of(self._folder)}
         except RunFolderError as error:
             changes["trouble"] = str(error)
         if not self._config_read:
             changes |= self._read_config()
-        view = replace(self._view, **changes)
+        self._view = replace(self._view, **changes)  # a long log is shown as it is read; its first part says this, too
+        try:
+            self._read_log(send)
+            self._show(elapsed_s)
+        except OSError as error:
+            self._view = replace(self._view, trouble=f"events.jsonl can't be read: {error.strerror or error}")
+        view = self._view
         if time.monotonic() - self._host_at >= HOST_EVERY_S:
             self._host_at = time.monotonic()
             view = replace(view, host=read_host(self._folder, view.info, view.is_live))

@@ -6,8 +6,8 @@ import locale
 import os
 import sys
 
-DEFAULT_FPS = 8
-"""Frames a second at most: over SSH each frame costs; 8 keep the delay of a key below what is felt as slow."""
+DEFAULT_FPS = 30
+"""Frames a second at most.  The run is read once a second, so this only says how long a key waits for the frame before it."""
 
 
 def prepare(fps: int | None = None) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from textual.message import Message
 
-from app.tui.snapshot import View
+if TYPE_CHECKING:
+    from app.tui.snapshot import View
 
 
 @dataclass

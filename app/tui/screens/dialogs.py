@@ -78,7 +78,13 @@ class Ask(ModalScreen[str | None]):
 class Start(ModalScreen[tuple[str, str] | None]):
     """Before a run starts: its text and its steps; gives both as typed, empty for the preset's own."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "back", show=False)]
+    # Priority: otherwise the field takes its keys one by one, and what was typed after the tab before a slow screen had come
+    # to it would still go to the field before.
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "dismiss(None)", "back", show=False),
+        Binding("tab", "app.focus_next", "next field", show=False, priority=True),
+        Binding("shift+tab", "app.focus_previous", "field before", show=False, priority=True),
+    ]
 
     def __init__(self, preset: str, steps: int, at_least: int) -> None:
         super().__init__()

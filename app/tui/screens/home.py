@@ -23,7 +23,7 @@ from app.tui import keys
 from app.tui.messages import LaunchFailed, RunLaunched, RunsListed
 from app.tui.screens.dialogs import Choose, Start
 from app.tui.screens.help import Help
-from app.tui.screens.run import STATE_STYLES
+from app.tui.states import STATE_STYLES
 from monitors.runs import RunFolder, RunFolderError, list_runs
 from monitors.text_safety import printable
 from presets import layers
@@ -66,7 +66,8 @@ class Lister(threading.Thread):
 
 
 class HomeScreen(Screen[None]):
-    BINDINGS: ClassVar[list[BindingType]] = keys.bindings(keys.HOME)
+    KEYS = keys.HOME
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings(KEYS)
 
     def __init__(self) -> None:
         super().__init__()

@@ -6,7 +6,7 @@ and to the panels that are shown.  Nothing else writes to panels.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rich.text import Text
 from textual import on
@@ -14,24 +14,23 @@ from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.containers import Container
 from textual.reactive import reactive
-from textual.screen import Screen
 from textual.widgets import Static
 
-from app import formats
 from app.tui import keys
 from app.tui.bridge import POLL_S, Reader
 from app.tui.layout import arrange, is_small
-from app.tui.messages import CommandAnswered, SnapshotRead
-from app.tui.screens.dialogs import Ask, Choose, number_in, whole_number
+from app.tui.messages import SnapshotRead
+from app.tui.screens.dialogs import Ask
 from app.tui.screens.help import Help
+from app.tui.screens.steered import SteeredScreen
 from app.tui.snapshot import View
-from app.tui.steering import Order, Steering
 from app.tui.widgets.curves import SMOOTHING, WINDOWS, Curves
 from app.tui.widgets.decoded import DecodedText
+from app.tui.widgets.head import head
 from app.tui.widgets.log import Log
 from app.tui.widgets.memory import Memory
 from app.tui.widgets.panel import Panel
-from app.tui.widgets.stages import Stages, steps_left
+from app.tui.widgets.stages import Stages
 from app.tui.widgets.unrecorded import Clusters, Plasticity
 from monitors.runs import RunFolder
 from monitors.text_safety import printable
@@ -52,20 +51,12 @@ ORDERS_SHOWN = 3
 SHORT = {"Clusters": "Clust", "Plasticity": "Plast"}
 """For narrow terminals."""
 
-STATE_STYLES = {"running": "green", "paused": "yellow", "failed": "bold red", "crashed": "bold red", "stale": "yellow"}
-PROFILES = {
-    "discovery": "discovery: connections change twice as fast",
-    "learning": "learning: the normal rate",
-    "consolidation": "consolidation: 0.4 times the rate",
-    "freeze": "freeze: connections stay as they are",
-}
 
-
-class RunScreen(Screen[None]):
-    BINDINGS: ClassVar[list[BindingType]] = keys.bindings(keys.RUN)
+class RunScreen(SteeredScreen):
+    KEYS = keys.RUN
+    BINDINGS: ClassVar[list[BindingType]] = keys.bindings(KEYS)
     AUTO_FOCUS = None
 
-    view: reactive[View | None] = reactive(None, always_update=True, repaint=False)
     current: reactive[str] = reactive("Curves", repaint=False)
     zoomed: reactive[bool] = reactive(False, repaint=False)
     frozen: reactive[bool] = reactive(False, repaint=False)
@@ -74,12 +65,9 @@ class RunScreen(Screen[None]):
         self, folder: RunFolder, read_only: bool = False, plain: bool = False, poll_s: float = POLL_S, still: View | None = None
     ) -> None:
         """`still`: shows this view and reads nothing, for pictures."""
-        super().__init__()
-        self._folder, self._read_only, self._plain, self._still = folder, read_only, plain, still
+        super().__init__(folder, read_only)
+        self._folder, self._plain, self._still = folder, plain, still
         self._reader = Reader(folder, self.post_message, poll_s) if still is None else None
-        self._steering = Steering(folder, self.post_message)
-        self._orders: list[tuple[Order, str, Text]] = []  # order, state, what is said of it
-        self._sent = 0
         self._held_back: View | None = None  # newest view while frozen
         self._panels = {name: kind(i, id=name.lower()) for i, (name, kind) in enumerate(PANELS.items(), start=1)}
 
@@ -99,13 +87,15 @@ class RunScreen(Screen[None]):
         self.place_panels()
         self.show_keys()
         if self._reader is not None:
+            self.query_one("#head", Static).update(
+                Text(f"reading what {printable(self._folder.name)} has logged ..."), layout=False
+            )
             self._reader.start()
             self._steering.start()
         else:
             self.view = self._still
 
     def on_unmount(self) -> None:
-        self._steering.close()
         if self._reader is not None:
             self._reader.close()
 
@@ -121,18 +111,6 @@ class RunScreen(Screen[None]):
             self.view = message.view
         if self._reader is not None:
             self.call_after_refresh(self._reader.taken)
-
-    @on(CommandAnswered)
-    def answered(self, message: CommandAnswered) -> None:
-        message.stop()
-        for i, (order, _, _) in enumerate(self._orders):
-            if order.number == message.number:
-                if message.ok:
-                    said = Text(f"{order.words}: applied at step {message.step}", "green")
-                else:
-                    said = Text(f"{order.words}: refused, {printable(message.error)}", "bold red")
-                self._orders[i] = order, "applied" if message.ok else "refused", said
-        self.show_orders()
 
     @on(Panel.Clicked)
     def clicked(self, message: Panel.Clicked) -> None:
@@ -185,11 +163,11 @@ class RunScreen(Screen[None]):
                 continue
             panel.styles.offset = region.x, region.y
             panel.styles.width, panel.styles.height = region.width, region.height
-            if not panel.display:
+            if not panel.display:  # those that are shown already make their lines anew when their size has changed
                 panel.display = True
-            if self.view is not None:
-                panel.view = self.view
-                panel.call_after_refresh(panel.remake)
+                if self.view is not None:
+                    panel.view = self.view
+                    panel.call_after_refresh(panel.remake)
 
     def show_head(self, view: View) -> None:
         line = head(view, self.size.width, self.frozen, self._read_only, self._plain)
@@ -311,107 +289,6 @@ class RunScreen(Screen[None]):
         if self._reader is not None:
             self._reader.change_speed(bool(faster))
 
-    # Steering.
-
-    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        return not (self._read_only and any(key.steers and key.action.partition("(")[0] == action for key in keys.RUN))
-
-    def order(self, command: str, args: dict[str, Any], words: str) -> None:
-        """Sends a command; refused here where the run is known to hear none."""
-        if self._read_only:
-            self.notify("This screen is read-only; open it again without --read-only to steer.", markup=False)
-            return
-        self._sent += 1
-        order = Order(self._sent, command, args, words)
-        if self.view is not None and not self.view.is_live:
-            said = Text(f"{words}: refused, the run is {self.view.state} and hears no commands", "bold red")
-            self._orders.append((order, "refused", said))
-        else:
-            self._orders.append((order, "pending", Text(f"{words}: pending", "yellow")))
-            self._steering.order(order)
-        del self._orders[:-20]
-        self.show_orders()
-
-    def action_decode_now(self) -> None:
-        self.order("decode", {}, "decode now")
-
-    def action_decode_every(self) -> None:
-        every = str(self.view.config.decode.every) if self.view and self.view.config else ""
-        self._ask_setting("decode.every", "Decode every so many steps", every, whole_number(1), int)
-
-    def action_learning_rate(self) -> None:
-        rate = f"{self.view.config.optimizer.learning_rate:g}" if self.view and self.view.config else ""
-        self._ask_setting("optimizer.learning_rate", "Peak learning rate", rate, number_in(0, 1, exclusive=True), float)
-
-    def action_sparsity(self) -> None:
-        stage = self._stage()
-        now = f"{self.view.config.stages[stage].sparsity:g}" if self.view and self.view.config else ""
-        self._ask_setting(f"stages.{stage}.sparsity", "Share of connections pruned", now, number_in(0, 0.95), float)
-
-    def action_profile(self) -> None:
-        key = f"stages.{self._stage()}.profile"
-
-        def set_it(profile: str | None) -> None:
-            if profile:
-                self.order("set", {"key": key, "value": profile}, f"{key} = {profile}")
-
-        self.app.push_screen(Choose("Plasticity profile of this stage", PROFILES), set_it)
-
-    def action_stage_next(self) -> None:
-        def go(answer: str | None) -> None:
-            if answer == "next":
-                self.order("stage", {"action": "next"}, "next stage")
-
-        answers = {"next": "next: end this stage after the step in progress", "back": "back: let it go on"}
-        self.app.push_screen(Choose("End this stage now?", answers), go)
-
-    def action_stage_hold(self) -> None:
-        self.order("stage", {"action": "hold"}, "hold this stage")
-
-    def action_stage_release(self) -> None:
-        self.order("stage", {"action": "release"}, "release this stage")
-
-    def action_stage_goto(self) -> None:
-        if self.view is None or self.view.config is None:
-            return
-        later = list(enumerate(self.view.config.stages))[self._stage() + 1 :]
-        if not later:
-            self.notify("This is the last stage.", markup=False)
-            return
-
-        def go(answer: str | None) -> None:
-            if answer is not None:
-                index = int(answer.removeprefix("s"))
-                self.order("stage", {"action": "goto", "stage": index}, f"go to stage {index}")
-
-        answers = {f"s{i}": f"{i} {stage.name}, {formats.shape(stage.shape)} cells" for i, stage in later}
-        self.app.push_screen(Choose("Go to which stage? Those between are left out.", answers), go)
-
-    def action_pause(self) -> None:
-        paused = self.view is not None and self.view.state == "paused"
-        self.order("resume" if paused else "pause", {}, "resume" if paused else "pause")
-
-    def action_checkpoint(self) -> None:
-        self.order("checkpoint", {}, "checkpoint")
-
-    def action_stop(self) -> None:
-        def stop(answer: str | None) -> None:
-            if answer == "stop":
-                self.order("stop", {}, "stop")
-
-        answers = {"back": "back: let it go on", "stop": "stop: save a checkpoint and end; `train --resume` continues it"}
-        self.app.push_screen(Choose("Stop this run?", answers), stop)
-
-    def _stage(self) -> int:
-        return self.view.snapshot.stage if self.view else 0
-
-    def _ask_setting(self, key: str, question: str, now: str, check: Any, kind: type) -> None:
-        def set_it(typed: str | None) -> None:
-            if typed is not None:
-                self.order("set", {"key": key, "value": kind(typed)}, f"{key} = {typed}")
-
-        self.app.push_screen(Ask(f"{question} ({key})", now, check), set_it)
-
     # Leaving.
 
     def action_home(self) -> None:
@@ -421,71 +298,3 @@ class RunScreen(Screen[None]):
             self.app.pop_screen()
         else:
             self.app.switch_screen(HomeScreen())
-
-    def action_leave(self) -> None:
-        """Quits; while the run is live, asks what becomes of it."""
-        if self.view is None or not self.view.is_live:
-            self.app.exit()
-            return
-
-        def leave(answer: str | None) -> None:
-            if answer == "detach":
-                self.app.exit()
-            elif answer == "stop":
-                self._stop_and_leave()
-
-        answers = {"detach": "detach: leave, the run goes on; `lattice-tui attach` comes back to it"}
-        if not self._read_only:
-            answers["stop"] = "stop: save a checkpoint, end the run, leave"
-        self.app.push_screen(Choose("Leave this run", answers), leave)
-
-    def _stop_and_leave(self) -> None:
-        self.order("stop", {}, "stop")
-        number = self._sent
-
-        def check() -> None:
-            state = next((state for order, state, _ in self._orders if order.number == number), "applied")
-            if state == "applied":
-                self.app.exit()
-            elif state == "refused":
-                timer.stop()
-
-        timer = self.set_interval(0.1, check)
-
-
-def head(view: View, width: int, frozen: bool = False, read_only: bool = False, plain: bool = False) -> Text:
-    """How the run stands, in one line; what matters less is left out where the line is short."""
-    snapshot, info, position = view.snapshot, view.info, view.position
-    dot = {"running": "●", "paused": "‖"}.get(view.state, "○") if not plain else "*"
-    name = printable(view.name)
-    parts: list[tuple[Text, int]] = [
-        (Text.assemble((f"{dot} {view.state}", STATE_STYLES.get(view.state, "bold"))), 0),
-        (Text(name, "bold"), 1),
-    ]
-    flags = ["FROZEN"] * frozen + ["read-only"] * read_only
-    if not position.following:
-        share = position.event / position.total if position.total else 0.0
-        how = f"x{position.speed:g}" if position.playing else "still"
-        flags.append(f"REPLAY {share:.0%} {how}")
-    parts += [(Text(flag, "reverse"), 0) for flag in flags]
-    total = view.config.total_steps if view.config else None
-    steps = f"step {formats.count(snapshot.step)}" + (f"/{formats.count(total)}" if total else "")
-    parts.append((Text(steps), 0))
-    if (loss := snapshot.curves["loss"].last) is not None:
-        parts.append((Text(f"loss {formats.loss(loss)}"), 0))
-    if (bleu := snapshot.curves["BLEU"].last) is not None:
-        parts.append((Text(f"BLEU {formats.score(bleu)}", "green"), 0))
-    pace, left = snapshot.pace_s, steps_left(view)
-    if pace and left and position.following and view.is_live:
-        parts.append((Text(f"{formats.duration(pace * left)} left"), 2))
-    if view.trouble:
-        parts.append((Text(printable(view.trouble), "bold red"), 0))
-    elif info is not None and info.reason and not view.is_live and position.following:
-        parts.append((Text(printable(info.reason)), 3))
-    for least in (3, 2, 1):
-        if sum(len(text.plain) + 2 for text, _ in parts) <= width:
-            break
-        parts = [(text, level) for text, level in parts if level < least]
-    line = Text("  ", no_wrap=True, overflow="crop").join(text for text, _ in parts)
-    line.truncate(max(1, width), overflow="ellipsis")
-    return line

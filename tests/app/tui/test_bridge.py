@@ -57,6 +57,13 @@ def test_a_view_tells_what_is_in_the_folder_also_in_a_copied_one(recorded, copie
         assert view.config is not None and len(view.plans) == 2 and view.host is not None and not view.is_live
 
 
+def test_the_first_view_knows_the_runs_state_and_config(copied, monkeypatch):
+    monkeypatch.setattr(bridge, "CHUNK_LINES", 4)
+    with Desk(copied) as desk:
+        view = desk.next()
+    assert view.state == "finished" and view.info is not None and len(view.plans) == 2 and view.snapshot.events == 4
+
+
 @pytest.mark.parametrize("line", [0, 1, 7, 20, 33])
 def test_seeking_shows_exactly_the_first_lines_of_the_log(copied, monkeypatch, line):
     monkeypatch.setattr(bridge, "CHUNK_LINES", 4)

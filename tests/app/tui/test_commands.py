@@ -47,7 +47,7 @@ asyncio.run(show())
 
 def test_the_refresh_rate_is_low_and_set_before_textual_is_there():
     code = "from app.tui import environment; environment.prepare({}); import textual.constants as c; print(c.MAX_FPS)"
-    for fps, shown in (("None", "8"), ("3", "3")):
+    for fps, shown in (("None", "30"), ("3", "3")):
         done = subprocess.run([sys.executable, "-c", code.format(fps)], cwd=ROOT, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == shown
 

@@ -1,0 +1,118 @@
+"""A program in a terminal of its own, as an operator has it: keys in, and what it draws with the time at which it came.
+
+The terminal is a pty that only records: what is drawn is searched as text, colours left out, wherever on the screen it goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import termios
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+COLOURS = re.compile(rb"\x1b\[[0-9;:]*m")
+BLOCK = 65536
+PATIENCE_S = 60.0
+"""What has not been drawn by then never will be."""
+
+LEAVE_S = 5.0
+
+
+class TerminalError(Exception):
+    """The program ended, or did not draw what was waited for; with the end of what it drew."""
+
+
+class Terminal:
+    """Starts the program when it is made; ends it, whatever it does, when left."""
+
+    def __init__(self, command: Sequence[str], columns: int, rows: int, environment: Mapping[str, str]) -> None:
+        self._chunks: list[tuple[float, bytes]] = []
+        self._news = threading.Condition()
+        self._ended = False
+        self._master, slave = pty.openpty()
+        try:
+            fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+            self.started = time.monotonic()
+            self.program = subprocess.Popen(
+                command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, env=dict(environment)
+            )
+        except BaseException:
+            os.close(self._master)
+            raise
+        finally:
+            os.close(slave)
+        self._reader = threading.Thread(target=self._read, name=f"terminal of {self.program.pid}", daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.program.poll() is None:
+            self.program.kill()
+        self.program.wait()
+        self._reader.join(LEAVE_S)
+        os.close(self._master)
+
+    def press(self, keys: bytes) -> tuple[float, int]:
+        """Types; when that was, by time.monotonic(), and from which chunk on the answer is drawn."""
+        with self._news:
+            chunk = len(self._chunks)
+        now = time.monotonic()
+        os.write(self._master, keys)
+        return now, chunk
+
+    def until(self, shown: str, since: int = 0, patience_s: float = PATIENCE_S) -> float:
+        """When, by time.monotonic(), a regular expression was found in what was drawn from chunk `since` on; waits for it.
+
+        Dots match newlines.
+
+        Raises TerminalError.
+        """
+        wanted, end = re.compile(shown.encode(), re.DOTALL), time.monotonic() + patience_s
+        seen, at = b"", since
+        with self._news:
+            while True:
+                while at < len(self._chunks):
+                    when, data = self._chunks[at]
+                    seen, at = seen + data, at + 1
+                    if wanted.search(COLOURS.sub(b"", seen)):
+                        return when
+                left = end - time.monotonic()
+                if self._ended or left <= 0:
+                    why = "the program has ended" if self._ended else f"not within {patience_s:.0f} s"
+                    raise TerminalError(f"{shown!r} was not drawn: {why}; last: {COLOURS.sub(b'', seen)[-300:]!r}")
+                self._news.wait(left)
+
+    def drawn_bytes(self, start: float, end: float) -> int:
+        """What came between two times of time.monotonic()."""
+        with self._news:
+            return sum(len(data) for when, data in self._chunks if start <= when < end)
+
+    def ended(self, patience_s: float = LEAVE_S) -> bool:
+        """Waits for the program's own end; whether it came."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.program.wait(patience_s)
+        return self.program.poll() is not None
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = os.read(self._master, BLOCK)
+            except OSError:  # EIO: nobody holds the other end any more
+                data = b""
+            with self._news:
+                if data:
+                    self._chunks.append((time.monotonic(), data))
+                else:
+                    self._ended = True
+                self._news.notify_all()
+            if not data:
+                return

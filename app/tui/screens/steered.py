@@ -1,0 +1,191 @@
+"""A screen that steers a run: the questions asked before a command, and what became of those that were sent.
+
+Commands go to the engine by a thread of their own (app.tui.steering); `show_orders` is called whenever one has changed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.text import Text
+from textual import on
+from textual.reactive import reactive
+from textual.screen import Screen
+
+from app import formats
+from app.tui import keys
+from app.tui.messages import CommandAnswered
+from app.tui.screens.dialogs import Ask, Check, Choose, number_in, whole_number
+from app.tui.snapshot import View
+from app.tui.steering import Order, Steering
+from monitors.runs import RunFolder
+from monitors.text_safety import printable
+
+PROFILES = {
+    "discovery": "discovery: connections change twice as fast",
+    "learning": "learning: the normal rate",
+    "consolidation": "consolidation: 0.4 times the rate",
+    "freeze": "freeze: connections stay as they are",
+}
+
+
+class SteeredScreen(Screen[None]):
+    """Subclasses say how the newest commands are shown."""
+
+    view: reactive[View | None] = reactive(None, always_update=True, repaint=False)
+
+    def __init__(self, folder: RunFolder, read_only: bool) -> None:
+        super().__init__()
+        self._read_only = read_only
+        self._steering = Steering(folder, self.post_message)
+        self._orders: list[tuple[Order, str, Text]] = []  # order, state, what is said of it
+        self._sent = 0
+
+    def on_unmount(self) -> None:
+        self._steering.close()
+
+    def show_orders(self) -> None:
+        raise NotImplementedError
+
+    @on(CommandAnswered)
+    def answered(self, message: CommandAnswered) -> None:
+        message.stop()
+        for i, (order, _, _) in enumerate(self._orders):
+            if order.number == message.number:
+                if message.ok:
+                    said = Text(f"{order.words}: applied at step {message.step}", "green")
+                else:
+                    said = Text(f"{order.words}: refused, {printable(message.error)}", "bold red")
+                self._orders[i] = order, "applied" if message.ok else "refused", said
+        self.show_orders()
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        return not (self._read_only and any(key.steers and key.action.partition("(")[0] == action for key in keys.RUN))
+
+    def order(self, command: str, args: dict[str, Any], words: str) -> None:
+        """Sends a command; refused here where the run is known to hear none."""
+        if self._read_only:
+            self.notify("This screen is read-only; open it again without --read-only to steer.", markup=False)
+            return
+        self._sent += 1
+        order = Order(self._sent, command, args, words)
+        if self.view is not None and not self.view.is_live:
+            said = Text(f"{words}: refused, the run is {self.view.state} and hears no commands", "bold red")
+            self._orders.append((order, "refused", said))
+        else:
+            self._orders.append((order, "pending", Text(f"{words}: pending", "yellow")))
+            self._steering.order(order)
+        del self._orders[:-20]
+        self.show_orders()
+
+    def action_decode_now(self) -> None:
+        self.order("decode", {}, "decode now")
+
+    def action_decode_every(self) -> None:
+        every = str(self.view.config.decode.every) if self.view and self.view.config else ""
+        self._ask_setting("decode.every", "Decode every so many steps", every, whole_number(1), int)
+
+    def action_learning_rate(self) -> None:
+        rate = f"{self.view.config.optimizer.learning_rate:g}" if self.view and self.view.config else ""
+        self._ask_setting("optimizer.learning_rate", "Peak learning rate", rate, number_in(0, 1, exclusive=True), float)
+
+    def action_sparsity(self) -> None:
+        stage = self._stage()
+        now = f"{self.view.config.stages[stage].sparsity:g}" if self.view and self.view.config else ""
+        self._ask_setting(f"stages.{stage}.sparsity", "Share of connections pruned", now, number_in(0, 0.95), float)
+
+    def action_profile(self) -> None:
+        key = f"stages.{self._stage()}.profile"
+
+        def set_it(profile: str | None) -> None:
+            if profile:
+                self.order("set", {"key": key, "value": profile}, f"{key} = {profile}")
+
+        self.app.push_screen(Choose("Plasticity profile of this stage", PROFILES), set_it)
+
+    def action_stage_next(self) -> None:
+        def go(answer: str | None) -> None:
+            if answer == "next":
+                self.order("stage", {"action": "next"}, "next stage")
+
+        answers = {"next": "next: end this stage after the step in progress", "back": "back: let it go on"}
+        self.app.push_screen(Choose("End this stage now?", answers), go)
+
+    def action_stage_hold(self) -> None:
+        self.order("stage", {"action": "hold"}, "hold this stage")
+
+    def action_stage_release(self) -> None:
+        self.order("stage", {"action": "release"}, "release this stage")
+
+    def action_stage_goto(self) -> None:
+        if self.view is None or self.view.config is None:
+            return
+        later = list(enumerate(self.view.config.stages))[self._stage() + 1 :]
+        if not later:
+            self.notify("This is the last stage.", markup=False)
+            return
+
+        def go(answer: str | None) -> None:
+            if answer is not None:
+                index = int(answer.removeprefix("s"))
+                self.order("stage", {"action": "goto", "stage": index}, f"go to stage {index}")
+
+        answers = {f"s{i}": f"{i} {stage.name}, {formats.shape(stage.shape)} cells" for i, stage in later}
+        self.app.push_screen(Choose("Go to which stage? Those between are left out.", answers), go)
+
+    def action_pause(self) -> None:
+        paused = self.view is not None and self.view.state == "paused"
+        self.order("resume" if paused else "pause", {}, "resume" if paused else "pause")
+
+    def action_checkpoint(self) -> None:
+        self.order("checkpoint", {}, "checkpoint")
+
+    def action_stop(self) -> None:
+        def stop(answer: str | None) -> None:
+            if answer == "stop":
+                self.order("stop", {}, "stop")
+
+        answers = {"back": "back: let it go on", "stop": "stop: save a checkpoint and end; `train --resume` continues it"}
+        self.app.push_screen(Choose("Stop this run?", answers), stop)
+
+    def _stage(self) -> int:
+        return self.view.snapshot.stage if self.view else 0
+
+    def _ask_setting(self, key: str, question: str, now: str, check: Check, kind: type) -> None:
+        def set_it(typed: str | None) -> None:
+            if typed is not None:
+                self.order("set", {"key": key, "value": kind(typed)}, f"{key} = {typed}")
+
+        self.app.push_screen(Ask(f"{question} ({key})", now, check), set_it)
+
+    # Leaving.
+
+    def action_leave(self) -> None:
+        """Quits; while the run is live, asks what becomes of it."""
+        if self.view is None or not self.view.is_live:
+            self.app.exit()
+            return
+
+        def leave(answer: str | None) -> None:
+            if answer == "detach":
+                self.app.exit()
+            elif answer == "stop":
+                self._stop_and_leave()
+
+        answers = {"detach": "detach: leave, the run goes on; `lattice-tui attach` comes back to it"}
+        if not self._read_only:
+            answers["stop"] = "stop: save a checkpoint, end the run, leave"
+        self.app.push_screen(Choose("Leave this run", answers), leave)
+
+    def _stop_and_leave(self) -> None:
+        self.order("stop", {}, "stop")
+        number = self._sent
+
+        def check() -> None:
+            state = next((state for order, state, _ in self._orders if order.number == number), "applied")
+            if state == "applied":
+                self.app.exit()
+            elif state == "refused":
+                timer.stop()
+
+        timer = self.set_interval(0.1, check)

@@ -1,0 +1,18 @@
+"""What a measurement was taken on, in one line."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+
+
+def machine() -> str:
+    """Processor, cores that this process may use, torch version."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+    except OSError:
+        pass
+    return f"{name}, {len(os.sched_getaffinity(0))} cores, torch {metadata.version('torch')}"
