@@ -126,7 +126,7 @@ def _row(event: AnyEvent) -> list[Any]:
 
 def _table(stream: TextIO, kind: str, events: Iterator[AnyEvent], safe: bool = False) -> int:
     """Writes the events of one kind; `safe` for a terminal, which must not obey what they quote.  Returns how many."""
-    writer, count = csv.writer(stream), 0
+    writer, count = csv.writer(stream, lineterminator="\n"), 0
     writer.writerow(columns(kind))
     for event in events:
         if event.kind == kind:
@@ -156,7 +156,7 @@ def _csv_files(folder: Path, events: Iterator[AnyEvent]) -> dict[str, dict[str, 
             kind = event.kind
             if kind not in writers:
                 stream = stack.enter_context((folder / f"{kind}.csv").open("w", encoding="utf-8", newline=""))
-                writers[kind] = csv.writer(stream)
+                writers[kind] = csv.writer(stream, lineterminator="\n")
                 writers[kind].writerow(columns(kind))
             writers[kind].writerow(_row(event))
             rows[kind] += 1

@@ -163,6 +163,12 @@ def test_the_commands_given_before_the_checkpoint_hold_in_the_fork(parent, tmp_p
     assert [event.key for event in of(late, Edited)] == ["decode.every", "stages.0.sparsity"]
 
 
+def test_what_opens_a_run_has_the_settings_that_held_when_it_was_saved(parent):
+    config = open_run(parent, torch.device("cpu")).config
+    assert (config.decode.every, config.stages[0].sparsity, config.optimizer.cell_rate) == (4, 0.3, 0.5)
+    assert run_config(parent).decode.every == 10
+
+
 def test_a_change_holds_from_the_fork_on_and_stands_in_its_log(parent, tmp_path):
     folder = forked(parent, 14, tmp_path, "decode.every=3", "optimizer.weight_decay=0.5", "stages.1.shape=[6,6,10]")
     told = [(e.step, e.command, e.key, e.old, e.new) for e in of(folder, Edited) if e.who == f"fork of {parent.name}@14"]
