@@ -101,13 +101,13 @@ def finished(run: str, step: int) -> str:
 @contextlib.contextmanager
 def talk(config: RunConfig, log_format: str) -> Iterator[Callback]:
     """What a run in the foreground says while it trains."""
-    from app.progress import JsonLines, Lines
+    from app.progress import JsonLines, Lines, WhileHeard
 
     if log_format == "json":
-        yield JsonLines()
+        yield WhileHeard(JsonLines(), 1)
         return
     with contextlib.closing(Lines(config)) as lines:
-        yield lines
+        yield WhileHeard(lines, 2)
 
 
 def report(outcome: Outcome, runs_dir: Path | None, log_format: str, as_json: bool) -> None:
