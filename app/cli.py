@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -52,6 +52,13 @@ Task = Annotated[str | None, typer.Option("--task", help="reconstruct (text to i
 Steps = Annotated[
     int | None, typer.Option("--steps", min=1, help="Optimizer steps of the whole run; stages keep their shares.")
 ]
+MemoryBudget = Annotated[float | None, typer.Option("--memory-budget", help="Fit training into this many GB.")]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Train in a process of its own that this terminal can leave; print the run's name.")
+]
+LogFormat = Annotated[
+    Literal["text", "json"], typer.Option("--log-format", help="text, or json: every event as a line on stdout.")
+]
 Control = Annotated[
     str, typer.Option("--control", help="none, shuffled (another sentence's embeddings) or bypass (messages zeroed).")
 ]
@@ -69,14 +76,29 @@ def main() -> None:
     # Pydantic would read the metadata of every installed package, for plugins that nothing here uses.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
-        app()
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()  # here, where it can still be said that nobody reads any more
     except Stop as stop:
         # Messages quote file names and settings from outside; several problems stand on a line each.
         print("\n".join(map(printable, f"lattice-tui: {stop}".split("\n"))), file=sys.stderr)
         sys.exit(int(stop.code))
-    except BrokenPipeError:  # the reader of a pipe left (`| head`); nothing is lost
-        sys.stderr.close()
-        sys.exit(int(ExitCode.OK))
+    except BrokenPipeError:
+        _leave_the_pipe()
+    except SystemExit as end:
+        if isinstance(end.__context__, BrokenPipeError):  # typer has seen it first, and made it an exit with 1
+            _leave_the_pipe()
+        raise
+
+
+def _leave_the_pipe() -> NoReturn:
+    """The reader left (`| head -1`): no words, and the code of a program that SIGPIPE ends.  What is buffered goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    sys.exit(int(ExitCode.PIPE))
 
 
 def _show(data: dict[str, Any]) -> None:
@@ -139,31 +161,22 @@ def train(
     assignments: Assignments = [],
     steps: Steps = None,
     device: Device = None,
-    memory_budget: Annotated[float | None, typer.Option("--memory-budget", help="Fit training into this many GB.")] = None,
+    memory_budget: MemoryBudget = None,
     resume: Annotated[str | None, typer.Option("--resume", help="Continue this run from its newest checkpoint.")] = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="Train in a process of its own that this terminal can leave; print the run's name.")
-    ] = False,
+    detach: Detach = False,
     runs_dir: RunsDir = None,
-    log_format: Annotated[str, typer.Option("--log-format", help="text, or json: every event as a line on stdout.")] = "text",
+    log_format: LogFormat = "text",
     as_json: AsJson = False,
 ) -> None:
     """Train a lattice, from a preset or where a run left off."""
-    if log_format not in ("text", "json"):
-        raise Stop(ExitCode.USAGE, f"--log-format: {log_format!r} is not text or json")
-    given = {
-        "data.train": data,
-        "data.valid": valid,
-        "data.task": task,
-        "run.device": device,
-        "run.memory_budget_gb": memory_budget,
-    }
     from app import train as command
 
+    given = {"--data": data, "--valid": valid, "--task": task, "--device": device, "--memory-budget": memory_budget}
+    request = command.Request(preset, config, tuple(assignments), given, steps, resume, runs_dir)
     if detach:
-        command.detach(preset, config, assignments, given, steps, resume, runs_dir, as_json)
-        return
-    command.run(preset, config, assignments, given, steps, resume, runs_dir, log_format, as_json)
+        command.detach(request, as_json)
+    else:
+        command.run(request, log_format, as_json)
 
 
 @app.command()
@@ -195,6 +208,70 @@ def decode(
     from app import speak as command
 
     command.decode_text(run, text, best, device or "auto", runs_dir, as_json)
+
+
+@app.command()
+def fork(
+    run: Annotated[
+        str, typer.Argument(metavar="RUN[@STEP]", help="A run, from its newest checkpoint, that of a step, or @best.")
+    ],
+    assignments: Assignments = [],
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Optimizer steps of the whole run, those before the fork included."),
+    ] = None,
+    data: Data = None,
+    valid: Valid = None,
+    task: Task = None,
+    device: Device = None,
+    memory_budget: MemoryBudget = None,
+    detach: Detach = False,
+    runs_dir: RunsDir = None,
+    log_format: LogFormat = "text",
+    as_json: AsJson = False,
+) -> None:
+    """Begin a new run from a checkpoint of another, with its past and some settings changed."""
+    from app import fork as command
+
+    given = {"--data": data, "--valid": valid, "--task": task, "--device": device, "--memory-budget": memory_budget}
+    changes = command.Changes(tuple(assignments), given, steps)
+    command.run(run, changes, detach, runs_dir, log_format, as_json)
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, a unique beginning of it, a path, or `last`.")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="The one beside it.")],
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Two runs side by side: what was set otherwise, what came out, and how soon."""
+    from app import compare as command
+
+    command.compare(first, second, runs_dir, as_json)
+
+
+@app.command()
+def export(
+    run: RunName = "last",
+    form: Annotated[
+        Literal["csv", "tensorboard"],
+        typer.Option("--format", help="csv: every event, a table a kind; tensorboard: the numbers of its curves."),
+    ] = "csv",
+    what: Annotated[
+        str | None, typer.Option("--what", help="Only this kind of event, such as trained, as one CSV table (stdout).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the files (default: RUN-csv here); with --what, the file.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there; says which.")] = False,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a run's events as CSV tables or TensorBoard files."""
+    from app import export as command
+
+    command.export(run, form, what, out, force, runs_dir, as_json)
 
 
 @app.command()
@@ -330,7 +407,7 @@ def experiment_arms(
     as_json: AsJson = False,
 ) -> None:
     """What the lattice adds: trained against frozen against no lattice at all, at equal steps."""
-    given = {"data.train": data, "data.valid": valid, "data.task": task, "run.device": device}
+    given = {"--data": data, "--valid": valid, "--task": task, "--device": device}
     from app import experiments as command
 
     command.arms(preset, config, assignments, given, steps, test, seeds, as_json)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from app.exit_codes import ExitCode, Stop
@@ -10,14 +11,30 @@ from presets import layers
 from presets.layers import ConfigError, Loaded
 from presets.schema import RunConfig
 
+OPTIONS = {
+    "--data": "data.train",
+    "--valid": "data.valid",
+    "--task": "data.task",
+    "--device": "run.device",
+    "--memory-budget": "run.memory_budget_gb",
+}
+"""Options of commands that stand for a setting, and which."""
 
-def load(preset: str, config: Path | None, assignments: list[str], given: dict[str, object] | None = None) -> Loaded:
-    """The config of a command; `given` are its own options by dotted path, None where not given.  Raises Stop, exit code 2."""
-    options = [f"{path}={_toml(value)}" for path, value in (given or {}).items() if value is not None]
+Given = Mapping[str, object]
+"""Values of OPTIONS by their name, None where not given."""
+
+
+def load(preset: str, config: Path | None, assignments: list[str], given: Given | None = None) -> Loaded:
+    """The config of a command; `given` are its own options.  Raises Stop, exit code 2."""
     try:
-        return layers.load(preset, config, [*assignments, *options])
+        return layers.load(preset, config, assignments, as_assignments(given or {}))
     except ConfigError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
+
+
+def as_assignments(given: Given) -> dict[str, str]:
+    """The options that were given, each as the assignment that it stands for."""
+    return {name: f"{OPTIONS[name]}={_toml(value)}" for name, value in given.items() if value is not None}
 
 
 def with_steps(config: RunConfig, steps: int | None) -> RunConfig:

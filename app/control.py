@@ -28,7 +28,7 @@ def parse(words: list[str]) -> tuple[str, dict[str, Any]]:
         case ["set", assignment]:
             key, equals, text = (part.strip() for part in assignment.partition("="))
             if key and equals:
-                value = None if text == "none" else parse_value(text)
+                value = parse_value(text)
                 if isinstance(value, bool | int | float | str | None):
                     return "set", {"key": key, "value": value}
             raise Stop(ExitCode.USAGE, f"set: {assignment!r} is not of the form section.key=value")

@@ -33,7 +33,7 @@ from lattice.data import Corpus, DataError, load_corpus
 from lattice.decode_monitor import DecodeMonitor
 from lattice.kernels.native import KernelUnavailable
 from lattice.text.tokenizer import Tokenizer
-from lattice.trainer import Trainer, TrainingFailed
+from lattice.trainer import Progress, Trainer, TrainingFailed
 from monitors import gauges
 from monitors.events import AnyEvent, Decoded, Edited, EventLog, RunEnded, RunStarted, StageStarted, Warned
 from monitors.runs import RunFolder, RunFolderError, RunInfo
@@ -57,6 +57,9 @@ class Outcome:
     reason: str
     final: Decoded | None = None
     """Scores of a finished run on all held-out sentences."""
+
+    trained: bool = True
+    """False where nothing was left to train."""
 
 
 class Record(Callback):
@@ -106,12 +109,12 @@ def choose_device(name: str) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise Stop(ExitCode.NO_DEVICE, f"run.device: {name} was asked for, but torch sees no CUDA GPU here; use --device cpu")
+        raise Stop(ExitCode.NO_DEVICE, f"{name} was asked for, but torch sees no CUDA GPU here; use --device cpu")
     index = int(name.partition(":")[2] or 0)
     if index >= torch.cuda.device_count():
         raise Stop(
             ExitCode.NO_DEVICE,
-            f"run.device: {name} was asked for; this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}",
+            f"{name} was asked for; this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}",
         )
     return torch.device("cuda", index)
 
@@ -135,7 +138,7 @@ def prepare(config: RunConfig) -> tuple[torch.device, Corpus]:
             raise Stop(
                 ExitCode.NO_DEVICE,
                 f"stage {stage.name} needs {stage.total_bytes / 1e9:.2f} GB, and {device} has {free / 1e9:.2f} GB free; "
-                f"`--set run.memory_budget_gb={math.floor(free / 1e8) / 10}` plans for what is there, or says what would help",
+                f"`--memory-budget {math.floor(free / 1e8) / 10}` plans for what is there, or says what would help",
             )
     torch.set_num_threads(config.run.threads or len(os.sched_getaffinity(0)))
     return device, read_corpus(config)
@@ -165,21 +168,25 @@ def start(config: RunConfig, preset: str, runs_dir: Path, callbacks: list[Callba
 
 
 def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> Outcome:
-    """Continues a run from its newest complete checkpoint.  Raises Stop if it can't."""
+    """Continues a run from its newest complete checkpoint; one that is finished stays as it is.  Raises Stop if it can't."""
     device, corpus = prepare(config)
     try:
         saved, passed_over = checkpoint.load_newest(folder.checkpoints)
-        info = folder.read_info()
-    except (checkpoint.CheckpointError, RunFolderError) as error:
+        info, progress = folder.read_info(), Progress.from_json(saved.state["progress"])
+    except (checkpoint.CheckpointError, RunFolderError, KeyError, TypeError) as error:
         raise Stop(ExitCode.FAILED, f"{folder.name} can't be resumed: {error}") from error
     if saved.state.get("data") != corpus.fingerprint():
         raise Stop(
             ExitCode.USAGE,
             f"{corpus.name}: the text has changed since {folder.name} was started; a resumed run needs the same data",
         )
+    if info.state == "finished" and progress.finished(len(config.stages)):
+        launch.report_ready(folder)
+        return Outcome(folder, ExitCode.OK, "all stages are done", trained=False)
     for reason in passed_over:
         print(f"passed over a checkpoint: {printable(reason)}", file=sys.stderr)
-    own = RunInfo.of_this_process(run=info.run, preset=info.preset, created=info.created, version=VERSION)
+    same = {name: getattr(info, name) for name in ("run", "preset", "created", "parent")}
+    own = RunInfo.of_this_process(**same, version=VERSION)
     return _train(folder, own, config, corpus, Tokenizer.from_json(saved.tokenizer), device, callbacks, saved)
 
 

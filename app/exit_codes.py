@@ -15,6 +15,8 @@ class ExitCode(IntEnum):
     NO_SUCH_RUN = 5
     INTERRUPTED = 130
     """SIGINT; the run was saved."""
+    PIPE = 141
+    """The reader of stdout left before the end."""
     TERMINATED = 143
     """SIGTERM; the run was saved."""
 

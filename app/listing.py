@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from rich.table import Table
 
 from app import configure, formats
 from app.exit_codes import ExitCode, Stop
-from monitors.runs import NoSuchRun, RunFolder, RunFolderError, list_runs, state_of
+from monitors.runs import NoSuchRun, RunFolder, RunFolderError, damaged_runs, list_runs, state_of
 from monitors.runs import runs_dir as place
 from monitors.text_safety import printable
 from presets import layers
-from presets.plan import explain, plan
+from presets.plan import StagePlan, explain, plan
 
 
 def _console() -> Console:
@@ -25,24 +26,39 @@ def _console() -> Console:
 
 
 def runs(runs_dir: Path | None, as_json: bool) -> None:
-    """All runs, newest first.  Raises Stop where the folder can't be read."""
+    """All runs, newest first, then the folders that can't be read, with the reason.  Raises Stop where none can be listed."""
     try:
-        rows = list_runs(place(runs_dir))
+        rows, damaged = list_runs(place(runs_dir)), damaged_runs(place(runs_dir))
     except RunFolderError as error:
         raise Stop(ExitCode.FAILED, str(error)) from error
     if as_json:
-        print(json.dumps({"runs": rows}))
+        unread = [{"run": path.name, "path": str(path), "reason": reason} for path, reason in damaged]
+        print(json.dumps({"runs": rows, "damaged": unread}))
         return
-    if not rows:
+    if not rows and not damaged:
         print(f"no runs in {place(runs_dir)}; `lattice-tui train --preset baseline` makes one")
         return
     table = Table("run", "state", "stage", "step", "BLEU", "created", box=None, pad_edge=False)
     table.columns[0].no_wrap = True
     for row in rows:
         created = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"]))
-        cells = (row["run"], row["state"], str(row["stage"]), str(row["step"]), formats.score(row["bleu"]), created)
+        stage = stage_title(RunFolder(Path(row["path"])), row["stage"])
+        cells = (row["run"], row["state"], stage, str(row["step"]), formats.score(row["bleu"]), created)
         table.add_row(*(escape(printable(cell)) for cell in cells))
+    for path, _ in damaged:
+        table.add_row(escape(printable(path.name)), "damaged", "-", "-", "-", "-")
     _console().print(table)
+    for _, reason in damaged:
+        print(printable(reason))
+
+
+def stage_title(folder: RunFolder, stage: int) -> str:
+    """Index and name of a run's stage, such as "1 grow"; the index alone where its config can't be read."""
+    try:
+        # Not validated: that takes longer, and a list of runs is only read.
+        return f"{stage} {tomllib.loads(folder.config_toml.read_text(encoding='utf-8'))['stages'][stage]['name']}"
+    except (OSError, ValueError, KeyError, IndexError, TypeError):
+        return str(stage)
 
 
 def _status(folder: RunFolder) -> dict[str, Any]:
@@ -68,7 +84,7 @@ def status(run: str, runs_dir: Path | None, as_json: bool) -> None:
     if as_json:
         print(json.dumps(fields))
         return
-    where = f"stage {info.stage}, step {formats.count(info.step)}"
+    where = f"stage {printable(stage_title(folder, info.stage))}, step {formats.count(info.step)}"
     print(f"run {printable(info.run)} ({printable(info.preset)}): {fields['state']}, {where}")
     print(f"loss {formats.loss(info.loss) if info.loss is not None else '-'}, BLEU {formats.score(info.bleu)}")
     print(
@@ -77,6 +93,8 @@ def status(run: str, runs_dir: Path | None, as_json: bool) -> None:
     )
     if info.reason:
         print(printable(info.reason))
+    if info.parent:
+        print(f"forked from {printable(info.parent)}")
     print(f"folder: {printable(str(folder.path))}")
     if fields["state"] == "crashed" or info.state == "stopped":
         print(f"to go on: lattice-tui train --resume {printable(info.run)}")
@@ -126,11 +144,17 @@ def presets_show(name: str, config: Path | None, assignments: list[str], as_json
 
 
 def plan_table(preset: str, config: Path | None, assignments: list[str], as_json: bool) -> None:
-    """The memory plan of every stage.  Raises Stop."""
+    """The memory plan of every stage.  Raises Stop, with exit code 3 after the table where a stage does not fit its budget."""
     stages = plan(configure.load(preset, config, assignments).config)
     if as_json:
         print(json.dumps({"stages": [stage.as_json() for stage in stages]}))
-        return
+    else:
+        _print_plan(stages)
+    if too_big := [explain(stage) for stage in stages if not stage.fits]:
+        raise Stop(ExitCode.NO_DEVICE, "\n".join(too_big))
+
+
+def _print_plan(stages: tuple[StagePlan, ...]) -> None:
     table = Table("", *(f"{escape(stage.name)}\n{formats.shape(stage.shape)}" for stage in stages), title="Memory plan")
     for component in stages[0].components:
         cells = [stage.components.get(component, 0) for stage in stages]
@@ -142,6 +166,3 @@ def plan_table(preset: str, config: Path | None, assignments: list[str], as_json
     table.add_row("micro-batch x accumulation", *(f"{stage.micro_batch} x {stage.accumulation}" for stage in stages))
     table.add_row("reach", *(f"{stage.reach:.0%}" for stage in stages))
     _console().print(table)
-    for stage in stages:
-        if not stage.fits:
-            print(explain(stage))

@@ -5,6 +5,7 @@ stdout carries data only when it was asked for as JSON; everything for people go
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import deque
@@ -25,6 +26,33 @@ PLAIN_EVERY_S = 10.0
 
 SPEED_WINDOW = 50
 """Steps that the shown speed and time left are averaged over."""
+
+
+class WhileHeard(Callback):
+    """Passes events on to a callback that writes to stream `descriptor` (1 or 2) for as long as somebody is there.
+
+    A terminal that is gone or a closed pipe stops no run: from then on all that would go there goes nowhere.
+    """
+
+    def __init__(self, voice: Callback, descriptor: int) -> None:
+        self._voice: Callback | None = voice
+        self._descriptor = descriptor
+
+    def on_event(self, event: AnyEvent) -> None:
+        if self._voice is None:
+            return
+        try:
+            self._voice.on_event(event)
+        except OSError:
+            self._voice = None
+            self._write_to_nothing()
+
+    def _write_to_nothing(self) -> None:
+        lost, nothing = os.fstat(self._descriptor), os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        for stream in (1, 2):
+            if os.path.samestat(os.fstat(stream), lost):
+                os.dup2(nothing, stream)
+        os.close(nothing)
 
 
 class JsonLines(Callback):

@@ -15,6 +15,7 @@ from lattice.text.tokenizer import Tokenizer
 from lattice.trainer import Progress, load_model
 from monitors.runs import NoSuchRun, RunFolder
 from presets.layers import ConfigError, from_toml
+from presets.live import with_settings
 from presets.plan import plan
 from presets.schema import RunConfig
 
@@ -50,13 +51,14 @@ class Opened:
 
 
 def open_run(folder: RunFolder, device: torch.device, best: bool = False) -> Opened:
-    """Loads the newest complete checkpoint, or the best one.  Raises Stop."""
+    """Loads the newest complete checkpoint, or the best one, with the settings that held when it was saved.  Raises Stop."""
     config = run_config(folder)
     try:
         path = checkpoint.best_path(folder.checkpoints) if best else None
         if best and path is None:
             raise Stop(ExitCode.FAILED, f"{folder.name} has no checkpoint marked best yet; leave --best out for the newest")
         saved = checkpoint.load(path) if path else checkpoint.load_newest(folder.checkpoints)[0]
+        config = with_settings(config, saved.state.get("live", {}))
         progress = Progress.from_json(saved.state["progress"])
         tokenizer = Tokenizer.from_json(saved.tokenizer)
         model = TextLattice(config, progress.stage, tokenizer.vocabulary, device)

@@ -4,59 +4,116 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app import configure, formats
 from app.exit_codes import ExitCode, Stop
+from monitors.runs import RunFolder
+from monitors.runs import runs_dir as place
+from monitors.text_safety import printable
 from presets.schema import RunConfig
 
-OPTIONS = {
-    "data.train": "--data",
-    "data.valid": "--valid",
-    "data.task": "--task",
-    "run.device": "--device",
-    "run.memory_budget_gb": "--memory-budget",
-}
-"""The option that sets each path of the config."""
+if TYPE_CHECKING:
+    from app.engine import Outcome
+    from lattice.callbacks import Callback
 
 
-def run(
-    preset: str | None,
-    config_file: Path | None,
-    assignments: list[str],
-    given: dict[str, object],
-    steps: int | None,
-    resumed: str | None,
-    runs_dir: Path | None,
-    log_format: str,
-    as_json: bool,
-) -> None:
+@dataclass(frozen=True)
+class Request:
+    """What `train` was asked for: a new run from a preset, or one to `resume`."""
+
+    preset: str | None = None
+    config: Path | None = None
+    assignments: tuple[str, ...] = ()
+    given: configure.Given | None = None
+    """Options that stand for a setting."""
+
+    steps: int | None = None
+    resume: str | None = None
+    runs_dir: Path | None = None
+
+    def options(self) -> dict[str, object]:
+        """The options that were given but for --runs-dir and --set, by name."""
+        named = {"--preset": self.preset, "--config": self.config, "--steps": self.steps, "--resume": self.resume}
+        return {name: value for name, value in {**named, **(self.given or {})}.items() if value is not None}
+
+    def check(self) -> RunConfig | None:
+        """The config of a new run; None for one that is resumed.  Raises Stop where the options do not go together."""
+        if self.resume is None:
+            loaded = configure.load(self.preset or "baseline", self.config, list(self.assignments), self.given)
+            return configure.with_steps(loaded.config, self.steps)
+        foreign = [name for name in self.options() if name != "--resume"] + ["--set"] * bool(self.assignments)
+        if foreign:
+            raise Stop(ExitCode.USAGE, f"--resume continues a run as it was started; leave out {', '.join(foreign)}")
+        return None
+
+
+def run(request: Request, log_format: str, as_json: bool) -> None:
     """Trains, prints the outcome, and leaves with its exit code.  Raises Stop where it can't begin."""
-    from monitors.runs import runs_dir as place
-    from presets.layers import ALIASES
-
-    preset = preset or "baseline" if resumed is None else preset
-    config = _check(preset, config_file, assignments, given, steps, resumed)
+    config = request.check()
 
     import torch  # noqa: F401 - from here on the engine is needed; all that can be refused without it has been
 
     from app import engine
-    from app.progress import JsonLines, Lines
     from app.runs import find_run, run_config
+    from presets.layers import ALIASES
 
-    if resumed is not None:
-        folder = find_run(place(runs_dir), resumed)
+    if config is None:
+        folder = find_run(place(request.runs_dir), request.resume)
         config = run_config(folder)
-    with contextlib.ExitStack() as stack:
-        if log_format == "json":
-            talk = JsonLines()
-        else:
-            talk = Lines(config)
-            stack.callback(talk.close)
-        if resumed is not None:
-            outcome = engine.resume(folder, config, [talk])
-        else:
-            outcome = engine.start(config, ALIASES.get(preset, preset), place(runs_dir), [talk])
+        with talk(config, log_format) as callback:
+            outcome = engine.resume(folder, config, [callback])
+    else:
+        preset = request.preset or "baseline"
+        with talk(config, log_format) as callback:
+            outcome = engine.start(config, ALIASES.get(preset, preset), place(request.runs_dir), [callback])
+    report(outcome, request.runs_dir, log_format, as_json)
+
+
+def detach(request: Request, as_json: bool) -> None:
+    """Starts the engine in a session of its own and prints the run's name once it is up.  Raises Stop where it can't begin."""
+    from app.launch import launch
+
+    request.check()
+    arguments = [f"{name}={value}" for name, value in request.options().items()]
+    arguments += [f"--set={assignment}" for assignment in request.assignments]
+    announce(launch(arguments, place(request.runs_dir)), as_json)
+
+
+def announce(folder: RunFolder, as_json: bool) -> None:
+    """The name of a run whose engine was started on its own."""
+    from app.listing import status_json
+
+    print(status_json(folder) if as_json else printable(folder.name))
+    if (info := folder.read_info()).state == "finished":
+        print(finished(folder.name, info.step), file=sys.stderr)
+
+
+def finished(run: str, step: int) -> str:
+    """What is said of a run that has nothing left to train."""
+    return printable(f"run {run} is finished after {formats.count(step)} steps; `lattice-tui fork {run} --steps N` trains on")
+
+
+@contextlib.contextmanager
+def talk(config: RunConfig, log_format: str) -> Iterator[Callback]:
+    """What a run in the foreground says while it trains."""
+    from app.progress import JsonLines, Lines, WhileHeard
+
+    if log_format == "json":
+        yield WhileHeard(JsonLines(), 1)
+        return
+    with contextlib.closing(Lines(config)) as lines:
+        yield WhileHeard(lines, 2)
+
+
+def report(outcome: Outcome, runs_dir: Path | None, log_format: str, as_json: bool) -> None:
+    """How the run ended.  Raises Stop with its exit code where that is not 0."""
+    if not outcome.trained:
+        print(finished(outcome.folder.name, outcome.folder.read_info().step), file=sys.stderr)
     if as_json:
         from app.listing import status_json
 
@@ -67,55 +124,11 @@ def run(
         raise Stop(outcome.code, f"run {outcome.folder.name}: {outcome.reason}")
 
 
-def detach(
-    preset: str | None,
-    config_file: Path | None,
-    assignments: list[str],
-    given: dict[str, object],
-    steps: int | None,
-    resumed: str | None,
-    runs_dir: Path | None,
-    as_json: bool,
-) -> None:
-    """Starts the engine in a session of its own and prints the run's name once it is up.  Raises Stop where it can't begin."""
-    from app.launch import launch
-    from app.listing import status_json
-    from monitors.runs import runs_dir as place
-    from monitors.text_safety import printable
-
-    _check(preset or ("baseline" if resumed is None else None), config_file, assignments, given, steps, resumed)
-    options = {"--preset": preset, "--config": config_file, "--steps": steps, "--resume": resumed}
-    options |= {OPTIONS[path]: value for path, value in given.items()}
-    arguments = [f"{name}={value}" for name, value in options.items() if value is not None]
-    folder = launch([*arguments, *(f"--set={assignment}" for assignment in assignments)], place(runs_dir))
-    print(status_json(folder) if as_json else printable(folder.name))
-
-
-def _check(
-    preset: str | None,
-    config_file: Path | None,
-    assignments: list[str],
-    given: dict[str, object],
-    steps: int | None,
-    resumed: str | None,
-) -> RunConfig | None:
-    """The config of a new run; None for one that is resumed.  Raises Stop where the options do not go together."""
-    if resumed is None:
-        return configure.with_steps(configure.load(preset, config_file, assignments, given).config, steps)
-    options = {"--preset": preset, "--config": config_file, "--set": assignments, "--steps": steps}
-    foreign = [name for name, value in options.items() if value]
-    foreign += [OPTIONS[path] for path, value in given.items() if value is not None]
-    if foreign:
-        raise Stop(ExitCode.USAGE, f"--resume continues a run as it was started; leave out {', '.join(foreign)}")
-    return None
-
-
-def _summary(outcome, runs_dir: Path | None) -> None:
+def _summary(outcome: Outcome, runs_dir: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from lattice import checkpoint
-    from monitors.text_safety import printable
 
     console, info = Console(highlight=False), outcome.folder.read_info()
     where = printable(f" --runs-dir {shlex.quote(str(runs_dir))}") if runs_dir else ""

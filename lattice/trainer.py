@@ -78,6 +78,14 @@ class Progress:
     elapsed_s: float = 0.0
     cpu_s: float = 0.0
 
+    def following(self) -> int:
+        """The stage that comes after this one; one past the last where none does."""
+        return self.stage + 1 if self.leave_for is None else self.leave_for
+
+    def finished(self, stages: int) -> bool:
+        """True where nothing of a run of so many stages is left to train."""
+        return bool(self.stage_over) and self.following() >= stages
+
     def as_json(self) -> dict:
         fields = dataclasses.asdict(self)
         fields["best_valid_loss"] = None if math.isinf(self.best_valid_loss) else self.best_valid_loss
@@ -137,7 +145,7 @@ class Trainer:
             reason = self.progress.stage_over or self._run_stage()
             if reason == "stopped":
                 return "stopped"
-            if self._following() == len(self.config.stages):
+            if self.progress.finished(len(self.config.stages)):
                 return "finished"
             self._next_stage()
 
@@ -200,13 +208,10 @@ class Trainer:
             return "plateau"
         return "stopped" if self.stop_request else ""
 
-    def _following(self) -> int:
-        return self.progress.stage + 1 if self.progress.leave_for is None else self.progress.leave_for
-
     def _next_stage(self) -> None:
         progress, before = self.progress, self.model
         moments = self._optimizer_tensors()
-        progress.stage, progress.leave_for, progress.held = self._following(), None, False
+        progress.stage, progress.leave_for, progress.held = progress.following(), None, False
         progress.stage_step, progress.waves, progress.stage_over, progress.looks_without_gain = 0, 0, "", 0
         progress.best_valid_loss, progress.valid_loss = math.inf, None
         self.model = TextLattice(self.config, progress.stage, self.tokenizer.vocabulary, self.device)
@@ -338,7 +343,8 @@ class Trainer:
         load_model(self.model, model)
         self._build_optimizer()
         self._load_optimizer_tensors(optimizer)
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # empty where the checkpoint was not trained in fp16
+            self.scaler.load_state_dict(state["scaler"])
         self._resumed = True
 
     def _prune(self) -> None:

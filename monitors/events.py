@@ -14,7 +14,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, TypeVar
@@ -347,6 +347,17 @@ class ReadResult:
     events: list[AnyEvent]
     skipped: int
     offset: int
+
+
+def each_event(path: Path) -> Iterator[AnyEvent | None]:
+    """The event of every whole line, one after the other, so that a long log takes no memory; None for an unreadable line.
+
+    Raises OSError where the log can't be opened.
+    """
+    with path.open("rb") as stream:
+        for line in stream:
+            if line.endswith(b"\n"):
+                yield parse_event(line)
 
 
 def read_events(path: Path, after: int = 0, most: int | None = None) -> ReadResult:

@@ -66,6 +66,9 @@ class RunInfo(BaseModel):
     peak_bytes: int = 0
     exit_code: int | None = None
     reason: Text = ""
+    parent: Text = ""
+    """The run and step that this one was forked from, `RUN@STEP`."""
+
     socket: Text | None = None
 
     @classmethod
@@ -218,7 +221,7 @@ def state_of(folder: RunFolder) -> str:
 
 
 def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
-    """One row {run, path, state, preset, stage, step, bleu, created} a run, newest first; unreadable folders are left out."""
+    """One row {run, path, state, preset, stage, step, bleu, created} a run, newest first; `damaged_runs` are left out."""
     rows = []
     for path in _run_paths(runs_dir):
         try:
@@ -229,6 +232,17 @@ def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
         progress = {"stage": info.stage, "step": info.step, "bleu": info.bleu, "created": info.created}
         rows.append({"run": path.name, "path": str(path), "state": state, "preset": info.preset} | progress)
     return sorted(rows, key=lambda row: (row["created"], row["run"]), reverse=True)
+
+
+def damaged_runs(runs_dir: Path) -> list[tuple[Path, str]]:
+    """Folders whose `run.json` can't be understood, by name, each with the reason."""
+    found = []
+    for path in sorted(_run_paths(runs_dir)):
+        try:
+            RunFolder(path).read_info()
+        except RunFolderError as error:
+            found.append((path, str(error)))
+    return found
 
 
 def atomic_write(path: Path, data: bytes | str, mode: int = 0o600) -> None:

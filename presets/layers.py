@@ -1,8 +1,8 @@
 """From preset, file and `--set` to one RunConfig, remembering where every value came from.
 
-Layers, later wins: schema defaults, preset TOML, `--config FILE`, each `--set a.b=c`.  Tables merge key by key; the list of
-stages is replaced as a whole by a file and addressed by number in `--set` (`stages.0.ticks=10`).  All errors are collected
-and raised at once as ConfigError.
+Layers, later wins: schema defaults, preset TOML, `--config FILE`, each `--set a.b=c`, the options of a command that stand for a
+setting.  Tables merge key by key; the list of stages is replaced as a whole by a file and addressed by number in `--set`
+(`stages.0.ticks=10`).  All errors are collected and raised at once as ConfigError.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import difflib
 import json
 import tomllib
 import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -63,8 +64,16 @@ def preset_names() -> list[str]:
     return [name for name in order if name in found] + sorted(found - set(order))
 
 
-def load(preset: str, config_file: Path | None = None, assignments: list[str] | tuple[str, ...] = ()) -> Loaded:
-    """Builds the config of a run.  Raises ConfigError with every problem found."""
+def load(
+    preset: str,
+    config_file: Path | None = None,
+    assignments: Sequence[str] = (),
+    options: Mapping[str, str] | None = None,
+) -> Loaded:
+    """Builds the config of a run.  Raises ConfigError with every problem found.
+
+    `options` are assignments by the command-line option that made them, such as {"--device": 'run.device="cpu"'}.
+    """
     name = ALIASES.get(preset, preset)
     if name not in preset_names():
         close = nearest(preset, [*preset_names(), *ALIASES])
@@ -76,17 +85,12 @@ def load(preset: str, config_file: Path | None = None, assignments: list[str] | 
     origins: dict[str, str] = {}
     for source, values in layers:
         _merge(merged, values, source, origins)
-    problems = []
-    for assignment in assignments:
-        if problem := _assign(merged, assignment, origins):
-            problems.append(problem)
-    try:
-        config = RunConfig.model_validate(merged)
-    except ValidationError as error:
-        problems.extend(_problems(error, origins))
-    if problems:
-        raise ConfigError(problems)
-    return Loaded(config, origins)
+    return _assigned(merged, origins, assignments, options or {})
+
+
+def change(config: RunConfig, assignments: Sequence[str] = (), options: Mapping[str, str] | None = None) -> RunConfig:
+    """The config with assignments over it, as in `load`.  Raises ConfigError with every problem found."""
+    return _assigned(config.model_dump(mode="json"), {}, assignments, options or {}).config
 
 
 def from_toml(text: str, source: str) -> RunConfig:
@@ -131,7 +135,9 @@ def flatten(config: RunConfig) -> dict[str, tuple[Any, str]]:
 
 
 def parse_value(text: str) -> Any:
-    """What `--set a.b=TEXT` means by its text: a TOML value; what is not TOML is a string."""
+    """What `--set a.b=TEXT` means by its text: a TOML value, or no value for `none`; what is not TOML is a string."""
+    if text == "none":
+        return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -141,6 +147,20 @@ def parse_value(text: str) -> Any:
 def problems_of(error: ValidationError) -> list[Problem]:
     """What pydantic found wrong with a config, in this module's words."""
     return _problems(error, {})
+
+
+def _assigned(
+    merged: dict[str, Any], origins: dict[str, str], assignments: Sequence[str], options: Mapping[str, str]
+) -> Loaded:
+    sourced = [*(("--set", assignment) for assignment in assignments), *options.items()]
+    problems = [problem for source, text in sourced if (problem := _assign(merged, text, source, origins))]
+    try:
+        config = RunConfig.model_validate(merged)
+    except ValidationError as error:
+        problems.extend(_problems(error, origins))
+    if problems:
+        raise ConfigError(problems)
+    return Loaded(config, origins)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -178,13 +198,13 @@ def _mark(value: Any, path: str, source: str, origins: dict[str, str]) -> None:
         origins[path] = source
 
 
-def _assign(into: dict[str, Any], assignment: str, origins: dict[str, str]) -> Problem | None:
-    """Applies one `a.b=c` in place.  The value is TOML; what is not TOML is a string."""
+def _assign(into: dict[str, Any], assignment: str, source: str, origins: dict[str, str]) -> Problem | None:
+    """Applies one `a.b=c` in place; the value as in `parse_value`."""
     path, equals, text = assignment.partition("=")
     path, text = path.strip(), text.strip()
     keys = path.split(".")
     if not equals or not all(keys):
-        return Problem("", f"{assignment!r} is not of the form section.key=value", "--set")
+        return Problem("", f"{assignment!r} is not of the form section.key=value", source)
     value = parse_value(text)
     at: Any = into
     for depth, key in enumerate(keys[:-1]):
@@ -192,20 +212,20 @@ def _assign(into: dict[str, Any], assignment: str, origins: dict[str, str]) -> P
         if isinstance(at, list):
             if not key.isdecimal() or int(key) >= len(at):
                 exist = f"numbers 0 to {len(at) - 1} exist" if at else "the list is empty"
-                return Problem(here, f"there is no such entry; {exist}", "--set")
+                return Problem(here, f"there is no such entry; {exist}", source)
             at = at[int(key)]
         else:
             at = at.setdefault(key, {})
         if not isinstance(at, (dict, list)):
-            return Problem(here, f"is a value, not a section; {path} can't be set", "--set")
+            return Problem(here, f"is a value, not a section; {path} can't be set", source)
     if isinstance(at, list):
         if not any(isinstance(item, dict) for item in at):
             whole = f"{'.'.join(keys[:-1])}={_toml_value(at)}"
-            return Problem(path, f"is part of a list; set the whole list, such as {whole}", "--set")
-        return Problem(path, f"names a whole entry; set one of its keys, such as {path}.steps=100", "--set")
+            return Problem(path, f"is part of a list; set the whole list, such as {whole}", source)
+        return Problem(path, f"names a whole entry; set one of its keys, such as {path}.steps=100", source)
     _forget(origins, path)
     at[keys[-1]] = value
-    _mark(value, path, "--set", origins)
+    _mark(value, path, source, origins)
     return None
 
 
@@ -243,6 +263,11 @@ def _problem(item: Any, origins: dict[str, str]) -> Problem:
         # A pattern is for machines; the part of the field's description before the semicolon says it in words.
         allowed = (_section_at(item["loc"][:-1]).model_fields[item["loc"][-1]].description or "").partition(";")[0]
         return Problem(path, f"must be {allowed} (got {item['input']!r})", source)
+    if item["type"] == "tuple_type":
+        return Problem(path, f"must be a list in brackets, such as [4,4,6] (got {item['input']!r})", source)
+    if item["type"] == "too_long" and (counts := item["ctx"]):
+        allowed = f"takes {counts['max_length']} values at most, not {counts['actual_length']}"
+        return Problem(path, f"{allowed} (got {item['input']!r})", source)
     return Problem(path, f"{message[0].lower()}{message[1:]} (got {item['input']!r})", source)
 
 

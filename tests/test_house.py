@@ -86,6 +86,8 @@ def test_the_side_of_the_commands_that_starts_loads_without_torch():
         "control",
         "launch",
         "train",
+        "compare",
+        "export",
     )
     names = [f"app.{name}" for name in starts]
     assert loaded_by(*names) & {"torch", "numpy", "textual", "sklearn", "tokenizers", "sacrebleu", "lattice"} == set()

@@ -114,3 +114,29 @@ class Process:
 def process() -> type[Process]:
     """`with process(folder, "train", ...) as run:` is the program in a process of its own, state and output in the folder."""
     return Process
+
+
+class Written:
+    """A run folder as an engine leaves it, written by hand: its log is what a test says."""
+
+    def __init__(self, runs: Path, name: str, settings: tuple[str, ...], events: list, **info: object) -> None:
+        from monitors.events import EventLog
+        from monitors.runs import RunFolder, RunInfo
+        from presets.layers import load, to_toml
+
+        self.path = runs / name
+        self.path.mkdir(parents=True)
+        folder = RunFolder(self.path)
+        folder.config_toml.write_text(to_toml(load("tiny", None, settings).config), encoding="utf-8")
+        clock = iter(range(1_700_000_000, 1_800_000_000))
+        with contextlib.closing(EventLog(folder.events_jsonl, lambda: float(next(clock)))) as log:
+            for event in events:
+                log.append(event)
+        fields = {"preset": "tiny", "created": 1_700_000_000.0, "version": "0", "state": "finished", "exit_code": 0} | info
+        folder.write_info(RunInfo.of_this_process(run=name, **fields))
+
+
+@pytest.fixture(scope="session")
+def written() -> type[Written]:
+    """`written(runs, name, settings, events, step=...)` makes a finished run's folder without training."""
+    return Written

@@ -22,6 +22,9 @@ COMMANDS = [
     ("attach",),
     ("screenshot",),
     ("control",),
+    ("fork",),
+    ("compare",),
+    ("export",),
     ("decode",),
     ("runs",),
     ("status",),
@@ -122,6 +125,8 @@ def test_help_and_config_errors_import_nothing_heavy(tmp_path):
         ["presets", "show", "tiny"],
         ["runs", "--runs-dir", str(tmp_path)],
         ["status", "nothing", "--runs-dir", str(tmp_path)],
+        ["compare", "nothing", "more", "--runs-dir", str(tmp_path)],
+        ["export", "nothing", "--runs-dir", str(tmp_path)],
     ]
     code = f"""
 import contextlib, io, json, sys
@@ -139,7 +144,7 @@ print(json.dumps([codes, sorted({{name.partition(".")[0] for name in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     codes, loaded = json.loads(done.stdout)
-    assert codes == [0] * len(COMMANDS) + [2, 2, 2, 2, 2, 0, 0, 0, 0, 5]
+    assert codes == [0] * len(COMMANDS) + [2, 2, 2, 2, 2, 0, 0, 0, 0, 5, 5, 5]
     assert set(loaded) & HEAVY == set()
 
 
@@ -181,6 +186,8 @@ def test_the_ticks_named_in_the_refusal_are_the_fewest_that_would_do(cli):
     [
         ("[0,4,4]", "stages.0.shape.0: input should be greater than or equal to 1"),
         ("[4,4]", "stages.0.shape.2: is required and was not given"),
+        ("[4,4,6,6]", "stages.0.shape: takes 3 values at most, not 4 (got [4, 4, 6, 6])"),
+        ("4", "stages.0.shape: must be a list in brackets, such as [4,4,6] (got 4)"),
         ("[1,4,6]", "stages.0.shape: a face of 1x4 cells is smaller than text.grid 2x2"),
         ("[4,4,2]", "stages.0.strides.z: 2 does not fit 2 cells; use strides below 2"),
         ('"big"', "stages.0.shape: "),
@@ -298,7 +305,41 @@ def test_a_gpu_that_is_not_there_exits_with_3(cli, tmp_path, monkeypatch):
 
 
 def test_a_device_that_is_no_device_exits_with_2(cli):
-    assert_refused(cli("train", *QUICK, "--device", "tpu"), 2, "run.device: must be auto, cpu, cuda or cuda:N")
+    assert_refused(cli("train", *QUICK, "--device", "tpu"), 2, "--device: run.device: must be auto, cpu, cuda or cuda:N")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "named"),
+    [
+        ("--device", "tpu", "--device: run.device: "),
+        ("--memory-budget", "-3", "--memory-budget: run.memory_budget_gb: "),
+        ("--task", "poems", "--task: data.task: must be reconstruct or pairs"),
+        ("--set", "run.seed=-1", "--set: run.seed: "),
+    ],
+)
+def test_a_wrong_value_is_told_with_the_option_that_gave_it(cli, option, value, named):
+    assert_refused(cli("train", "--preset", "tiny", option, value), 2, f"lattice-tui: {named}")
+
+
+def test_a_plan_that_does_not_fit_exits_with_3_after_its_table(cli):
+    small = ("plan", "--preset", "tiny", "--set", "run.memory_budget_gb=0.1")
+    told, as_json = cli(*small), cli(*small, "--json")
+    assert told.code == as_json.code == 3
+    assert "cell parameters" in told.out and "stage sprout does not fit" in told.err and "stage grow does not fit" in told.err
+    assert [stage["fits"] for stage in as_json.json["stages"]] == [False, False]
+
+
+@pytest.mark.parametrize("arguments", [["presets", "show", "tiny"], ["runs"], ["--help"]], ids=" ".join)
+def test_a_reader_that_leaves_ends_the_program_quietly_with_141(arguments, tmp_path):
+    """The reading end of the pipe is closed before anything is written, so that the first flush finds nobody."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "app.cli", *arguments, *(["--runs-dir", tmp_path] if arguments == ["runs"] else [])]
+    try:
+        done = subprocess.run(command, cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_a_run_that_does_not_fit_its_budget_exits_with_3_and_says_what_would_help(cli, tmp_path):
@@ -357,6 +398,15 @@ def test_resuming_with_options_of_another_run_is_refused_by_their_name(cli, own,
     assert told.err.split("leave out ")[1].split() == [named]
 
 
+def test_resuming_a_finished_run_says_so_and_changes_nothing(cli, own):
+    runs, folder = own
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    told = cli("train", "--resume", "last", "--runs-dir", runs, "--json")
+    assert told.code == 0 and told.json["state"] == "finished"
+    assert f"run {folder.name} is finished after 6 steps" in told.err and "fork" in told.err
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
 def test_resuming_after_the_data_changed_is_refused(cli, home, own):
     runs, folder = own
     data = runs.parent / "changed.txt"
@@ -394,7 +444,14 @@ def test_folders_of_other_programs_are_not_taken_for_runs(cli, own, tmp_path):
     (runs / "holiday" / "photo.jpg").write_bytes(b"\xff\xd8")
     (runs / "junk").mkdir()
     (runs / "junk" / "run.json").write_text("[1, 2")
-    assert [row["run"] for row in cli("runs", "--runs-dir", runs, "--json").json["runs"]] == [folder.name]
+    listed = cli("runs", "--runs-dir", runs, "--json").json
+    assert [row["run"] for row in listed["runs"]] == [folder.name]
+    assert [(row["run"], row["path"]) for row in listed["damaged"]] == [("junk", str(runs / "junk"))]
+    reason = f"{runs / 'junk'}/run.json is damaged or of another version"
+    assert listed["damaged"][0]["reason"].startswith(reason)
+    table = cli("runs", "--runs-dir", runs).out
+    assert re.search(r"^junk +damaged ", table, re.MULTILINE) and reason in table
+    assert "holiday" not in table
     assert_refused(cli("status", "holiday", "--runs-dir", runs), 5, "no such run 'holiday'")
     assert_refused(cli("status", "junk", "--runs-dir", runs), 1, "run.json is damaged or of another version")
     assert_refused(cli("train", "--resume", "junk", "--runs-dir", runs), 5, "config.toml can't be read")
@@ -425,12 +482,20 @@ def test_runs_json_has_the_keys_of_the_contract_newest_first(cli, own):
     info = json.loads((other / "run.json").read_text())
     (other / "run.json").write_text(json.dumps(info | {"run": other.name, "created": info["created"] - 100}))
     told = cli("runs", "--runs-dir", runs, "--json")
-    assert list(told.json) == ["runs"]
+    assert list(told.json) == ["runs", "damaged"] and told.json["damaged"] == []
     assert [row["run"] for row in told.json["runs"]] == [folder.name, other.name]
     for row in told.json["runs"]:
         assert list(row) == ["run", "path", "state", "preset", "stage", "step", "bleu", "created"]
         assert (row["state"], row["preset"], row["stage"], row["step"]) == ("finished", "tiny", 1, 6)
     assert Path(told.json["runs"][0]["path"]) == folder
+
+
+def test_the_table_of_runs_names_the_stage_by_number_and_name(cli, own):
+    runs, folder = own
+    assert "1 grow" in cli("runs", "--runs-dir", runs).out and "stage 1 grow" in cli("status", "--runs-dir", runs).out
+    (folder / "config.toml").write_text("not [ toml")
+    table = cli("runs", "--runs-dir", runs)
+    assert table.code == 0 and re.search(r"finished +1 +6 ", table.out)
 
 
 def test_plan_json_has_the_keys_of_the_contract(cli):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +17,7 @@ from lattice import checkpoint
 from monitors.events import Decoded, RunEnded, RunStarted, Saved, StageEnded, StageStarted, Trained, parse_event, read_events
 from monitors.runs import RunFolder, list_runs, state_of
 
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = 120
 """Sixty a stage: long enough that a signal sent at step 20 finds the run training."""
 
@@ -190,6 +194,29 @@ def test_sighup_does_not_stop_a_run(place):
     run.until(place.reached(seen + 10))
     run.popen.send_signal(signal.SIGTERM)
     assert run.wait().code == 143
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_terminal_that_is_gone_or_a_closed_pipe_does_not_stop_a_run(tmp_path, sentences, log_format):
+    """Text goes to a terminal whose other side is closed, JSON lines into a pipe that nobody reads any more."""
+    listening, talking = os.openpty() if log_format == "text" else os.pipe()
+    command = [sys.executable, "-m", "app.cli", "train", *OPTIONS, "--data", sentences, "--log-format", log_format]
+    streams = {"stdout": talking, "stderr": talking if log_format == "text" else subprocess.DEVNULL}
+    run = subprocess.Popen(
+        [*map(str, command), "--runs-dir", str(tmp_path)], cwd=ROOT, stdin=subprocess.DEVNULL, start_new_session=True, **streams
+    )
+    try:
+        os.close(talking)
+        heard = b""
+        while b"sprout" not in heard:
+            heard += os.read(listening, 4096)
+        os.close(listening)
+        run.wait(120)
+    finally:
+        run.kill()
+        run.wait()
+    info = RunFolder(Path(list_runs(tmp_path)[0]["path"])).read_info()
+    assert (info.state, info.step) == ("finished", STEPS)
 
 
 def test_a_second_engine_on_a_run_is_refused_and_does_not_disturb_the_first(place, whole):

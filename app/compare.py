@@ -1,0 +1,263 @@
+"""`compare`: two runs side by side, from their folders alone: what was set otherwise, what came out, how soon.
+
+Reads `run.json`, `config.toml` and the event log; neither checkpoints nor data, so that folders copied from elsewhere do.
+Torch-free.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from array import array
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from app import formats
+from app.exit_codes import ExitCode, Stop
+from monitors.events import Decoded, Edited, StageStarted, Trained, each_event
+from monitors.runs import NoSuchRun, RunFolder, RunFolderError, RunInfo, state_of
+from monitors.runs import runs_dir as place
+from monitors.text_safety import printable
+from presets.layers import ConfigError, flatten, from_toml
+from presets.schema import RunConfig
+
+LOSS_STEPS = 50
+"""The loss of a run is the mean over so many last steps."""
+
+BLEU_MARKS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 99.0)
+LOSS_MARKS = (6.0, 5.0, 4.0, 3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
+
+SETTINGS_OF_SCORES = ("data.", "run.seed")
+"""Settings that decide which sentences are held out."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """When a mark was first seen: the step, and seconds of training steps until then (looks and pauses left out)."""
+
+    step: int
+    train_s: float
+
+
+@dataclass
+class Course:
+    """What the event log says of a run."""
+
+    steps: int = 0
+    train_s: float = 0.0
+    losses: deque[float] = field(default_factory=lambda: deque(maxlen=LOSS_STEPS))
+    step_times: array = field(default_factory=lambda: array("d"))
+    last: Decoded | None = None
+    best_bleu: tuple[float, int] | None = None
+    best_valid_loss: tuple[float, int] | None = None
+    bleu_marks: dict[float, Reached] = field(default_factory=dict)
+    loss_marks: dict[float, Reached] = field(default_factory=dict)
+    edits: list[Edited] = field(default_factory=list)
+    kernels: list[str] = field(default_factory=list)
+    unread: int = 0
+
+    def trained(self, event: Trained) -> None:
+        self.steps = event.step
+        self.train_s += event.step_s
+        self.step_times.append(event.step_s)
+        if event.loss is not None:
+            self.losses.append(event.loss)
+
+    def decoded(self, event: Decoded) -> None:
+        self.last = event
+        if self.best_bleu is None or event.bleu > self.best_bleu[0]:
+            self.best_bleu = event.bleu, event.step
+        for mark in BLEU_MARKS:
+            if event.bleu >= mark:
+                self.bleu_marks.setdefault(mark, Reached(event.step, self.train_s))
+        loss = event.valid_loss
+        if loss is None:
+            return
+        if self.best_valid_loss is None or loss < self.best_valid_loss[0]:
+            self.best_valid_loss = loss, event.step
+        for mark in LOSS_MARKS:
+            if loss <= mark:
+                self.loss_marks.setdefault(mark, Reached(event.step, self.train_s))
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two runs."""
+
+    folder: RunFolder
+    info: RunInfo
+    config: RunConfig
+    course: Course
+
+    def as_json(self) -> dict[str, Any]:
+        info, course, last = self.info, self.course, self.course.last
+        return {
+            "run": info.run,
+            "path": str(self.folder.path),
+            "state": state_of(self.folder),
+            "preset": info.preset,
+            "parent": info.parent or None,
+            "stage": info.stage,
+            "step": info.step,
+            "bleu": last.bleu if last else None,
+            "best_bleu": course.best_bleu[0] if course.best_bleu else None,
+            "best_bleu_step": course.best_bleu[1] if course.best_bleu else None,
+            "chrf": last.chrf if last else None,
+            "exact": last.exact if last else None,
+            "scored_sentences": last.count if last else None,
+            "valid_loss": last.valid_loss if last else None,
+            "best_valid_loss": course.best_valid_loss[0] if course.best_valid_loss else None,
+            "best_valid_loss_step": course.best_valid_loss[1] if course.best_valid_loss else None,
+            "loss": statistics.fmean(course.losses) if course.losses else None,
+            "step_s": statistics.median(course.step_times) if course.step_times else None,
+            "train_s": course.train_s,
+            "elapsed_s": info.elapsed_s,
+            "cpu_s": info.cpu_s,
+            "peak_bytes": info.peak_bytes,
+            "kernel": course.kernels[-1] if course.kernels else None,
+            "edits": [edit.model_dump(include={"step", "who", "command", "key", "old", "new"}) for edit in course.edits],
+        }
+
+
+def compare(first: str, second: str, runs_dir: Path | None, as_json: bool) -> None:
+    """Prints both runs side by side.  Raises Stop where one is not there or can't be read."""
+    sides = _open(first, runs_dir), _open(second, runs_dir)
+    rows, settings, marks, notes = [side.as_json() for side in sides], _settings(*sides), _marks(*sides), _notes(*sides)
+    if as_json:
+        print(json.dumps({"runs": rows, "settings": settings, "marks": marks, "notes": notes}))
+        return
+    console = Console(highlight=False, soft_wrap=False)
+    names = [escape(printable(f"{row['run']}")) for row in rows]
+    table = Table("", *names, box=None, pad_edge=False)
+    for title, show in ROWS:
+        table.add_row(title, *(escape(printable(show(row))) for row in rows))
+    console.print(table)
+    if settings:
+        console.print()
+        table = Table("what was set otherwise", "", "", box=None, pad_edge=False)
+        for setting in settings:
+            table.add_row(setting["setting"], *(escape(printable(_value(setting["values"][i]))) for i in (0, 1)))
+        console.print(table)
+    if marks:
+        console.print()
+        table = Table("steps and training time to", "", "", box=None, pad_edge=False)
+        for mark in marks:
+            level = f"{mark['level']:g}"
+            title = f"BLEU {level}" if mark["measure"] == "bleu" else f"held-out loss {level}"
+            table.add_row(title, *(f"{formats.count(at['step'])}, {formats.duration(at['train_s'])}" for at in mark["reached"]))
+        console.print(table)
+    for row in rows:
+        if row["edits"]:
+            console.print(f"\nchanged while {printable(row['run'])} trained", markup=False, soft_wrap=True)
+        for edit in row["edits"]:
+            change = f" {edit['key']}: {edit['old']} -> {edit['new']}" if edit["key"] else ""
+            line = f"  step {edit['step']}: {edit['command']}{change} (by {edit['who']})"
+            console.print(printable(line), markup=False, soft_wrap=True)
+    for note in notes:
+        console.print(f"\nnote: {note}", markup=False)
+
+
+def _score(key: str, best: str) -> Callable[[dict[str, Any]], str]:
+    return lambda row: _best(formats.score(row[key]), row, best, formats.score)
+
+
+def _best(now: str, row: dict[str, Any], best: str, show: Callable[[float], str]) -> str:
+    return "-" if row[best] is None else f"{now} (best {show(row[best])} at {formats.count(row[f'{best}_step'])})"
+
+
+def _or_dash(value: Any, show: Callable[[Any], str]) -> str:
+    return "-" if value is None else show(value)
+
+
+ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("state", lambda row: row["state"]),
+    ("preset", lambda row: row["preset"]),
+    ("forked from", lambda row: row["parent"] or "-"),
+    ("steps", lambda row: f"{formats.count(row['step'])}, in stage {row['stage']}"),
+    ("BLEU", _score("bleu", "best_bleu")),
+    ("chrF", lambda row: formats.score(row["chrf"])),
+    ("exact", lambda row: _or_dash(row["exact"], lambda share: f"{share:.1%} of {row['scored_sentences']}")),
+    ("held-out loss", lambda row: _best(formats.loss(row["valid_loss"]), row, "best_valid_loss", formats.loss)),
+    (f"loss, last {LOSS_STEPS} steps", lambda row: _or_dash(row["loss"], formats.loss)),
+    ("median step", lambda row: _or_dash(row["step_s"], lambda seconds: f"{1000 * seconds:.1f} ms")),
+    ("time in all, of CPU", lambda row: f"{formats.duration(row['elapsed_s'])}, {formats.duration(row['cpu_s'])}"),
+    ("peak memory", lambda row: formats.bytes_(row["peak_bytes"])),
+    ("kernel", lambda row: row["kernel"] or "-"),
+    ("changes on the way", lambda row: formats.count(len(row["edits"]))),
+)
+"""Titles of the lines that are always shown, and how each is read from a run's JSON."""
+
+
+def _open(name: str, runs_dir: Path | None) -> Side:
+    try:
+        folder = RunFolder.find(place(runs_dir), name)
+        info, text = folder.read_info(), folder.config_toml.read_text(encoding="utf-8")
+        return Side(folder, info, from_toml(text, str(folder.config_toml)), _course(folder))
+    except NoSuchRun as error:
+        raise Stop(ExitCode.NO_SUCH_RUN, str(error)) from error
+    except ConfigError as error:
+        raise Stop(ExitCode.USAGE, str(error)) from error
+    except (RunFolderError, OSError, UnicodeDecodeError) as error:
+        raise Stop(ExitCode.FAILED, f"run {name} can't be read: {error}") from error
+
+
+def _course(folder: RunFolder) -> Course:
+    course = Course()
+    for event in each_event(folder.events_jsonl):
+        match event:
+            case Trained():
+                course.trained(event)
+            case Decoded():
+                course.decoded(event)
+            case Edited():
+                course.edits.append(event)
+            case StageStarted():
+                course.kernels.append(event.kernel)
+            case None:
+                course.unread += 1
+    return course
+
+
+def _settings(a: Side, b: Side) -> list[dict[str, Any]]:
+    """Settings that the two runs were started with otherwise; None also where a run has no such stage."""
+    left, right = flatten(a.config), flatten(b.config)
+    keys = [key for key in {**left, **right} if key != "purpose"]
+    pairs = {key: [left.get(key, (None,))[0], right.get(key, (None,))[0]] for key in keys}
+    return [{"setting": key, "values": values} for key, values in pairs.items() if values[0] != values[1]]
+
+
+def _marks(a: Side, b: Side) -> list[dict[str, Any]]:
+    """Marks that both runs reached, easiest first; of a held-out loss and of a BLEU."""
+    found = []
+    for measure, marks in (("valid_loss", "loss_marks"), ("bleu", "bleu_marks")):
+        left, right = getattr(a.course, marks), getattr(b.course, marks)
+        for level in sorted(left.keys() & right.keys(), reverse=measure == "valid_loss"):
+            reached = [{"step": at.step, "train_s": at.train_s} for at in (left[level], right[level])]
+            found.append({"measure": measure, "level": level, "reached": reached})
+    return found
+
+
+def _notes(a: Side, b: Side) -> list[str]:
+    """What makes the numbers of the two less comparable than they look."""
+    notes = []
+    scored = [setting["setting"] for setting in _settings(a, b) if setting["setting"].startswith(SETTINGS_OF_SCORES)]
+    if scored:
+        notes.append(f"the runs differ in {', '.join(scored)}: their scores may be of different held-out sentences")
+    counts = [side.course.last.count for side in (a, b) if side.course.last]
+    if len(set(counts)) > 1:
+        notes.append(f"the last scores are of {counts[0]} and of {counts[1]} sentences")
+    for side in (a, b):
+        if side.course.unread:
+            notes.append(f"{side.course.unread} lines of {printable(side.info.run)}'s log can't be read and are left out")
+    return notes
+
+
+def _value(value: Any) -> str:
+    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)

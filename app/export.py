@@ -1,0 +1,229 @@
+"""`export`: a run's events as CSV tables, one a kind, or as TensorBoard files.
+
+CSV holds every event with every field: a missing number is an empty cell, a field with parts (samples, sizes) is JSON in its
+cell.  TensorBoard files hold the numbers that make curves, by the package `tensorboard`, which is imported when it is needed.
+The log is read line by line, and what is written appears under its name only when it is complete.  Torch-free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import shutil
+import sys
+import tempfile
+import typing
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from app import formats
+from app.exit_codes import ExitCode, Stop
+from monitors.events import (
+    AnyEvent,
+    BadStep,
+    Clustered,
+    Decoded,
+    MemorySampled,
+    Plastic,
+    Rewired,
+    Saved,
+    Trained,
+    each_event,
+)
+from monitors.runs import NoSuchRun, RunFolder, RunFolderError
+from monitors.runs import runs_dir as place
+from monitors.text_safety import printable
+
+KINDS = {kind.model_fields["kind"].default: kind for kind in typing.get_args(AnyEvent)}
+"""Event types by the name of their kind."""
+
+CURVES = (Trained, Decoded, Saved, BadStep, MemorySampled, Clustered, Plastic, Rewired)
+"""Events whose numbers are worth a curve."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file, the kinds of event in it with how many of each, and whether it replaced another."""
+
+    path: Path
+    rows: dict[str, int]
+    replaced: bool = False
+
+
+def export(run: str, form: str, what: str | None, out: Path | None, force: bool, runs_dir: Path | None, as_json: bool) -> None:
+    """Writes the files and prints their names, or one table to stdout.  Raises Stop."""
+    if what is not None and what not in KINDS:
+        raise Stop(ExitCode.USAGE, f"--what: {what!r} is no kind of event; there are {', '.join(KINDS)}")
+    if what is not None and form != "csv":
+        raise Stop(ExitCode.USAGE, "--what picks one CSV table; leave it out for TensorBoard files, which hold all curves")
+    if what is not None and out is None and as_json:
+        raise Stop(ExitCode.USAGE, "--what without --out prints the table itself; give --out with --json, or leave --json out")
+    unread = Counter[str]()
+    try:
+        folder = RunFolder.find(place(runs_dir), run)
+        events = _read(folder, unread)
+        if what is not None and out is None:
+            _table(sys.stdout, what, events, safe=sys.stdout.isatty())
+            files = []
+        elif what is not None:
+            files = [_one_table(out, what, events, force)]
+        else:
+            files = _folder(out or Path(f"{folder.name}-{form}"), form, events, force)
+    except NoSuchRun as error:
+        raise Stop(ExitCode.NO_SUCH_RUN, str(error)) from error
+    except BrokenPipeError:
+        raise
+    except (RunFolderError, OSError) as error:
+        raise Stop(ExitCode.FAILED, f"{run} can't be exported: {error}") from error
+    for file in files:
+        if file.replaced:
+            print(f"replaced {printable(str(file.path))}", file=sys.stderr)
+    if unread["lines"]:
+        print(f"note: {unread['lines']} lines of the log can't be read and are left out", file=sys.stderr)
+    if as_json:
+        said = [{"path": str(file.path), "rows": file.rows, "replaced": file.replaced} for file in files]
+        print(json.dumps({"run": folder.name, "format": form, "files": said, "unread": unread["lines"]}))
+        return
+    for file in files:
+        rows = ", ".join(f"{formats.count(count)} {kind}" for kind, count in file.rows.items())
+        print(f"{printable(str(file.path))}  ({rows})")
+    if not files and what is None:
+        print(f"run {printable(folder.name)} has no events to export yet", file=sys.stderr)
+
+
+def _read(folder: RunFolder, unread: Counter[str]) -> Iterator[AnyEvent]:
+    for event in each_event(folder.events_jsonl):
+        if event is None:
+            unread["lines"] += 1
+        else:
+            yield event
+
+
+# CSV
+
+
+def columns(kind: str) -> list[str]:
+    """The columns of a kind's table: every field but the kind, in the order of the event."""
+    return [name for name in KINDS[kind].model_fields if name != "kind"]
+
+
+def cell(value: Any) -> Any:
+    """What stands in a cell: an empty one for None, JSON for a field with parts."""
+    if value is None or (isinstance(value, str | int | float) and not isinstance(value, bool)):
+        return value
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _row(event: AnyEvent) -> list[Any]:
+    fields = event.model_dump(mode="json", exclude={"kind"})
+    return [cell(value) for value in fields.values()]
+
+
+def _table(stream: TextIO, kind: str, events: Iterator[AnyEvent], safe: bool = False) -> int:
+    """Writes the events of one kind; `safe` for a terminal, which must not obey what they quote.  Returns how many."""
+    writer, count = csv.writer(stream, lineterminator="\n"), 0
+    writer.writerow(columns(kind))
+    for event in events:
+        if event.kind == kind:
+            row = _row(event)
+            writer.writerow([printable(value) if safe and isinstance(value, str) else value for value in row])
+            count += 1
+    return count
+
+
+def _one_table(out: Path, kind: str, events: Iterator[AnyEvent], force: bool) -> Written:
+    there = os.path.lexists(out)
+    if there and not force:
+        raise Stop(ExitCode.USAGE, f"--out: {out} is there already; --force replaces it")
+    with _beside(out) as folder:
+        with (folder / "table").open("w", encoding="utf-8", newline="") as stream:
+            count = _table(stream, kind, events)
+        os.replace(folder / "table", out)
+    return Written(out, {kind: count}, there)
+
+
+def _csv_files(folder: Path, events: Iterator[AnyEvent]) -> dict[str, dict[str, int]]:
+    """One file a kind that occurs; returns the kinds and their counts by file name."""
+    rows: Counter[str] = Counter()
+    with contextlib.ExitStack() as stack:
+        writers: dict[str, Any] = {}
+        for event in events:
+            kind = event.kind
+            if kind not in writers:
+                stream = stack.enter_context((folder / f"{kind}.csv").open("w", encoding="utf-8", newline=""))
+                writers[kind] = csv.writer(stream, lineterminator="\n")
+                writers[kind].writerow(columns(kind))
+            writers[kind].writerow(_row(event))
+            rows[kind] += 1
+    return {f"{kind}.csv": {kind: count} for kind, count in rows.items()}
+
+
+# TensorBoard
+
+
+def scalars(event: AnyEvent) -> Iterator[tuple[str, float]]:
+    """The numbers of an event by tag, such as ("trained/loss", 2.31); none where it makes no curve."""
+    if not isinstance(event, CURVES):
+        return
+    for name in columns(event.kind):
+        value = getattr(event, name)
+        if name not in ("time", "step", "stage") and isinstance(value, int | float) and not isinstance(value, bool):
+            yield f"{event.kind}/{name}", float(value)
+
+
+def _tensorboard_files(folder: Path, events: Iterator[AnyEvent]) -> dict[str, dict[str, int]]:
+    """One event file; returns the kinds and their counts by its name.  Raises Stop where the package is not there."""
+    try:
+        from tensorboard.summary import Writer
+    except ImportError as error:
+        raise Stop(
+            ExitCode.USAGE,
+            "--format tensorboard needs the package tensorboard; pip install 'lattice-tui[tensorboard]' brings it",
+        ) from error
+    rows: Counter[str] = Counter()
+    writer = Writer(str(folder))
+    try:
+        for event in events:
+            for tag, value in scalars(event):
+                writer.add_scalar(tag, value, event.step, wall_time=event.time)
+            rows[event.kind] += isinstance(event, CURVES)
+    finally:
+        writer.close()
+    return {path.name: {kind: count for kind, count in rows.items() if count} for path in folder.iterdir()}
+
+
+# Places
+
+
+def _folder(out: Path, form: str, events: Iterator[AnyEvent], force: bool) -> list[Written]:
+    """Fills a temporary folder beside `out`, then moves the files there."""
+    if os.path.lexists(out) and not out.is_dir():
+        raise Stop(ExitCode.USAGE, f"--out: {out} is not a folder; with --what one table can go to a file")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise Stop(ExitCode.USAGE, f"--out: {out} is there already and not empty; --force replaces files of the same name")
+    with _beside(out) as folder:
+        written = (_csv_files if form == "csv" else _tensorboard_files)(folder, events)
+        if not any(written.values()):
+            return []
+        out.mkdir(exist_ok=True)
+        files = []
+        for name, rows in written.items():
+            files.append(Written(out / name, rows, (out / name).exists()))
+            os.replace(folder / name, out / name)
+        return files
+
+
+@contextlib.contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """A temporary folder on the file system of `out`, gone when left."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
