@@ -1,6 +1,6 @@
 """The run folder: where runs live, what is in one, who holds it, and what state it is in.
 
-    RUN/  run.json  config.toml  events.jsonl  engine.log  checkpoints/  run.lock  control.sock
+    RUN/  run.json  config.toml  events.jsonl  engine.log  checkpoints/  volumes/  run.lock  control.sock
 
 The process that trains holds `run.lock` and rewrites `run.json` now and then; everybody else only reads.  A run that was
 killed can't say so: `state_of` finds out whether the process that `run.json` names is still there.
@@ -103,6 +103,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def volumes(self) -> Path:
+        return self.path / "volumes"
 
     @property
     def control_sock(self) -> Path:
