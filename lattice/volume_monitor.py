@@ -49,7 +49,7 @@ class VolumeMonitor(Callback):
 
 
 def volume_of(change: torch.Tensor, labels: torch.Tensor | None, step: int, stage: int) -> Volume:
-    """A volume of `change` [X, Y, Z] and, where there are any, `labels` [X, Y, Z].  Raises ValueError where one is not finite."""
+    """Of `change` [X, Y, Z] and, where there are any, `labels` [X, Y, Z].  Raises ValueError where a change is not finite."""
     lattice = tuple(change.shape)
     x, y, z = strides(lattice)
     activity = change[::x, ::y, ::z]

@@ -26,13 +26,14 @@ from app.tui.screens.dialogs import Ask, Choose, number_in, whole_number
 from app.tui.screens.help import Help
 from app.tui.snapshot import View
 from app.tui.steering import Order, Steering
+from app.tui.widgets.clusters import Clusters
 from app.tui.widgets.curves import SMOOTHING, WINDOWS, Curves
 from app.tui.widgets.decoded import DecodedText
 from app.tui.widgets.log import Log
 from app.tui.widgets.memory import Memory
 from app.tui.widgets.panel import Panel
+from app.tui.widgets.plasticity import Plasticity
 from app.tui.widgets.stages import Stages, steps_left
-from app.tui.widgets.unrecorded import Clusters, Plasticity
 from monitors.runs import RunFolder
 from monitors.text_safety import printable
 
@@ -270,6 +271,21 @@ class RunScreen(Screen[None]):
 
     def action_window(self) -> None:
         self.curves.window = (self.curves.window + 1) % len(WINDOWS)
+
+    @property
+    def clusters(self) -> Clusters:
+        panel = self._panels["Clusters"]
+        assert isinstance(panel, Clusters)
+        return panel
+
+    def action_axis(self) -> None:
+        self.clusters.turn()
+
+    def action_depth(self, by: int) -> None:
+        self.clusters.move(by)
+
+    def action_shown_field(self) -> None:
+        self.clusters.by_cluster = not self.clusters.by_cluster
 
     def action_search(self) -> None:
         def search(wanted: str | None) -> None:
