@@ -235,10 +235,11 @@ def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["created"], row["run"]), reverse=True)
 
 
-def atomic_write(path: Path, data: bytes | str, mode: int = 0o600) -> None:
+def atomic_write(path: Path, data: bytes | str, mode: int = 0o600, sync: bool = True) -> None:
     """Replaces a file as a whole: readers, and a machine that loses power, see the old content or the new.
 
-    Text is written as UTF-8.  Raises OSError, and then leaves the old file and nothing else.
+    Without `sync` the writer does not wait for the disk, and lost power may leave a damaged file.  Text is written as
+    UTF-8.  Raises OSError, and then leaves the old file and nothing else.
     """
     raw = data.encode() if isinstance(data, str) else data
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -247,13 +248,15 @@ def atomic_write(path: Path, data: bytes | str, mode: int = 0o600) -> None:
             os.fchmod(descriptor, mode)
             stream.write(raw)
             stream.flush()
-            os.fsync(descriptor)
+            if sync:
+                os.fsync(descriptor)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    _sync_folder(path.parent)
+    if sync:
+        _sync_folder(path.parent)
 
 
 def _sync_folder(path: Path) -> None:

@@ -188,11 +188,12 @@ class Volumes:
     def save(self, volume: Volume) -> tuple[Path, int]:
         """Writes a volume as a whole, mode 0600, and removes the oldest that are too many; its path and bytes.
 
-        Raises OSError, and then leaves the volumes that stand.
+        Training does not wait for the disk: a volume that lost power damaged is refused when it is read.  Raises OSError,
+        and then leaves the volumes that stand.
         """
         self.path.mkdir(mode=0o700, exist_ok=True)
         raw, path = encode(volume), self.path / f"step-{volume.step:08d}.volume"
-        atomic_write(path, raw)
+        atomic_write(path, raw, sync=False)
         self._retire(volume.step)
         return path, len(raw)
 

@@ -95,7 +95,7 @@ def test_activity_that_is_not_finite_is_no_volume(value):
 
 
 def test_a_full_disk_costs_the_volumes_and_one_warning_but_not_the_run(bench, tmp_path, monkeypatch):
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(volumes, "atomic_write", full)

@@ -201,7 +201,7 @@ def test_a_save_that_fails_leaves_the_volumes_that_stand(tmp_path, monkeypatch):
     folder = Volumes(tmp_path / "volumes")
     folder.save(counted((2, 2, 2), 1))
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(volumes, "atomic_write", full)

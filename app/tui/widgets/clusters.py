@@ -9,7 +9,7 @@ from app import formats
 from app.tui import slices
 from app.tui.environment import has_few_colours
 from app.tui.snapshot import View
-from app.tui.widgets.panel import Panel, spark
+from app.tui.widgets.panel import Panel, prose, spark, wrapped
 from monitors.events import Clustered
 from monitors.text_safety import printable
 from monitors.volumes import Volume
@@ -54,8 +54,9 @@ class Clusters(Panel):
 
     def lines(self, view: View, width: int) -> list[Text]:
         latest = view.snapshot.clustering.latest
-        made = self._formed(latest, view, width) if latest else [Text(none_formed(view), "dim")]
-        return made + self._cut(view, width, self.content_size.height - len(made))
+        made = self._formed(latest, view, width) if latest else prose(none_formed(view), width)
+        used = sum(len(wrapped(line, width, LABEL)) for line in made)
+        return made + self._cut(view, width, self.content_size.height - used)
 
     def _formed(self, event: Clustered, view: View, width: int) -> list[Text]:
         merged = f", {event.merged} merged" if event.merged else ""
@@ -72,31 +73,28 @@ class Clusters(Panel):
         if event.stability is None:
             rows.append(("stability", "- (there was no clustering before this one)"))
         else:
-            rows.append(("stability", f"{number(event.stability)} (0..1, likeness to the one before)"))
+            rows.append(("stability", f"{number(event.stability)} against the one before (0..1)"))
         return [Text.assemble((f"{name:<{LABEL}}", "dim"), said) for name, said in rows]
 
     def _cut(self, view: View, width: int, room: int) -> list[Text]:
         volume = view.volume
         if not isinstance(volume, Volume):
-            said = no_cells(view) if volume is None else printable(volume.reason)
-            return [Text(said, "dim")] if said else []
-        name = "cluster" if self.by_cluster else "activity"
+            return prose(no_cells(view) if volume is None else printable(volume.reason), width)
+        name, step = "cluster" if self.by_cluster else "activity", formats.count(volume.step)
         found = volume.named(name)
         if found is None:
-            why = "this stage has no clusters" if self.by_cluster else "its file has no such field"
-            return [Text(f"The cells of step {formats.count(volume.step)} can't be coloured by {name}: {why} (key v).", "dim")]
-        last = volume.shape[self.axis] - 1
-        layer = round(self.depth * last)
-        at = min(layer * volume.strides[self.axis], volume.lattice[self.axis] - 1)
+            why = "the stage had no clusters" if self.by_cluster else "they were written without it"
+            return prose(f"The cells of step {step} can't be coloured by {name}, {why} (key v).", width)
+        layer = round(self.depth * (volume.shape[self.axis] - 1))
         scale = "" if found.scale is None else f" 0..{found.scale:.2g}"
-        where = f"{AXES[self.axis]} = {at} of 0..{volume.lattice[self.axis] - 1}"
-        head = Text.assemble((f"{'cut':<{LABEL}}", "dim"), f"{where}, {name}{scale}, step {formats.count(volume.step)}")
+        at, last = layer * volume.strides[self.axis], volume.lattice[self.axis] - 1
+        head = Text.assemble((f"{'cut':<{LABEL}}", "dim"), f"{AXES[self.axis]}={at} (0..{last}), {name}{scale}")
         rows, columns = (AXES[axis] for axis in range(3) if axis != self.axis)
-        ways = f"{rows} down, {columns} across" + (" (input left, output right)" if columns == "z" else "")
+        ways = f"step {step}: {rows} down, {columns} across" + (", input left, output right" if columns == "z" else "")
         thinned = "" if max(volume.strides) == 1 else f"; every {formats.shape(volume.strides)}th cell"
-        foot = Text(f"{ways}{thinned}", "dim")
+        foot = prose(ways + thinned, width)
         pixels = volume.cut(name, self.axis, layer)
-        return [head, *self._drawn(pixels, width, max(LEAST_ROWS, room - 2)), foot]
+        return [head, *self._drawn(pixels, width, max(LEAST_ROWS, room - 1 - len(foot))), *foot]
 
     def _drawn(self, pixels: list[bytes], width: int, rows: int) -> list[Text]:
         if self.plain or self.app.no_color or has_few_colours():

@@ -7,6 +7,7 @@ that differ from what is on the screen are drawn again.  Over SSH that is most o
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -154,6 +155,11 @@ def wrapped(text: Text, width: int, indent: int) -> list[Text]:
     for line in lines:
         line.rstrip()
     return [first, *lines]
+
+
+def prose(said: str, width: int) -> list[Text]:
+    """A sentence that stands for what is not there, in lines without the indent of rows."""
+    return [Text(line, "dim") for line in textwrap.wrap(said, max(8, width))]
 
 
 def difference(old: Text, new: Text, width: int) -> tuple[int, int] | None:

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from app import formats
 from app.tui.snapshot import Rewiring, View
-from app.tui.widgets.panel import Panel, bar, spark
+from app.tui.widgets.panel import Panel, bar, prose, spark
 from monitors.events import Plastic
 
 LABEL = 12
@@ -20,7 +20,7 @@ class Plasticity(Panel):
 
     def lines(self, view: View, width: int) -> list[Text]:
         plastic, rewiring = view.snapshot.plastic, view.snapshot.rewiring
-        made = self._changes(plastic, width) if plastic else [Text(none_recorded(view), "dim")]
+        made = self._changes(plastic, width) if plastic else prose(none_recorded(view), width)
         return made + self._rewired(rewiring, width)
 
     def _changes(self, event: Plastic, width: int) -> list[Text]:
@@ -38,9 +38,9 @@ class Plasticity(Panel):
         quartiles = " ".join(f"{value:.3g}" for value in event.theta[1:4])
         message = "" if event.message_change is None else f", messages by {event.message_change:.2%}"
         rows = [
-            ("active cells", f"{event.active_share:.0%}; {event.skipped_share:.0%} of the work skipped"),
+            ("active", f"{event.active_share:.0%} of cells, {event.skipped_share:.0%} of work skipped"),
             ("mean |dw|", f"{event.mean_change:.2e}{message}"),
-            ("theta", f"{low:.3g} [{quartiles}] {high:.3g} (min [quartiles] max)"),
+            ("theta", f"{low:.3g} [{quartiles}] {high:.3g} (quartiles)"),
             ("", box(event.theta, max(8, min(2 * BAR, width - LABEL)))),
             ("took", f"{formats.brief(event.seconds)} for {updates(event.updates)} up to step {formats.count(event.step)}"),
         ]
@@ -54,10 +54,9 @@ class Plasticity(Panel):
             )
         if event is None:
             return made
-        told = (
-            f"{formats.count(event.pruned)} pruned, {formats.count(event.regrown)} regrown at step {formats.count(event.step)}"
-        )
-        made.insert(0, row("rewired", f"{told}, sparsity {event.sparsity:.0%}, {formats.brief(event.seconds)}"))
+        told = f"{formats.count(event.pruned)} pruned, {formats.count(event.regrown)} regrown, sparsity {event.sparsity:.0%}"
+        when = f"step {formats.count(event.step)} in {formats.brief(event.seconds)}"
+        made.insert(0, row("rewired", f"{told}, at {when}"))
         cells = sum(event.fan_in)
         if cells:
             mean = sum(n * count for n, count in enumerate(event.fan_in)) / cells

@@ -106,7 +106,7 @@ def test_a_clustering_is_told_in_numbers_each_with_what_it_means(use, lit_view):
     async def look(screen):
         await screen.press("5")
         await screen.shows("clusters    6 formed at step 40 in 800 ms, 1 merged", "sizes       120 .. 6 cells, median 20")
-        await screen.shows("█▆▃▂▁▁", "silhouette  0.21 (-1..1)", "stability   0.83 (0..1, likeness to the one before)")
+        await screen.shows("█▆▃▂▁▁", "silhouette  0.21 (-1..1)", "stability   0.83 against the one before (0..1)")
 
     use(still(lit_view), (80, 24), look)
 
@@ -125,17 +125,17 @@ def test_a_first_clustering_has_no_stability(use, lit_view):
 def test_keys_turn_the_cut_move_it_and_colour_it_by_cluster(use, fixed_view):
     async def look(screen):
         await screen.press("5")
-        await screen.shows("y = 2 of 0..5, activity 0..0.031, step 40", "x down, z across (input left, output right)", "▀▀▀▀")
+        await screen.shows("y=2 (0..5), activity 0..0.031", "step 40: x down, z across, input left, output right", "▀▀▀▀")
         await screen.press("full_stop")
-        await screen.shows("y = 3 of 0..5")
+        await screen.shows("y=3 (0..5)")
         await screen.press(*["comma"] * 9)
-        await screen.shows("y = 0 of 0..5")
+        await screen.shows("y=0 (0..5)")
         await screen.press("a")
-        await screen.shows("z = 0 of 0..7", "x down, y across")
+        await screen.shows("z=0 (0..7)", "x down, y across")
         await screen.press("a", *["full_stop"] * 9)
-        await screen.shows("x = 5 of 0..5", "y down, z across")
+        await screen.shows("x=5 (0..5)", "y down, z across")
         await screen.press("v")
-        await screen.shows("x = 5 of 0..5, cluster, step 40")
+        await screen.shows("x=5 (0..5), cluster")
 
     use(still(fixed_view), (80, 24), look)
 
@@ -211,7 +211,7 @@ def test_cells_that_cannot_be_read_and_a_stage_without_labels_say_so(use, fixed_
 
     async def unlabelled(screen):
         await screen.press("5", "v")
-        await screen.shows("can't be coloured by cluster: this stage has no clusters (key v)")
+        await screen.shows("can't be coloured by cluster, the stage had no clusters (key v)")
 
     use(still(replace(fixed_view, volume=alone)), (100, 24), unlabelled)
 
@@ -222,7 +222,7 @@ def test_a_thinned_lattice_is_cut_by_its_own_coordinates(use, fixed_view):
 
     async def look(screen):
         await screen.press("5")
-        await screen.shows("y = 150 of 0..299", "every 5x5x3th cell")
+        await screen.shows("y=150 (0..299)", "every 5x5x3th cell")
 
     use(still(replace(fixed_view, volume=big)), (80, 24), look)
 
@@ -241,7 +241,7 @@ def test_a_real_run_shows_the_cells_of_its_last_look_and_its_memory(use, recorde
     async def look(screen):
         await screen.shows("step 20/20")
         await screen.press("5")
-        await screen.shows("y = 2 of 0..5, activity 0..", "step 20", "no functional clusters")
+        await screen.shows("y=2 (0..5), activity 0..", "step 20", "no functional clusters")
         await screen.press("4")
         await screen.shows("torch        - (it counts GPU memory, the run is on cpu)", "measured", "at step 20")
         await screen.press("2")
@@ -305,8 +305,9 @@ def test_a_live_run_sends_its_cells_to_the_screen(use, live):
 def test_plasticity_and_rewiring_are_told_in_numbers(use, lit_view):
     async def look(screen):
         await screen.press("6")
-        await screen.shows("5% 5,000", "3% 3,000", "92% 92,000", "50%; 25% of the work skipped", "1.50e-04, messages by 2.30%")
-        await screen.shows("theta       0 [0.1 0.2 0.3] 0.9", "|----[====|=====]-----", "10 ms for 10 updates up to step 40")
+        await screen.shows("5% 5,000", "3% 3,000", "92% 92,000", "50% of cells, 25% of work skipped")
+        await screen.shows("1.50e-04, messages by 2.30%", "theta       0 [0.1 0.2 0.3] 0.9 (quartiles)")
+        await screen.shows("|----[====|=====]-----", "10 ms for 10 updates up to step 40")
         await screen.shows("20 pruned, 10 regrown, sparsity 70%, at step 40", "50 pruned, 20 regrown in this run")
         await screen.shows("2 .. 5 connections a cell, mean 3.9", "▁▂█▂")
 
