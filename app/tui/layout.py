@@ -41,7 +41,7 @@ def is_small(width: int, height: int) -> bool:
 
 def _side(height: int) -> dict[str, int]:
     """The right column's panels: those that say little go first where there is little room."""
-    rows = {"Stages": 10, "Memory": 12, "Clusters": 13, "Plasticity": 5, "Log": 0}
+    rows = {"Stages": 10, "Memory": 12, "Clusters": 14, "Plasticity": 5, "Log": 0}
     if height >= 60:
         rows = {"Stages": 11, "Memory": 16, "Clusters": 16, "Plasticity": 11, "Log": 0}
     if height < TALL:
