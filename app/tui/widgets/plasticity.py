@@ -94,11 +94,14 @@ def none_recorded(view: View) -> str:
         return "No plasticity is recorded."
     if config.lattice.arm == "identity":
         return "This run has no lattice, so no connections (lattice.arm = identity)."
-    learning = config.connections.learning
-    if learning == "gradient" and config.stages[stage].profile == "freeze":
-        return "Connections stay as they are in this stage (profile freeze); no plasticity is recorded."
-    if learning == "gradient":
-        return "Connections learn by gradient in this run; no plasticity is recorded."
+    learning, here = config.connections.learning, config.stages[stage]
     if learning == "frozen":
-        return "Connections stay as they were initialised (connections.learning = frozen); no plasticity is recorded."
-    return f"No plasticity is recorded yet in this stage (connections.learning = {learning})."
+        said = "Connections stay as they were initialised (connections.learning = frozen)"
+    elif here.profile == "freeze":
+        said = "Connections stay as they are in this stage (profile freeze)"
+    elif learning == "gradient":
+        said = "Connections learn by gradient in this run"
+    else:
+        return f"No plasticity is recorded yet in this stage (connections.learning = {learning})."
+    waves = f", after the {here.waves} discovery waves that begin this stage" if here.waves else ""
+    return f"{said}{waves}; no plasticity is recorded."

@@ -320,9 +320,11 @@ def test_plasticity_and_rewiring_are_told_in_numbers(use, lit_view):
         ((), "Connections learn by gradient in this run; no plasticity is recorded."),
         (("connections.learning=frozen",), "as they were initialised (connections.learning = frozen); no plasticity"),
         (('stages.1.profile="freeze"',), "Connections stay as they are in this stage (profile freeze); no plasticity"),
+        (("stages.1.waves=40",), "learn by gradient in this run, after the 40 discovery waves that begin this stage"),
+        (("connections.learning=plastic",), "No plasticity is recorded yet in this stage (connections.learning = plastic)"),
         (("lattice.arm=identity",), "This run has no lattice, so no connections"),
     ],
-    ids=["gradient", "frozen", "freeze", "identity"],
+    ids=["gradient", "frozen", "freeze", "waves", "plastic", "identity"],
 )
 def test_without_plasticity_the_panel_says_from_the_config_why_and_shows_no_number(use, fixed_view, settings, said):
     async def look(screen):
@@ -330,7 +332,7 @@ def test_without_plasticity_the_panel_says_from_the_config_why_and_shows_no_numb
         await screen.shows(said)
         assert "potentiated" not in screen.text and "%" not in screen.text.split("6 Plasticity")[1]
 
-    use(still(configured(fixed_view, *settings)), (100, 24), look)
+    use(still(configured(fixed_view, *settings)), (120, 24), look)
 
 
 def test_a_new_stage_begins_without_the_numbers_of_the_last_and_keeps_the_runs_totals(use, lit_view):
