@@ -1,8 +1,8 @@
 """One run, from its config to its last event: the process that trains.
 
-Makes or takes up the run folder, holds its lock, writes `run.json`, `events.jsonl` and checkpoints, lets others watch and
-steer, turns signals into an orderly stop, and returns the exit code.  SIGHUP is ignored: a dropped terminal does not stop a
-run.
+Makes or takes up the run folder, holds its lock, writes `run.json`, `events.jsonl`, volumes and checkpoints, lets others
+watch and steer, turns signals into an orderly stop, and returns the exit code.  SIGHUP is ignored: a dropped terminal does
+not stop a run.
 """
 
 from __future__ import annotations
@@ -32,12 +32,15 @@ from lattice.checkpointer import Checkpointer
 from lattice.data import Corpus, DataError, load_corpus
 from lattice.decode_monitor import DecodeMonitor
 from lattice.kernels.native import KernelUnavailable
+from lattice.memory_monitor import MemoryMonitor
 from lattice.text.tokenizer import Tokenizer
 from lattice.trainer import Progress, Trainer, TrainingFailed
+from lattice.volume_monitor import VolumeMonitor
 from monitors import gauges
 from monitors.events import AnyEvent, Decoded, Edited, EventLog, RunEnded, RunStarted, StageStarted, Warned
 from monitors.runs import RunFolder, RunFolderError, RunInfo
 from monitors.text_safety import printable
+from monitors.volumes import Volumes
 from presets.layers import to_toml
 from presets.plan import explain, plan
 from presets.schema import RunConfig
@@ -215,10 +218,12 @@ def _train(
             limit = config.text.max_tokens
             train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
             monitor = DecodeMonitor()
-            trainer = Trainer(config, tokenizer, train, valid, device, [record, *callbacks, monitor, checkpointer])
+            watching = [monitor, VolumeMonitor(folder.volumes), MemoryMonitor()]
+            trainer = Trainer(config, tokenizer, train, valid, device, [record, *callbacks, *watching, checkpointer])
             if saved is not None:
                 trainer.resume(saved.model, saved.optimizer, saved.state)
                 log.rewind(trainer.progress.step, trainer.progress.edits)
+                Volumes(folder.volumes).rewind(trainer.progress.step)
             server = Server(folder, feed, trainer.steering.inbox, lambda: record.info.state)
             deaf = server.start()
             stack.callback(server.close)

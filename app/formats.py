@@ -21,6 +21,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def brief(seconds: float) -> str:
+    """What may take less than a second: 0.0123 -> "12.3 ms"."""
+    return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else duration(seconds)
+
+
 def count(number: int) -> str:
     """13_500_000 -> "13,500,000"."""
     return f"{number:,}"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from monitors.events import AnyEvent
 
 if TYPE_CHECKING:
+    import torch
+
     from lattice.trainer import Trainer
 
 
@@ -21,6 +23,12 @@ class Callback:
 
     def at_stage_end(self, trainer: Trainer) -> None:
         """The stage's last step is done; the next stage's model does not exist yet."""
+
+    def after_look(self, trainer: Trainer, change: torch.Tensor | None) -> None:
+        """The decode monitor has looked, at the end of a finished run also once more.
+
+        `change` [X, Y, Z] is by how much each cell's state changed in the last tick (TextLattice.change).
+        """
 
     def on_command(self, trainer: Trainer, command: str) -> None:
         """The operator asks for `decode` or `checkpoint` now, between two steps.  Raises steering.Refused saying why not."""

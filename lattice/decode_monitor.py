@@ -15,10 +15,10 @@ from lattice.evaluate import chunk_size, held_out_loss, say
 from lattice.trainer import Trainer
 from monitors import gauges, torch_memory
 from monitors.events import Decoded, Sample
-from monitors.quality import score
+from monitors.quality import score, sentence_bleu
 
 ACTIVITY_SENTENCES = 8
-"""Sentences that the share of active cells is measured on."""
+"""Sentences that activity is measured on."""
 
 
 class DecodeMonitor(Callback):
@@ -49,13 +49,14 @@ class DecodeMonitor(Callback):
         quality = score(said, [pair.target for pair in pairs])
         loss = held_out_loss(model, sentences, rows, chunk)
         source, _, _ = sentences.batch(rows[: min(ACTIVITY_SENTENCES, chunk)], trainer.device)
-        active = model.activity(source, trainer.stage.activity_threshold)
+        change = model.change(source)
         best = quality.bleu > progress.best_bleu
         progress.bleu, progress.valid_loss = quality.bleu, loss if math.isfinite(loss) else None
         progress.best_bleu = max(quality.bleu, progress.best_bleu)
         progress.looks_without_gain = 0 if loss < progress.best_valid_loss else progress.looks_without_gain + 1
         progress.best_valid_loss = min(progress.best_valid_loss, loss) if math.isfinite(loss) else progress.best_valid_loss
-        shown = list(zip(pairs, said, strict=True))[: config.decode.samples]
+        shown = config.decode.samples
+        each = zip(pairs[:shown], said[:shown], sentence_bleu(said[:shown], [p.target for p in pairs[:shown]]), strict=True)
         event = Decoded(
             step=progress.step,
             stage=progress.stage,
@@ -65,15 +66,22 @@ class DecodeMonitor(Callback):
             valid_loss=loss,
             count=quality.count,
             signature=quality.signature,
-            samples=tuple(Sample(source=pair.source, reference=pair.target, said=text) for pair, text in shown),
+            samples=tuple(Sample(source=p.source, reference=p.target, said=text, bleu=bleu) for p, text, bleu in each),
             seconds=time.perf_counter() - clock,
             peak_bytes=max(0, _peak(trainer.device) - memory),
-            active_share=active,
+            active_share=active_share(change, trainer.stage.activity_threshold),
             gradient_share=gradient_share,
             best=best,
         )
         trainer.emit(event)
+        for callback in trainer.callbacks:
+            callback.after_look(trainer, change)
         return event
+
+
+def active_share(change: torch.Tensor | None, threshold: float) -> float:
+    """Share of cells whose state still changes by more than `threshold` in the last tick; 0 where there are none."""
+    return 0.0 if change is None else (change > threshold).float().mean().item()
 
 
 def _peak(device: torch.device) -> int:

@@ -100,10 +100,13 @@ class TextLattice(nn.Module):
             return self.decoder.greedy(self.slots(source, control))
 
     @torch.no_grad()
-    def activity(self, source: torch.Tensor, threshold: float) -> float:
-        """Share of cells whose state still changes by more than `threshold` (RMS over channels and batch) in the last tick."""
+    def change(self, source: torch.Tensor) -> torch.Tensor | None:
+        """By how much each cell's state changes in the last tick, [X, Y, Z]: RMS over channels and batch.
+
+        None where there is no lattice.
+        """
         if self.lattice is None:
-            return 0.0
+            return None
         lattice = self.lattice
         with self._autocast():
             slots = self.encoder(source)
@@ -114,8 +117,7 @@ class TextLattice(nn.Module):
             before = lattice.state(drive).float() if lattice.ticks else torch.zeros_like(last)
         finally:
             lattice.ticks = ticks
-        change = (last - before).square().mean(dim=(0, 3)).sqrt()
-        return (change > threshold).float().mean().item()
+        return (last - before).square().mean(dim=(0, 3)).sqrt()
 
     def gradient_share(self) -> float | None:
         """Share of cells with a gradient that is not zero, after a backward; None where cells do not learn."""

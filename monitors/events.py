@@ -80,13 +80,17 @@ class Trained(Event):
 
 
 class Sample(BaseModel):
-    """One held-out sentence: what went in, what should come out, what the decoder said."""
+    """One held-out sentence: what went in, what should come out, what the decoder said; `bleu` its sentence BLEU, 0..100.
+
+    A log of a version that did not score sentences has no `bleu`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: Text
     reference: Text
     said: Text
+    bleu: Measured = None
 
 
 class Decoded(Event):
@@ -132,7 +136,7 @@ class MemorySampled(Event):
     """What the training process holds: resident bytes on the host and, on a CUDA device, what torch's allocator counts.
 
     `allocated_bytes` is live tensors, `reserved_bytes` adds what the allocator keeps, `peak_bytes` the most ever allocated
-    (resident, without a GPU).  `device_uuid` is the driver's name of the GPU, "" on the CPU.
+    (resident, without a GPU).  `device_uuid` names the GPU as CUDA tells it (monitors.gauges.same_gpu), "" on the CPU.
     """
 
     kind: Literal["memory_sampled"] = "memory_sampled"

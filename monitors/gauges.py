@@ -1,4 +1,4 @@
-"""What this process and this machine use: host memory, processor time, GPU memory as the driver counts it.
+"""What this process and this machine use: host memory, processor time, and the GPUs as their driver tells them.
 
 A reading that does not exist is an `Absent` with its reason: falsy, never a zero and never an exception, so that a screen can
 say why it shows nothing.  All calls into the driver's library go through `query`.
@@ -40,13 +40,29 @@ class HostMemory:
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """One GPU of the machine, by the driver's index (which CUDA_VISIBLE_DEVICES does not change); all processes together."""
+    """A GPU's bytes as the driver counts them, all processes together."""
 
-    index: int
-    name: str
     used_bytes: int
     free_bytes: int
     total_bytes: int
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One GPU of the machine, by the driver's index (which CUDA_VISIBLE_DEVICES does not change).
+
+    `busy` is the share 0..1 of the last moments in which a kernel ran; power in watts, temperature in degrees Celsius.  Each
+    reading stands for itself: one that fails says why and hides no other.
+    """
+
+    index: int
+    name: str
+    uuid: str | Absent
+    memory: GpuMemory | Absent
+    busy: float | Absent
+    power_w: float | Absent
+    power_limit_w: float | Absent
+    temperature_c: float | Absent
 
 
 def host_memory() -> HostMemory | Absent:
@@ -68,20 +84,20 @@ def cpu_seconds() -> float:
     return time.process_time()
 
 
-def gpu_memory() -> list[GpuMemory] | Absent:
-    """Every GPU of the machine, or Absent with the first reason why one can't be read."""
+def gpus() -> list[Gpu] | Absent:
+    """Every GPU of the machine, or why none can be told."""
     count = query(lambda nvml: nvml.nvmlDeviceGetCount())
     if isinstance(count, Absent):
         return count
     if count == 0:
         return Absent("no NVIDIA GPU")
-    readings: list[GpuMemory] = []
-    for index in range(count):
-        reading = _gpu(index)
-        if isinstance(reading, Absent):
-            return Absent(f"GPU {index}: {reading.reason}")
-        readings.append(reading)
-    return readings
+    return [_gpu(index) for index in range(count)]
+
+
+def same_gpu(one: str, other: str) -> bool:
+    """Whether two UUIDs name the same GPU: NVML writes `GPU-` (`MIG-` for an instance) in front, CUDA does not."""
+    bare = [uuid.lower().removeprefix("gpu-").removeprefix("mig-") for uuid in (one, other)]
+    return bare[0] == bare[1] != ""
 
 
 def query(read: Callable[[Any], T]) -> T | Absent:
@@ -105,15 +121,29 @@ def _nvml() -> Any:
     return pynvml
 
 
-def _gpu(index: int) -> GpuMemory | Absent:
+def _gpu(index: int) -> Gpu:
     handle = query(lambda nvml: nvml.nvmlDeviceGetHandleByIndex(index))
     if isinstance(handle, Absent):
-        return handle
-    name = query(lambda nvml: nvml.nvmlDeviceGetName(handle))
+        return Gpu(index, f"GPU {index}", handle, handle, handle, handle, handle, handle)
+    is_split = query(lambda nvml: nvml.nvmlDeviceGetMigMode(handle)[0] == 1)
+
+    def read(one: Callable[[Any], T]) -> T | Absent:
+        reading = query(one)
+        if isinstance(reading, Absent) and is_split:  # then the driver tells most of the instances only
+            return Absent(f"{reading.reason}; it is split into MIG instances")
+        return reading
+
     # Version 2 leaves the driver's own reserve out of `used`; older drivers and libraries know version 1 only.
-    memory = query(lambda nvml: nvml.nvmlDeviceGetMemoryInfo(handle, nvml.nvmlMemory_v2))
+    memory = read(lambda nvml: nvml.nvmlDeviceGetMemoryInfo(handle, nvml.nvmlMemory_v2))
     if isinstance(memory, Absent):
-        memory = query(lambda nvml: nvml.nvmlDeviceGetMemoryInfo(handle))
-    if isinstance(memory, Absent):
-        return memory
-    return GpuMemory(index, name or f"GPU {index}", memory.used, memory.free, memory.total)
+        memory = read(lambda nvml: nvml.nvmlDeviceGetMemoryInfo(handle))
+    return Gpu(
+        index=index,
+        name=query(lambda nvml: nvml.nvmlDeviceGetName(handle)) or f"GPU {index}",
+        uuid=read(lambda nvml: nvml.nvmlDeviceGetUUID(handle)),
+        memory=memory if isinstance(memory, Absent) else GpuMemory(memory.used, memory.free, memory.total),
+        busy=read(lambda nvml: nvml.nvmlDeviceGetUtilizationRates(handle).gpu / 100),
+        power_w=read(lambda nvml: nvml.nvmlDeviceGetPowerUsage(handle) / 1000),
+        power_limit_w=read(lambda nvml: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),
+        temperature_c=read(lambda nvml: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
+    )

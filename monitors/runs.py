@@ -1,6 +1,6 @@
 """The run folder: where runs live, what is in one, who holds it, and what state it is in.
 
-    RUN/  run.json  config.toml  events.jsonl  engine.log  checkpoints/  run.lock  control.sock
+    RUN/  run.json  config.toml  events.jsonl  engine.log  checkpoints/  volumes/  run.lock  control.sock
 
 The process that trains holds `run.lock` and rewrites `run.json` now and then; everybody else only reads.  A run that was
 killed can't say so: `state_of` finds out whether the process that `run.json` names is still there.
@@ -106,6 +106,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def volumes(self) -> Path:
+        return self.path / "volumes"
 
     @property
     def control_sock(self) -> Path:
@@ -245,10 +249,11 @@ def damaged_runs(runs_dir: Path) -> list[tuple[Path, str]]:
     return found
 
 
-def atomic_write(path: Path, data: bytes | str, mode: int = 0o600) -> None:
+def atomic_write(path: Path, data: bytes | str, mode: int = 0o600, sync: bool = True) -> None:
     """Replaces a file as a whole: readers, and a machine that loses power, see the old content or the new.
 
-    Text is written as UTF-8.  Raises OSError, and then leaves the old file and nothing else.
+    Without `sync` the writer does not wait for the disk, and lost power may leave a damaged file.  Text is written as
+    UTF-8.  Raises OSError, and then leaves the old file and nothing else.
     """
     raw = data.encode() if isinstance(data, str) else data
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -257,13 +262,15 @@ def atomic_write(path: Path, data: bytes | str, mode: int = 0o600) -> None:
             os.fchmod(descriptor, mode)
             stream.write(raw)
             stream.flush()
-            os.fsync(descriptor)
+            if sync:
+                os.fsync(descriptor)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
         raise
-    _sync_folder(path.parent)
+    if sync:
+        _sync_folder(path.parent)
 
 
 def _sync_folder(path: Path) -> None:

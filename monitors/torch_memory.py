@@ -26,6 +26,11 @@ def peak(device: torch.device | str) -> int | Absent:
     return torch.cuda.max_memory_allocated(device) if _is_cuda(device) else _ABSENT
 
 
+def uuid(device: torch.device | str) -> str | Absent:
+    """The GPU's UUID as CUDA tells it, of a MIG instance the instance's; NVML's is longer by a prefix such as `GPU-`."""
+    return str(torch.cuda.get_device_properties(device).uuid) if _is_cuda(device) else _ABSENT
+
+
 def reset_peak(device: torch.device | str) -> None:
     """Starts a new peak at what is allocated now; nothing to do where there is no CUDA device."""
     if _is_cuda(device):

@@ -20,9 +20,10 @@ import psutil
 
 from app.tui.messages import SnapshotRead
 from app.tui.snapshot import Host, Position, Snapshot, View, fold
-from monitors.events import read_events
-from monitors.gauges import Absent, gpu_memory
+from monitors.events import VolumeSaved, read_events
+from monitors.gauges import Absent, gpus
 from monitors.runs import RunFolder, RunFolderError, RunInfo, state_of
+from monitors.volumes import Volume, Volumes, read_volume
 from presets.layers import ConfigError, from_toml
 from presets.live import with_settings
 from presets.plan import plan
@@ -157,6 +158,8 @@ class Reader(threading.Thread):
             config = edited(self._config, dict(snapshot.edits))
             view = replace(view, config=config, plans=plan(config))
             self._edits = snapshot.edits
+        if snapshot.volume != self._view.snapshot.volume or self._view.volume is None:
+            view = replace(view, volume=volume_at(self._folder, snapshot.volume))
         return replace(view, snapshot=snapshot, position=position, skipped=self._shown.skipped)
 
     def _send(self) -> None:
@@ -255,6 +258,22 @@ def edited(config: RunConfig, edits: dict[str, Any]) -> RunConfig:
         return config
 
 
+def volume_at(folder: RunFolder, saved: VolumeSaved | None) -> Volume | Absent | None:
+    """The cells that an event tells of, or the newest earlier ones that are still there; None without an event.
+
+    Files are found by their steps: a path that a log names is not followed.
+    """
+    if saved is None:
+        return None
+    volumes = Volumes(folder.volumes)
+    if (path := volumes.at(saved.step)) is not None:
+        return read_volume(path)
+    oldest = volumes.oldest()
+    if oldest is None:
+        return Absent(f"the cells of step {saved.step} were written, but {volumes.path.name}/ is not in this folder any more")
+    return Absent(f"the cells of step {saved.step} are gone, only the newest are kept: the oldest here are of step {oldest}")
+
+
 def read_host(folder: RunFolder, info: RunInfo | None, is_live: bool) -> Host:
     """Gauges of this machine; what belongs to the run's process only where that runs here."""
     machine = psutil.virtual_memory()
@@ -262,13 +281,13 @@ def read_host(folder: RunFolder, info: RunInfo | None, is_live: bool) -> Host:
         disk: int | Absent = psutil.disk_usage(str(folder.path)).free
     except OSError as error:
         disk = Absent(f"can't be read: {error.strerror or error}")
-    gpus = gpu_memory()
+    cards = gpus()
     return Host(
         rss_bytes=_rss(info, is_live),
         available_bytes=machine.available,
         total_bytes=machine.total,
         disk_free_bytes=disk,
-        gpus=gpus if isinstance(gpus, Absent) else tuple(gpus),
+        gpus=cards if isinstance(cards, Absent) else tuple(cards),
     )
 
 

@@ -9,6 +9,8 @@ LOW = 30
 """Below this many columns or rows one panel is shown at a time."""
 
 WIDE = 190
+TALL = 47
+"""From this many columns there is a third column of panels; from this many rows there is one for every panel."""
 
 
 def arrange(width: int, height: int, alone: str | None) -> dict[str, Region]:
@@ -18,10 +20,13 @@ def arrange(width: int, height: int, alone: str | None) -> dict[str, Region]:
     if width >= WIDE:
         left, right = width * 2 // 5, width // 4
         middle = width - left - right
+        rows = {"Stages": 12, "Memory": 0, "Clusters": 5, "Plasticity": 5}
+        if height >= TALL:
+            rows = {"Stages": 12, "Memory": height * 3 // 10, "Clusters": 0, "Plasticity": 11}
         return {
             **_column(0, left, height, {"Curves": 0}),
             **_column(left, middle, height, {"Text": 0, "Log": height // 3}),
-            **_column(left + middle, right, height, {"Stages": 12, "Memory": 0, "Clusters": 5, "Plasticity": 5}),
+            **_column(left + middle, right, height, rows),
         }
     left = width * 11 // 20
     return {
@@ -36,8 +41,10 @@ def is_small(width: int, height: int) -> bool:
 
 def _side(height: int) -> dict[str, int]:
     """The right column's panels: those that say little go first where there is little room."""
-    rows = {"Stages": 11, "Memory": 14, "Clusters": 5, "Plasticity": 5, "Log": 0}
-    if height < 47:
+    rows = {"Stages": 10, "Memory": 12, "Clusters": 14, "Plasticity": 5, "Log": 0}
+    if height >= 60:
+        rows = {"Stages": 11, "Memory": 16, "Clusters": 16, "Plasticity": 11, "Log": 0}
+    if height < TALL:
         rows = {"Stages": 10, "Memory": 11, "Log": 0}
     return rows
 

@@ -16,8 +16,12 @@ from app.tui.series import Series
 from monitors.events import (
     AnyEvent,
     BadStep,
+    Clustered,
     Decoded,
     Edited,
+    MemorySampled,
+    Plastic,
+    Rewired,
     RunEnded,
     RunStarted,
     Sample,
@@ -25,11 +29,13 @@ from monitors.events import (
     StageEnded,
     StageStarted,
     Trained,
+    VolumeSaved,
     Warned,
 )
-from monitors.gauges import Absent, GpuMemory
+from monitors.gauges import Absent, Gpu
 from monitors.runs import RunInfo
 from monitors.text_safety import printable
+from monitors.volumes import Volume
 from presets.plan import StagePlan
 from presets.schema import RunConfig
 
@@ -95,6 +101,23 @@ class Checkpointed:
 
 
 @dataclass(frozen=True)
+class Clustering:
+    """The newest clustering of the stage, and how often cells were clustered in the run so far."""
+
+    latest: Clustered | None = None
+    times: int = 0
+
+
+@dataclass(frozen=True)
+class Rewiring:
+    """The newest rewiring of the stage; connections pruned and regrown in the run so far."""
+
+    latest: Rewired | None = None
+    pruned: int = 0
+    regrown: int = 0
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """A run after some of its events."""
 
@@ -106,6 +129,15 @@ class Snapshot:
     looks: tuple[Look, ...] = ()
     stages: tuple[StageMark, ...] = ()
     saved: Checkpointed | None = None
+    memory: MemorySampled | None = None
+    clustering: Clustering = Clustering()
+    plastic: Plastic | None = None
+    """The newest of the stage."""
+
+    rewiring: Rewiring = Rewiring()
+    volume: VolumeSaved | None = None
+    """Where the newest cells are written; `View.volume` is what could be read there."""
+
     log: tuple[LogLine, ...] = ()
     edits: tuple[tuple[str, Any], ...] = ()
     """Settings changed while it trained, with their newest values."""
@@ -130,7 +162,7 @@ class Host:
     available_bytes: int | Absent
     total_bytes: int | Absent
     disk_free_bytes: int | Absent
-    gpus: tuple[GpuMemory, ...] | Absent
+    gpus: tuple[Gpu, ...] | Absent
 
 
 @dataclass(frozen=True)
@@ -156,6 +188,9 @@ class View:
     config: RunConfig | None = None
     plans: tuple[StagePlan, ...] = ()
     host: Host | None = None
+    volume: Volume | Absent | None = None
+    """The cells as they were when the snapshot was taken; None where the run has recorded none up to there."""
+
     position: Position = field(default_factory=Position)
     skipped: int = 0
     trouble: str = ""
@@ -173,6 +208,8 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
     points: dict[str, list[tuple[int, float]]] = {name: [] for name in CURVES}
     looks, stages, log = list(snapshot.looks), list(snapshot.stages), list(snapshot.log)
     saved, ended, edits, held = snapshot.saved, snapshot.ended, dict(snapshot.edits), snapshot.held
+    memory, plastic, volume = snapshot.memory, snapshot.plastic, snapshot.volume
+    clustering, rewiring = snapshot.clustering, snapshot.rewiring
     for event in events:
         ended = event if isinstance(event, RunEnded) else None if isinstance(event, RunStarted) else ended
         match event:
@@ -186,6 +223,9 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
                 stages = [mark for mark in stages if mark.index != event.stage]  # a resumed stage starts once more
                 stages.append(_mark(event))
                 held = False
+                # Of the lattice that was, and of no other: a new stage has cells and connections of its own.
+                plastic = plastic if plastic and plastic.stage == event.stage else None
+                clustering, rewiring = _of_stage(clustering, event.stage), _of_stage(rewiring, event.stage)
             case StageEnded():
                 stages = [
                     replace(mark, ended_step=event.step, reason=event.reason) if mark.index == event.stage else mark
@@ -193,6 +233,16 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
                 ]
             case Saved():
                 saved = Checkpointed(event.step, event.bytes, event.best)
+            case MemorySampled():
+                memory = event
+            case Clustered():
+                clustering = Clustering(event, clustering.times + 1)
+            case Plastic():
+                plastic = event
+            case Rewired():
+                rewiring = Rewiring(event, rewiring.pruned + event.pruned, rewiring.regrown + event.regrown)
+            case VolumeSaved():
+                volume = event
             case Edited() if event.command == "set":
                 edits[event.key] = event.new
             case Edited() if event.key == "held":
@@ -208,6 +258,11 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
         looks=tuple(looks[-MOST_LOOKS:]),
         stages=tuple(stages),
         saved=saved,
+        memory=memory,
+        clustering=clustering,
+        plastic=plastic,
+        rewiring=rewiring,
+        volume=volume,
         log=tuple(log[-MOST_LOG_LINES:]),
         edits=tuple(edits.items()),
         held=held,
@@ -216,10 +271,16 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
 
 
 def log_line(event: AnyEvent) -> LogLine | None:
-    """The event in one line, or None for those that the curves tell better."""
+    """The event in one line, or None for those that curves and panels tell better."""
     match event:
-        case Trained():
+        case Trained() | MemorySampled() | Plastic() | VolumeSaved():
             return None
+        case Clustered():
+            silhouette = "" if event.silhouette is None else f", silhouette {event.silhouette:.2f}"
+            return _line(event, "note", f"{formats.count(event.count)} clusters formed{silhouette}")
+        case Rewired():
+            told = f"{formats.count(event.pruned)} connections pruned, {formats.count(event.regrown)} regrown"
+            return _line(event, "note", f"{told}; sparsity {event.sparsity:.0%}")
         case RunStarted():
             return _line(event, "note", f"{'resumed' if event.resumed else 'started'}: {event.message}")
         case StageStarted():
@@ -244,6 +305,11 @@ def log_line(event: AnyEvent) -> LogLine | None:
             tone = "error" if event.state == "failed" else "note"
             return _line(event, tone, f"{event.state}: {event.reason} (exit code {event.exit_code})")
     return _line(event, "note", _in_words(event))
+
+
+def _of_stage(kept: Clustering | Rewiring, stage: int) -> Any:
+    """Without the newest event where it is another stage's; what was counted over the run stays."""
+    return kept if kept.latest is None or kept.latest.stage == stage else replace(kept, latest=None)
 
 
 def _line(event: AnyEvent, tone: str, text: str) -> LogLine:

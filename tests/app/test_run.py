@@ -120,6 +120,7 @@ def test_a_run_trains_to_its_end_and_leaves_a_complete_folder(whole):
         "config.toml",
         "events.jsonl",
         "checkpoints",
+        "volumes",
         "run.lock",
     }
     assert folder.path.stat().st_mode & 0o777 == 0o700

@@ -7,7 +7,7 @@ import logging
 import pytest
 import sacrebleu
 
-from monitors.quality import score
+from monitors.quality import score, sentence_bleu
 
 REFERENCES = ["a brown dog runs through the grass .", "two men stand near a red car .", "the child plays with a small ball ."]
 SAID = ["a brown dog runs in the grass .", "two men stand near a red car .", "a child holds the ball ."]
@@ -67,3 +67,15 @@ def test_nothing_to_score_is_an_error():
 def test_lists_of_different_length_are_an_error_with_both_lengths():
     with pytest.raises(ValueError, match=r"2 sentences .* 3 references"):
         score(SAID[:2], REFERENCES)
+
+
+def test_bleu_of_a_sentence_is_that_of_sacrebleu_and_a_short_perfect_one_has_100():
+    assert sentence_bleu(SAID, REFERENCES) == [
+        sacrebleu.sentence_bleu(a, [b]).score for a, b in zip(SAID, REFERENCES, strict=True)
+    ]
+    assert sentence_bleu(["a dog", ""], ["a dog", "a dog"]) == [pytest.approx(100), 0.0]
+
+
+def test_sentences_without_a_reference_each_are_an_error():
+    with pytest.raises(ValueError, match="zip"):
+        sentence_bleu(SAID, REFERENCES[:2])

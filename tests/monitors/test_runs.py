@@ -420,6 +420,9 @@ def test_atomic_write_syncs_the_content_before_the_rename_and_the_folder_after(t
     monkeypatch.setattr(os, "replace", lambda *paths: (done.append("rename"), replace(*paths)))
     atomic_write(tmp_path / "file", "new")
     assert done == ["file", "rename", "folder"]
+    done.clear()
+    atomic_write(tmp_path / "file", "newer", sync=False)
+    assert done == ["rename"]
 
 
 def test_atomic_write_accepts_a_file_system_that_cannot_sync_folders(tmp_path, monkeypatch):

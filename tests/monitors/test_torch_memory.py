@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from uuid import UUID
+
 import pytest
 import torch
 
 from monitors import torch_memory
 from monitors.gauges import Absent
 
-READINGS = [torch_memory.allocated, torch_memory.reserved, torch_memory.peak]
+READINGS = [torch_memory.allocated, torch_memory.reserved, torch_memory.peak, torch_memory.uuid]
 NO_DEVICE = Absent("no CUDA device")
 
 
@@ -36,7 +39,14 @@ def test_each_reading_asks_the_allocator_for_its_own_count_of_that_device(monkey
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     for number, name in enumerate(["memory_allocated", "memory_reserved", "max_memory_allocated"]):
         monkeypatch.setattr(torch.cuda, name, lambda device, number=number: (number, device))
-    assert [read("cuda:1") for read in READINGS] == [(0, "cuda:1"), (1, "cuda:1"), (2, "cuda:1")]
+    counts = [torch_memory.allocated, torch_memory.reserved, torch_memory.peak]
+    assert [read("cuda:1") for read in counts] == [(0, "cuda:1"), (1, "cuda:1"), (2, "cuda:1")]
+
+
+def test_the_uuid_is_text_of_that_device(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid=UUID(int=7)))
+    assert torch_memory.uuid("cuda:1") == "00000000-0000-0000-0000-000000000007"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -24,14 +24,15 @@ from app.tui.screens.dialogs import Ask
 from app.tui.screens.help import Help
 from app.tui.screens.steered import SteeredScreen
 from app.tui.snapshot import View
+from app.tui.widgets.clusters import Clusters
 from app.tui.widgets.curves import SMOOTHING, WINDOWS, Curves
 from app.tui.widgets.decoded import DecodedText
 from app.tui.widgets.head import head
 from app.tui.widgets.log import Log
 from app.tui.widgets.memory import Memory
 from app.tui.widgets.panel import Panel
+from app.tui.widgets.plasticity import Plasticity
 from app.tui.widgets.stages import Stages
-from app.tui.widgets.unrecorded import Clusters, Plasticity
 from monitors.runs import RunFolder
 from monitors.text_safety import printable
 
@@ -248,6 +249,21 @@ class RunScreen(SteeredScreen):
 
     def action_window(self) -> None:
         self.curves.window = (self.curves.window + 1) % len(WINDOWS)
+
+    @property
+    def clusters(self) -> Clusters:
+        panel = self._panels["Clusters"]
+        assert isinstance(panel, Clusters)
+        return panel
+
+    def action_axis(self) -> None:
+        self.clusters.turn()
+
+    def action_depth(self, by: int) -> None:
+        self.clusters.move(by)
+
+    def action_shown_field(self) -> None:
+        self.clusters.by_cluster = not self.clusters.by_cluster
 
     def action_search(self) -> None:
         def search(wanted: str | None) -> None:

@@ -12,11 +12,14 @@ from app.tui.snapshot import Look, View
 from app.tui.widgets.panel import Panel, wrapped
 from monitors.text_safety import printable
 
+LEAD = 9
+"""Characters in front of each side: how many words are right, and the sentence's BLEU."""
+
 
 class DecodedText(Panel):
     heading = "Text"
     sticks_to_end = True
-    indent = 6
+    indent = LEAD
 
     wanted: reactive[str] = reactive("", repaint=False)
 
@@ -68,15 +71,15 @@ class DecodedText(Panel):
 
 
 def look_lines(look: Look, width: int, plain: bool, wanted: str = "") -> list[Text]:
-    """One look of the monitor: its scores, then reference and answer in turn."""
+    """One look of the monitor: its scores, then each reference with how many words came back, each answer with its BLEU."""
     best = ", best so far" if look.best else ""
     head = f"step {formats.count(look.step)}  BLEU {formats.score(look.bleu)}  chrF {formats.score(look.chrf)}"
     rule = "-" if plain else "─"
     made = [Text(f"{rule * 2} {head}{best} ".ljust(width, rule), "bold green" if look.best else "bold")]
     for sample in look.samples:
         reference, said, right = compared(sample.reference, sample.said, plain)
-        lead = f"{right[0]}/{right[1]}"
-        texts = [Text.assemble((f"{lead:>5} ", "dim"), reference), Text.assemble((" " * 3 + "-> ", "dim"), said)]
+        leads = f"{right[0]}/{right[1]}", "" if sample.bleu is None else formats.score(sample.bleu)
+        texts = [Text.assemble((f"{leads[0]:>5}    ", "dim"), reference), Text.assemble((f"{leads[1]:>5} -> ", "dim"), said)]
         for text in texts:
             if wanted:
                 text.highlight_words([wanted], "reverse", case_sensitive=False)

@@ -1,4 +1,4 @@
-"""What the run was planned to take, part by part, and what its machine says it takes."""
+"""What the run takes, by its own count and by its machine's, beside what it was planned to take, part by part."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from rich.text import Text
 
 from app import formats
 from app.tui.snapshot import Host, View
-from app.tui.widgets.panel import Panel
-from monitors.gauges import Absent
+from app.tui.widgets.panel import Panel, bar
+from monitors.events import MemorySampled
+from monitors.gauges import Absent, Gpu, same_gpu
 from monitors.text_safety import printable
 from presets.plan import StagePlan
 
@@ -23,24 +24,47 @@ class Memory(Panel):
     indent = LABEL
 
     def lines(self, view: View, width: int) -> list[Text]:
-        made = self._measured(view)
+        made = [row(name, said, style) for name, said, style in measured(view)]
         index = view.snapshot.stages[-1].index if view.snapshot.stages else 0
         if index < len(view.plans):
-            made += planned(view.plans[index], width)
+            made += planned(view.plans[index], peak(view), width, self.plain)
         return made
 
-    def _measured(self, view: View) -> list[Text]:
-        rows: list[tuple[str, str]] = []
-        host, info = view.host, view.info
-        if host is not None:
-            rss = host.rss_bytes
-            rows.append(("engine RSS", f"- ({rss.reason})" if isinstance(rss, Absent) else formats.bytes_(rss)))
-        if info is not None and info.peak_bytes:
-            rows.append(("peak", formats.bytes_(info.peak_bytes)))
-        if host is not None:
-            rows.append(("this machine", machine(host)))
-            rows += gpus(host)
-        return [Text.assemble((f"{name:<{LABEL}}", "dim"), said) for name, said in rows]
+
+def row(name: str, said: str, style: str = "") -> Text:
+    return Text.assemble((f"{name:<{LABEL}}", "dim"), (said, style))
+
+
+def measured(view: View) -> list[tuple[str, str, str]]:
+    """Rows of name, reading and style: the run's process, then this machine and its GPUs."""
+    host, memory = view.host, view.snapshot.memory
+    rows: list[tuple[str, str, str]] = []
+    if host is not None:
+        rows.append(("engine RSS", resident(host.rss_bytes, memory), ""))
+    rows.append(("torch", torch_counts(view), ""))
+    if host is not None:
+        rows.append(("this machine", machine(host), ""))
+        rows += gpus(host, memory.device_uuid if memory else "")
+    return rows
+
+
+def resident(now: int | Absent, memory: MemorySampled | None) -> str:
+    """The process's resident bytes now; where they can't be read from here, as the run told them last."""
+    if not isinstance(now, Absent):
+        return formats.bytes_(now)
+    if memory is None or memory.rss_bytes is None:
+        return f"- ({now.reason})"
+    return f"{formats.bytes_(memory.rss_bytes)} at step {formats.count(memory.step)} ({now.reason})"
+
+
+def torch_counts(view: View) -> str:
+    memory = view.snapshot.memory
+    if memory is None:
+        return "- (told at the run's first step)" if view.is_live else "- (this run recorded none)"
+    if memory.allocated_bytes is None or memory.reserved_bytes is None:
+        return f"- (it counts GPU memory, the run is on {printable(memory.device)})"
+    allocated, reserved = formats.bytes_(memory.allocated_bytes), formats.bytes_(memory.reserved_bytes)
+    return f"{allocated} allocated of {reserved} reserved on {printable(memory.device)}"
 
 
 def machine(host: Host) -> str:
@@ -49,26 +73,70 @@ def machine(host: Host) -> str:
     return f"{formats.bytes_(host.available_bytes)} free of {formats.bytes_(host.total_bytes)}"
 
 
-def gpus(host: Host) -> list[tuple[str, str]]:
-    """A row for each GPU: memory in use by all processes, as the driver counts it; or the reason why there is none."""
+def gpus(host: Host, own: str) -> list[tuple[str, str, str]]:
+    """Two rows for each GPU, of all processes together, the run's own marked; or the reason why there is none."""
     if isinstance(host.gpus, Absent):
-        return [("VRAM", f"- ({printable(host.gpus.reason)})")]
-    return [
-        (f"GPU {gpu.index}", f"{formats.bytes_(gpu.used_bytes)} of {formats.bytes_(gpu.total_bytes)} ({printable(gpu.name)})")
-        for gpu in host.gpus
-    ]
+        return [("VRAM", f"- ({printable(host.gpus.reason)})", "")]
+    rows = []
+    is_here = False
+    for gpu in host.gpus:
+        is_own = not isinstance(gpu.uuid, Absent) and same_gpu(gpu.uuid, own)
+        is_here |= is_own
+        mark = "this run's, " if is_own else ""
+        rows.append((f"GPU {gpu.index}", f"{mark}{vram(gpu)} ({printable(gpu.name)})", "bold" if is_own else ""))
+        rows.append(("", sensors(gpu), ""))
+    if own and not is_here:
+        rows.append(("run's GPU", f"none of these: {printable(own)} (another machine's, or a MIG instance)", ""))
+    return rows
 
 
-def planned(plan: StagePlan, width: int) -> list[Text]:
-    """The stage's plan: a stacked bar of letters against the budget, and what the letters mean."""
+def vram(gpu: Gpu) -> str:
+    if isinstance(gpu.memory, Absent):
+        return f"memory - ({printable(gpu.memory.reason)})"
+    return f"{formats.bytes_(gpu.memory.used_bytes)} of {formats.bytes_(gpu.memory.total_bytes)}"
+
+
+def sensors(gpu: Gpu) -> str:
+    """Utilisation, power and temperature; those that are absent together with their reason, once for each reason."""
+    limit = "" if isinstance(gpu.power_limit_w, Absent) else f" of {gpu.power_limit_w:.0f}"
+    readings = (
+        ("busy", gpu.busy, "{:.0%} busy"),
+        ("power", gpu.power_w, "{:.0f}" + limit + " W"),
+        ("temperature", gpu.temperature_c, "{:.0f} C"),
+    )
+    said = [form.format(value) for _, value, form in readings if not isinstance(value, Absent)]
+    missing: dict[str, list[str]] = {}
+    for name, value, _ in readings:
+        if isinstance(value, Absent):
+            missing.setdefault(value.reason, []).append(name)
+    said += [f"{', '.join(names)} - ({printable(reason)})" for reason, names in missing.items()]
+    return ", ".join(said)
+
+
+def peak(view: View) -> int | None:
+    """Most bytes so far: of tensors on a GPU, as the plan counts them; of the whole process elsewhere."""
+    if view.snapshot.memory is not None and view.snapshot.memory.peak_bytes:
+        return view.snapshot.memory.peak_bytes
+    return view.info.peak_bytes or None if view.info is not None else None
+
+
+def planned(plan: StagePlan, peak_bytes: int | None, width: int, plain: bool) -> list[Text]:
+    """The stage's plan: a stacked bar of letters against the budget, the measured peak under it, and what the letters mean."""
     share = plan.total_bytes / plan.budget_bytes
     fits = f"{share:.0%} of the budget" if plan.fits else "MORE THAN THE BUDGET"
     total = f"{formats.bytes_(plan.total_bytes)} of {formats.bytes_(plan.budget_bytes)}, {fits}"
-    head = Text.assemble((f"{'plan':<{LABEL}}", "dim"), (total, "" if plan.fits else "bold red"))
     parts = sorted(((size, name) for name, size in plan.components.items() if size), reverse=True)
-    made = [head, stacked([size for size, _ in parts], max(plan.budget_bytes, plan.total_bytes), width)]
-    if share < 0.5:
-        made.append(stacked([size for size, _ in parts], plan.total_bytes, width))
+    sizes = [size for size, _ in parts]
+    made = [row("plan", total, "" if plan.fits else "bold red")]
+    made.append(stacked(sizes, max(plan.budget_bytes, plan.total_bytes), width))
+    if peak_bytes is None:
+        made.append(row("peak", "- (not measured yet)"))
+    else:
+        made.append(row("peak", f"{formats.bytes_(peak_bytes)} measured, {peak_bytes / plan.total_bytes:.0%} of the plan"))
+        whole = max(plan.total_bytes, peak_bytes)
+        made.append(stacked(sizes, whole, width))
+        filled = bar(peak_bytes / whole, max(4, width - 2), plain)
+        made.append(Text.assemble("[", (filled, "bold red" if peak_bytes > plan.total_bytes else ""), "]"))
     for i, (size, name) in enumerate(parts):
         sign = Text(f"{LETTERS[i]} ", COLOURS[i % len(COLOURS)])
         made.append(sign.append(f"{name.replace('_', ' '):<17}{formats.bytes_(size):>8}", "default"))

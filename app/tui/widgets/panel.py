@@ -6,6 +6,9 @@ that differ from what is on the screen are drawn again.  Over SSH that is most o
 
 from __future__ import annotations
 
+import math
+import textwrap
+from collections.abc import Sequence
 from typing import ClassVar
 
 from rich.console import Console
@@ -154,6 +157,11 @@ def wrapped(text: Text, width: int, indent: int) -> list[Text]:
     return [first, *lines]
 
 
+def prose(said: str, width: int) -> list[Text]:
+    """A sentence that stands for what is not there, in lines without the indent of rows."""
+    return [Text(line, "dim") for line in textwrap.wrap(said, max(8, width))]
+
+
 def difference(old: Text, new: Text, width: int) -> tuple[int, int] | None:
     """Columns from where to where two lines differ; None where they do not.  Whole lines where styles moved."""
     if old == new:
@@ -169,3 +177,16 @@ def bar(share: float, width: int, plain: bool) -> str:
     """A bar of `width` characters, filled to a share 0..1."""
     full = round(min(max(share, 0.0), 1.0) * width)
     return ("#" if plain else "█") * full + ("." if plain else "░") * (width - full)
+
+
+def spark(values: Sequence[float], width: int, plain: bool) -> str:
+    """At most `width` columns from nothing to the highest value; where there are more values, the highest of neighbours.
+
+    Only a value of 0 is a blank.
+    """
+    ramp = " .:-=+*#%@" if plain else " ▁▂▃▄▅▆▇█"
+    most, count = max(values, default=0), min(width, len(values))
+    if most <= 0:
+        return ""
+    highest = [max(values[i * len(values) // count : (i + 1) * len(values) // count]) for i in range(count)]
+    return "".join(ramp[math.ceil(max(value, 0) / most * (len(ramp) - 1))] for value in highest)

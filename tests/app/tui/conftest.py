@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -106,9 +107,12 @@ def fixed_view(monkeypatch: pytest.MonkeyPatch):
     from monitors import events as e
     from monitors.gauges import Absent
     from monitors.runs import RunInfo
+    from monitors.volumes import CellField, Volume
     from presets.layers import load
     from presets.plan import plan
 
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("COLORTERM", "truecolor")
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     config, start = load("tiny").config, 1_795_329_000.0
@@ -116,8 +120,10 @@ def fixed_view(monkeypatch: pytest.MonkeyPatch):
         e.RunStarted(time=start, run="20261122-063056-tiny", resumed=False, message="270 sentences to train on, 30 held out")
     ]
     samples = (
-        e.Sample(source="a", reference="She feeds the puppy near the barn.", said="She feeds the kitten near the barn."),
-        e.Sample(source="b", reference="There are six beds in the attic.", said="There are six beds in the attic."),
+        e.Sample(
+            source="a", reference="She feeds the puppy near the barn.", said="She feeds the kitten near the barn.", bleu=59.5
+        ),
+        e.Sample(source="b", reference="There are six beds in the attic.", said="There are six beds in the attic.", bleu=100.0),
         e.Sample(source="c", reference="A \x1b[31mred\x1b[0m [bold]word[/bold]", said=""),
     )
     for index, stage in enumerate(config.stages):
@@ -137,9 +143,18 @@ def fixed_view(monkeypatch: pytest.MonkeyPatch):
                 shares = {"active_share": 0.9, "gradient_share": 1.0, "seconds": 0.1, "peak_bytes": 0}
                 about = {"count": 64, "signature": "nrefs:1", "samples": samples, "best": True}
                 happened.append(e.Decoded(**here, **scores, **shares, **about))
+            if step in (1, 10, 20, 30, 40):
+                counts = {"rss_bytes": 510_000_000, "allocated_bytes": None, "reserved_bytes": None, "peak_bytes": 600_000_000}
+                happened.append(e.MemorySampled(**here, device="cpu", device_uuid="", **counts))
         if index == 0:
             happened.append(e.Saved(time=start + 30, step=30, path="step-30", seconds=0.1, bytes=1_234_567, best=True))
             happened.append(e.StageEnded(time=start + 30, step=30, name=stage.name, reason="steps"))
+    cells = bytes(min(255, 32 * z + 8 * x + y) for x in range(6) for y in range(6) for z in range(8))
+    labels = bytes(x // 2 + 3 * (z // 4) for x in range(6) for _ in range(6) for z in range(8))
+    fields = CellField("activity", cells, 0.031), CellField("cluster", labels)
+    volume = Volume(40, 1, (6, 6, 8), (6, 6, 8), fields)
+    about = {"file": "volumes/step-00000040.volume", "fields": ("activity", "cluster"), "shape": (6, 6, 8), "bytes": 200}
+    happened.append(e.VolumeSaved(time=start + 40, step=40, stage=1, **about))
     by = {"who": "ada (pid 7), TUI", "command": "set", "key": "decode.every", "old": 10, "new": 5}
     happened.append(e.Edited(time=start + 40, step=40, stage=1, **by))
     info = RunInfo(
@@ -157,4 +172,24 @@ def fixed_view(monkeypatch: pytest.MonkeyPatch):
     host = Host(512_000_000, 20_000_000_000, 25_300_000_000, 82_000_000_000, Absent("NVML Shared Library Not Found"))
     snapshot = fold(Snapshot(), happened)
     position = Position(len(happened), len(happened))
-    return View("/runs/tiny", "20261122-063056-tiny", snapshot, info, "running", config, plan(config), host, position)
+    view = View("/runs/tiny", "20261122-063056-tiny", snapshot, info, "running", config, plan(config), host)
+    return replace(view, volume=volume, position=position)
+
+
+@pytest.fixture
+def lit_view(fixed_view):
+    """The fixed view after a clustering, plasticity and a rewiring."""
+    from app.tui.snapshot import fold
+    from monitors import events as e
+
+    here = {"time": fixed_view.snapshot.last_time, "step": 40, "stage": 1}
+    sizes = {"count": 6, "sizes": (120, 90, 40, 20, 12, 6), "merged": 1}
+    formed = e.Clustered(**here, **sizes, silhouette=0.214, stability=0.83, seconds=0.8)
+    counts = {"updates": 10, "potentiated": 5_000, "depressed": 3_000, "unchanged": 92_000, "active_share": 0.5}
+    theta = (0.0, 0.1, 0.2, 0.3, 0.9)
+    changed = e.Plastic(
+        **here, **counts, theta=theta, mean_change=1.5e-4, message_change=0.023, skipped_share=0.25, seconds=0.01
+    )
+    fan_in = (0, 0, 12, 40, 200, 36)
+    rewired = [e.Rewired(**here, pruned=pruned, regrown=10, sparsity=0.7, fan_in=fan_in, seconds=0.1) for pruned in (30, 20)]
+    return replace(fixed_view, snapshot=fold(fixed_view.snapshot, [formed, changed, *rewired]))

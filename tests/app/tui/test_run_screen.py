@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from app.tui.app import LatticeApp
 from app.tui.snapshot import View
 from app.tui.widgets.decoded import compared
 from app.tui.widgets.memory import stacked
-from monitors.gauges import Absent, GpuMemory
 from monitors.runs import RunFolder
 
 ROWS = Path(__file__).with_name("rows")
@@ -35,7 +33,7 @@ def check_rows(name: str, rows: list[str]) -> None:
 @pytest.mark.parametrize("size", [(80, 24), (120, 40), (200, 60)], ids=lambda size: f"{size[0]}x{size[1]}")
 def test_the_screen_as_rows(use, fixed_view, size):
     async def look(screen):
-        await screen.shows("step 40/60", "loss", *(("a runtime",) if size[0] > 100 else ()))
+        await screen.shows("step 40/60", "loss", *(("peak",) if size[0] > 100 else ()))
         check_rows(f"run-{size[0]}x{size[1]}", screen.rows)
 
     use(still(fixed_view), size, look)
@@ -56,12 +54,32 @@ def test_each_panel_alone_as_rows_at_80x24(use, fixed_view, key):
     use(still(fixed_view), (80, 24), look)
 
 
-def test_plain_drawing_uses_ascii_only(use, fixed_view):
+@pytest.mark.parametrize(("key", "word"), [("5", "silhouette"), ("6", "fan-in")])
+def test_panels_of_self_organisation_alone_as_rows_at_80x24(use, lit_view, key, word):
     async def look(screen):
-        await screen.shows("step 40/60", "loss")
+        await screen.shows("step 40/60")
+        await screen.press(key)
+        await screen.shows(word)
+        check_rows(f"panel-{key}-80x24", screen.rows)
+
+    use(still(lit_view), (80, 24), look)
+
+
+def test_the_screen_of_a_self_organising_run_as_rows(use, lit_view):
+    async def look(screen):
+        await screen.shows("step 40/60", "silhouette", "potentiated")
+        check_rows("lit-200x60", screen.rows)
+
+    use(still(lit_view), (200, 60), look)
+
+
+@pytest.mark.parametrize("size", [(160, 50), (200, 60)], ids=lambda size: f"{size[0]}x{size[1]}")
+def test_plain_drawing_uses_ascii_only(use, lit_view, size):
+    async def look(screen):
+        await screen.shows("step 40/60", "loss", "silhouette", "potentiated")
         assert screen.text.isascii(), {character for character in screen.text if not character.isascii()}
 
-    use(still(fixed_view, plain=True), (160, 50), look)
+    use(still(lit_view, plain=True), size, look)
 
 
 @pytest.mark.parametrize("size", [(80, 24), (100, 33), (160, 50), (250, 70)], ids=lambda size: f"{size[0]}x{size[1]}")
@@ -83,33 +101,6 @@ def test_without_colour_the_screen_still_draws(use, fixed_view, monkeypatch):
         assert screen.app.no_color
 
     use(still(fixed_view), (160, 50), look)
-
-
-def test_panels_without_science_say_so_and_show_no_value(use, fixed_view):
-    async def look(screen):
-        await screen.press("5")
-        await screen.shows("does not record clusters yet")
-        await screen.press("6")
-        await screen.shows("does not record plasticity yet")
-
-    use(still(fixed_view), (80, 24), look)
-
-
-def test_a_gpu_is_shown_and_an_absent_reading_says_why(use, fixed_view):
-    gpu = GpuMemory(0, "NVIDIA H200", 10_000_000_000, 130_000_000_000, 140_000_000_000)
-
-    async def with_gpu(screen):
-        await screen.press("4")
-        await screen.shows("GPU 0", "10 GB of 140 GB (NVIDIA H200)", "engine RSS   512 MB")
-
-    use(still(replace(fixed_view, host=replace(fixed_view.host, gpus=(gpu,)))), (80, 24), with_gpu)
-
-    async def without(screen):
-        await screen.press("4")
-        await screen.shows("VRAM         - (NVML Shared Library Not Found)", "engine RSS   - (it runs on elsewhere)")
-
-    host = replace(fixed_view.host, rss_bytes=Absent("it runs on elsewhere"))
-    use(still(replace(fixed_view, host=host)), (80, 24), without)
 
 
 def test_curve_keys_change_scale_smoothing_window_and_curve(use, recorded, runs_dir):

@@ -11,8 +11,12 @@ from app.tui.series import Series, Span, smoothed
 from app.tui.snapshot import Snapshot, fold, log_line
 from monitors.events import (
     BadStep,
+    Clustered,
     Decoded,
     Edited,
+    MemorySampled,
+    Plastic,
+    Rewired,
     RunEnded,
     RunStarted,
     Sample,
@@ -20,6 +24,7 @@ from monitors.events import (
     StageEnded,
     StageStarted,
     Trained,
+    VolumeSaved,
     Warned,
     read_events,
 )
@@ -46,11 +51,39 @@ def edited(step: int, command: str, key: str, new: object) -> Edited:
     return Edited(step=step, who="ada", command=command, key=key, old=None, new=new)
 
 
+def clustered(step: int, stage: int = 0) -> Clustered:
+    return Clustered(step=step, stage=stage, count=2, sizes=(5, 3), silhouette=0.2, stability=None, merged=0, seconds=0.1)
+
+
+def plastic(step: int, stage: int = 0) -> Plastic:
+    counts = {"updates": 1, "potentiated": 3, "depressed": 2, "unchanged": 1, "active_share": 0.5, "skipped_share": 0.0}
+    return Plastic(step=step, stage=stage, theta=(0, 1, 2, 3, 4), mean_change=0.1, message_change=None, seconds=0.1, **counts)
+
+
+def rewired(step: int, stage: int = 0) -> Rewired:
+    return Rewired(step=step, stage=stage, pruned=20, regrown=5, sparsity=0.5, fan_in=(0, 1), seconds=0.1)
+
+
+def remembered(step: int) -> MemorySampled:
+    counts = {"rss_bytes": 1, "allocated_bytes": 2, "reserved_bytes": 3, "peak_bytes": 4}
+    return MemorySampled(step=step, device="cuda:0", device_uuid="u", **counts)
+
+
+def volume_saved(step: int) -> VolumeSaved:
+    return VolumeSaved(step=step, file="volumes/x", fields=("activity",), shape=(1, 1, 1), bytes=5)
+
+
 EVERYTHING = [
     RunStarted(run="r", resumed=False, message="here we go"),
     stage_started(0, 0),
     *(trained(step) for step in range(1, 11)),
     decoded(10, best=True),
+    remembered(10),
+    volume_saved(10),
+    clustered(10),
+    plastic(10),
+    rewired(10),
+    rewired(10),
     BadStep(step=11, reason="the loss is not finite", in_a_row=1),
     Warned(step=11, message="low disk"),
     edited(11, "set", "decode.every", 5),
@@ -104,10 +137,27 @@ def test_a_step_without_a_finite_loss_leaves_no_point():
     assert not fold(Snapshot(), [trained(1, None)]).curves["loss"]
 
 
-def test_every_event_but_steps_has_a_line_in_the_log_and_hostile_text_is_made_harmless():
-    assert [log_line(event) is None for event in EVERYTHING] == [isinstance(event, Trained) for event in EVERYTHING]
+def test_every_event_but_those_with_a_panel_has_a_line_in_the_log_and_hostile_text_is_made_harmless():
+    told_elsewhere = Trained, MemorySampled, Plastic, VolumeSaved
+    assert [log_line(event) is None for event in EVERYTHING] == [isinstance(event, told_elsewhere) for event in EVERYTHING]
     line = log_line(Warned(step=1, message="\x1b[2J\nbad"))
     assert line is not None and line.text == r"\x1b[2J\nbad"
+
+
+def test_what_is_known_of_cells_and_connections_is_the_newest_of_the_stage_and_counts_go_on():
+    first = fold(Snapshot(), [stage_started(0, 0), clustered(5), clustered(8), plastic(8), rewired(8), rewired(9)])
+    assert (first.clustering.latest, first.clustering.times, first.plastic) == (clustered(8), 2, plastic(8))
+    assert (first.rewiring.latest, first.rewiring.pruned, first.rewiring.regrown) == (rewired(9), 40, 10)
+    second = fold(first, [stage_started(1, 10)])
+    assert second.clustering.latest is second.plastic is second.rewiring.latest is None
+    assert (second.clustering.times, second.rewiring.pruned) == (2, 40)
+    again = fold(first, [RunStarted(step=9, run="r", resumed=True, message=""), stage_started(0, 9)])
+    assert (again.clustering, again.plastic, again.rewiring) == (first.clustering, first.plastic, first.rewiring)
+
+
+def test_memory_and_volume_are_the_newest_of_the_run():
+    seen = fold(Snapshot(), [remembered(1), volume_saved(5), remembered(5), stage_started(1, 6)])
+    assert (seen.memory, seen.volume) == (remembered(5), volume_saved(5))
 
 
 def test_looks_and_log_stay_bounded(monkeypatch):

@@ -1,0 +1,241 @@
+"""Per-cell fields of a lattice, written beside a run's log for a screen to cut slices from.
+
+    RUN/volumes/step-00000050.volume = one line of JSON, then zlib: the fields one after the other, a byte a cell, z fastest
+
+A lattice of more than MOST_ALONG cells along an axis is thinned by a stride, so a volume is at most a quarter of a megabyte a
+field; the folder keeps the newest MOST_FILES within MOST_BYTES.  Reading needs neither torch nor numpy and trusts nothing:
+what is no volume is an Absent that says why.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+from monitors.gauges import Absent
+from monitors.runs import atomic_write
+
+MOST_ALONG = 64
+"""Cells kept along each axis."""
+
+MOST_FIELDS = 8
+MOST_FILES = 200
+MOST_BYTES = 64_000_000
+"""Of all volumes of a run together."""
+
+MOST_FILE_BYTES = 4_000_000
+"""Of one; larger files are not read."""
+
+_NAME = re.compile(r"step-([0-9]{8,12})\.volume")
+_Along = Annotated[int, Field(ge=1, le=MOST_ALONG)]
+_Count = Annotated[int, Field(ge=0)]
+_Cells = Annotated[int, Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class CellField:
+    """A byte a cell, [x, y, z] with z fastest.  A measured field is `byte / 255 * scale`; labels have no scale."""
+
+    name: str
+    values: bytes = field(repr=False)
+    scale: float | None = None
+
+
+@dataclass(frozen=True)
+class Volume:
+    """Fields of shape (x, y, z), of every `strides`-th cell of a lattice of `lattice` cells, after optimizer step `step`."""
+
+    step: int
+    stage: int
+    shape: tuple[int, int, int]
+    lattice: tuple[int, int, int]
+    fields: tuple[CellField, ...]
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        return strides(self.lattice)
+
+    def named(self, name: str) -> CellField | None:
+        return next((one for one in self.fields if one.name == name), None)
+
+    def cut(self, name: str, axis: int, index: int) -> list[bytes]:
+        """The layer `index` of a field across `axis` (0 x, 1 y, 2 z), a row of bytes for each step along its first axis.
+
+        Across x: rows y, columns z.  Across y: rows x, columns z.  Across z: rows x, columns y.  Raises KeyError where there
+        is no such field.
+        """
+        found = self.named(name)
+        if found is None:
+            raise KeyError(name)
+        (x, y, z), values = self.shape, found.values
+        if axis == 0:
+            return [values[(index * y + row) * z :][:z] for row in range(y)]
+        if axis == 1:
+            return [values[(row * y + index) * z :][:z] for row in range(x)]
+        return [values[row * y * z + index : (row + 1) * y * z : z] for row in range(x)]
+
+
+class _FieldHeader(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    name: Annotated[str, Field(min_length=1, max_length=64)]
+    scale: Annotated[FiniteFloat, Field(ge=0)] | None
+
+
+class _Header(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    format: Literal[1] = 1
+    step: _Count
+    stage: _Count
+    shape: tuple[_Along, _Along, _Along]
+    lattice: tuple[_Cells, _Cells, _Cells]
+    fields: Annotated[tuple[_FieldHeader, ...], Field(min_length=1, max_length=MOST_FIELDS)]
+
+
+def strides(lattice: tuple[int, int, int]) -> tuple[int, int, int]:
+    """Of which cells a volume of a lattice keeps: every n-th along each axis."""
+    x, y, z = (-(-cells // MOST_ALONG) for cells in lattice)
+    return x, y, z
+
+
+def encode(volume: Volume) -> bytes:
+    """The file's content.  Raises ValueError where fields and shapes do not belong together."""
+    header = _Header(
+        step=volume.step,
+        stage=volume.stage,
+        shape=volume.shape,
+        lattice=volume.lattice,
+        fields=tuple(_FieldHeader(name=one.name, scale=one.scale) for one in volume.fields),
+    )
+    if trouble := _mismatch(header):
+        raise ValueError(trouble)
+    x, y, z = volume.shape
+    for one in volume.fields:
+        if len(one.values) != x * y * z:
+            raise ValueError(f"field {one.name}: {len(one.values)} bytes for {x * y * z} cells")
+    return header.model_dump_json().encode() + b"\n" + zlib.compress(b"".join(one.values for one in volume.fields), 1)
+
+
+def decode(raw: bytes) -> Volume | Absent:
+    """The volume in a file's content, or what is wrong with it."""
+    head, _, packed = raw.partition(b"\n")
+    try:
+        header = _Header.model_validate_json(head)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(map(str, first["loc"])) or "header"
+        return Absent(f"damaged or of another version: {where}: {first['msg']}")
+    if trouble := _mismatch(header):
+        return Absent(f"damaged: {trouble}")
+    x, y, z = header.shape
+    cells, expected = x * y * z, x * y * z * len(header.fields)
+    unpacker = zlib.decompressobj()
+    try:
+        values = unpacker.decompress(packed, expected + 1)  # never more, whatever the file would unpack to
+    except zlib.error as error:
+        return Absent(f"damaged: {error}")
+    if len(values) != expected or not unpacker.eof or unpacker.unused_data:
+        return Absent(f"damaged: its fields are not the {expected} bytes that its header tells")
+    fields = tuple(CellField(one.name, values[i * cells : (i + 1) * cells], one.scale) for i, one in enumerate(header.fields))
+    return Volume(header.step, header.stage, header.shape, header.lattice, fields)
+
+
+def _mismatch(header: _Header) -> str:
+    """What in a header contradicts itself, or ""."""
+    thinned = tuple(-(-cells // stride) for cells, stride in zip(header.lattice, strides(header.lattice), strict=True))
+    if header.shape != thinned:
+        return f"a lattice of {header.lattice} cells has volumes of {thinned}, not {header.shape}"
+    if len({one.name for one in header.fields}) < len(header.fields):
+        return "two fields have the same name"
+    return ""
+
+
+def read_volume(path: Path) -> Volume | Absent:
+    """The volume in a file, or why there is none.  Only plain files of a volume's size are opened and read."""
+    try:
+        # Not blocking: a pipe put in the file's place must not hang the reader.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                return Absent(f"{path.name} is no plain file")
+            if status.st_size > MOST_FILE_BYTES:
+                return Absent(f"{path.name} has {status.st_size} bytes, and a volume at most {MOST_FILE_BYTES}")
+            raw = os.read(descriptor, MOST_FILE_BYTES)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return Absent(f"{path.name} can't be read: {error.strerror or error}")
+    volume = decode(raw)
+    return Absent(f"{path.name} is {volume.reason}") if isinstance(volume, Absent) else volume
+
+
+class Volumes:
+    """A run's folder of volumes; it is made, mode 0700, when the first is saved."""
+
+    def __init__(self, path: Path, most_files: int = MOST_FILES, most_bytes: int = MOST_BYTES) -> None:
+        self.path, self._most_files, self._most_bytes = path, most_files, most_bytes
+
+    def save(self, volume: Volume) -> tuple[Path, int]:
+        """Writes a volume as a whole, mode 0600, and removes the oldest that are too many; its path and bytes.
+
+        Training does not wait for the disk: a volume that lost power damaged is refused when it is read.  Raises OSError,
+        and then leaves the volumes that stand.
+        """
+        self.path.mkdir(mode=0o700, exist_ok=True)
+        raw, path = encode(volume), self.path / f"step-{volume.step:08d}.volume"
+        atomic_write(path, raw, sync=False)
+        self._retire(volume.step)
+        return path, len(raw)
+
+    def at(self, step: int) -> Path | None:
+        """The newest volume of this step or an earlier one."""
+        return next((path for found, path in reversed(self._found()) if found <= step), None)
+
+    def oldest(self) -> int | None:
+        """Its step."""
+        return next((step for step, _ in self._found()), None)
+
+    def rewind(self, step: int) -> None:
+        """Removes volumes of later steps, which a resumed run goes through again, and what a killed process left half written.
+
+        Raises OSError.
+        """
+        for found, path in self._found():
+            if found > step:
+                path.unlink(missing_ok=True)
+        for path in self.path.glob(".step-*.tmp"):
+            path.unlink(missing_ok=True)
+
+    def _retire(self, newest: int) -> None:
+        found = [(step, path) for step, path in self._found() if step != newest]
+        sizes = {path: _size(path) for _, path in found}
+        count, total = len(found) + 1, sum(sizes.values()) + _size(self.path / f"step-{newest:08d}.volume")
+        for _, path in found:
+            if count <= self._most_files and total <= self._most_bytes:
+                return
+            path.unlink(missing_ok=True)
+            count, total = count - 1, total - sizes[path]
+
+    def _found(self) -> list[tuple[int, Path]]:
+        """(step, path), oldest first; none where there is no folder, or none that can be read."""
+        try:
+            names = os.listdir(self.path)
+        except OSError:
+            return []
+        return sorted((int(match[1]), self.path / name) for name in names if (match := _NAME.fullmatch(name)))
+
+
+def _size(path: Path) -> int:
+    with contextlib.suppress(OSError):
+        return path.lstat().st_size
+    return 0
