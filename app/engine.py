@@ -32,6 +32,7 @@ from lattice.checkpointer import Checkpointer
 from lattice.data import Corpus, DataError, load_corpus
 from lattice.decode_monitor import DecodeMonitor
 from lattice.kernels.native import KernelUnavailable
+from lattice.recluster import Recluster
 from lattice.text.tokenizer import Tokenizer
 from lattice.trainer import Trainer, TrainingFailed
 from monitors import gauges
@@ -208,7 +209,9 @@ def _train(
             limit = config.text.max_tokens
             train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
             monitor = DecodeMonitor()
-            trainer = Trainer(config, tokenizer, train, valid, device, [record, *callbacks, monitor, checkpointer])
+            # In this order: what is decoded and saved after a step has the labels that the next step will use.
+            hung = [record, *callbacks, Recluster(), monitor, checkpointer]
+            trainer = Trainer(config, tokenizer, train, valid, device, hung)
             if saved is not None:
                 trainer.resume(saved.model, saved.optimizer, saved.state)
                 log.rewind(trainer.progress.step, trainer.progress.edits)

@@ -96,6 +96,14 @@ class TextLattice(nn.Module):
             return self.decoder.greedy(self.slots(source, control))
 
     @torch.no_grad()
+    def mean_state(self, source: torch.Tensor) -> torch.Tensor:
+        """The lattice's state [X, Y, Z, C] after the ticks, as a mean over source tokens [B, N]."""
+        with self._autocast():
+            slots = self.encoder(source)
+        state = self.lattice.state(self.input_port.drive(slots.float()).to(self.state_dtype))
+        return state.mean(0, dtype=torch.float32).permute(0, 1, 3, 2)
+
+    @torch.no_grad()
     def activity(self, source: torch.Tensor, threshold: float) -> float:
         """Share of cells whose state still changes by more than `threshold` (RMS over channels and batch) in the last tick."""
         if self.lattice is None:

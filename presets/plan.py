@@ -24,7 +24,8 @@ RUNTIME_BYTES = 600_000_000
 """Taken for the interpreter, torch itself and some ten thousand sentences of text, whatever the lattice (measured)."""
 
 FLOAT, LABEL, MASK = 4, 8, 1
-"""Bytes of a parameter (always fp32), of a cell's cluster label (int64) and of a pruned connection's mask (bool)."""
+"""Bytes of a parameter or running mean (always fp32), of a cell's cluster label (int64) and of a pruned connection's mask
+(bool)."""
 
 STATE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
@@ -148,7 +149,8 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
     return {
         "cell_parameters": FLOAT * cell_parameters,
         "connections": (FLOAT + MASK * (stage.sparsity > 0)) * weights,
-        "clusters": LABEL * cells * functional,
+        "clusters": (LABEL + FLOAT * channels) * cells * functional
+        + FLOAT * channels * stage.clustering.clusters * (cells > 0),
         "text": FLOAT * text,
         "gradients": FLOAT * trained,
         "optimizer": 2 * FLOAT * trained,
