@@ -128,6 +128,8 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
     cell_parameters = (CELL_VECTORS + functional) * channels * cells
     weights = len(stage.topology(config.lattice.boundary).offsets) * cells
 
+    centroids = stage.clustering.clusters if cells else 0
+
     cells_learn = config.lattice.cells == "gradient"
     weights_learn = config.connections.learning == "gradient" and stage.profile != "freeze"
     lattice_trained = cell_parameters * cells_learn + weights * weights_learn
@@ -149,8 +151,7 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
     return {
         "cell_parameters": FLOAT * cell_parameters,
         "connections": (FLOAT + MASK * (stage.sparsity > 0)) * weights,
-        "clusters": (LABEL + FLOAT * channels) * cells * functional
-        + FLOAT * channels * stage.clustering.clusters * (cells > 0),
+        "clusters": LABEL * cells * functional + FLOAT * channels * (cells * functional + centroids),
         "text": FLOAT * text,
         "gradients": FLOAT * trained,
         "optimizer": 2 * FLOAT * trained,
