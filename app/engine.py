@@ -33,6 +33,8 @@ from lattice.data import Corpus, DataError, load_corpus
 from lattice.decode_monitor import DecodeMonitor
 from lattice.kernels.native import KernelUnavailable
 from lattice.memory_monitor import MemoryMonitor
+from lattice.plasticity.monitor import PlasticityMonitor
+from lattice.recluster import Recluster
 from lattice.text.tokenizer import Tokenizer
 from lattice.trainer import Progress, Trainer, TrainingFailed
 from lattice.volume_monitor import VolumeMonitor
@@ -218,7 +220,8 @@ def _train(
             limit = config.text.max_tokens
             train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
             monitor = DecodeMonitor()
-            watching = [monitor, VolumeMonitor(folder.volumes), MemoryMonitor()]
+            # In this order: what is decoded and saved after a step has the labels that the next step will use.
+            watching = [Recluster(), monitor, PlasticityMonitor(), VolumeMonitor(folder.volumes), MemoryMonitor()]
             trainer = Trainer(config, tokenizer, train, valid, device, [record, *callbacks, *watching, checkpointer])
             if saved is not None:
                 trainer.resume(saved.model, saved.optimizer, saved.state)

@@ -23,6 +23,15 @@ def resample(fields: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
     return F.interpolate(fields[None], size=shape, mode="trilinear", align_corners=True)[0]
 
 
+def nearest(field: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
+    """field [X, Y, Z] -> [*shape], each cell taking the value of the old cell nearest to it, corners on corners."""
+    for axis, (old, new) in enumerate(zip(field.shape, shape, strict=True)):
+        at = torch.arange(new, device=field.device)
+        # In whole numbers, so that halves round the same way everywhere.
+        field = field.index_select(axis, (2 * at * (old - 1) + new - 1) // (2 * max(1, new - 1)))
+    return field
+
+
 def matching_offsets(old: Topology, new: Topology) -> dict[int, int]:
     """Index of each new offset -> index of the old one it descends from; new ones without a forebear are left out."""
     known = {offset: k for k, offset in enumerate(old.offsets)}
@@ -59,4 +68,8 @@ def _carry_lattice(old: Lattice, new: Lattice) -> None:
         new.weights[k] = resample(old.weights[before : before + 1], shape)[0]
     if new.clusters and old.clusters:
         new.gain.copy_(resample(old.gain.permute(2, 0, 1, 3), shape).permute(1, 2, 0, 3))
+        new.mean_state.copy_(resample(old.mean_state.permute(3, 0, 1, 2), shape).permute(1, 2, 3, 0))
+        if new.clusters == old.clusters:
+            new.labels.copy_(nearest(old.labels, shape))
+            new.centroids.copy_(old.centroids)
     new.mask = None  # a pattern of the old shape means nothing here; the stage prunes anew to its own sparsity

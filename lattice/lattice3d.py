@@ -108,7 +108,11 @@ def initial_cells(shape: tuple[int, int, int], channels: int, generator: torch.G
 
 
 class Lattice(nn.Module):
-    """weights [K, X, Y, Z] and cells [6, X, Y, C, Z]; `gain` [X, Y, C, Z] and `labels` [X, Y, Z] where clusters are on."""
+    """weights [K, X, Y, Z] and cells [6, X, Y, C, Z].
+
+    Where clusters are on, also `gain` [X, Y, C, Z], `labels` [X, Y, Z], and what these are formed anew by: `mean_state`
+    [X, Y, Z, C], a running mean (zero before the first look), and `centroids` [clusters, C] (zero before the first fit).
+    """
 
     def __init__(
         self,
@@ -132,6 +136,8 @@ class Lattice(nn.Module):
             x, y, z = topology.shape
             self.gain = nn.Parameter(torch.full((x, y, channels, z), float(integration)))
             self.register_buffer("labels", block_labels(topology.shape, clusters))
+            self.register_buffer("mean_state", torch.zeros(x, y, z, channels))
+            self.register_buffer("centroids", torch.zeros(clusters, channels))
 
     @torch.no_grad()
     def prune(self, sparsity: float) -> None:

@@ -24,7 +24,8 @@ RUNTIME_BYTES = 600_000_000
 """Taken for the interpreter, torch itself and some ten thousand sentences of text, whatever the lattice (measured)."""
 
 FLOAT, LABEL, MASK = 4, 8, 1
-"""Bytes of a parameter (always fp32), of a cell's cluster label (int64) and of a pruned connection's mask (bool)."""
+"""Bytes of a parameter or running mean (always fp32), of a cell's cluster label (int64) and of a pruned connection's mask
+(bool)."""
 
 STATE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
@@ -127,6 +128,8 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
     cell_parameters = (CELL_VECTORS + functional) * channels * cells
     weights = len(stage.topology(config.lattice.boundary).offsets) * cells
 
+    centroids = stage.clustering.clusters if cells else 0
+
     cells_learn = config.lattice.cells == "gradient"
     weights_learn = config.connections.learning == "gradient" and stage.profile != "freeze"
     lattice_trained = cell_parameters * cells_learn + weights * weights_learn
@@ -148,7 +151,7 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
     return {
         "cell_parameters": FLOAT * cell_parameters,
         "connections": (FLOAT + MASK * (stage.sparsity > 0)) * weights,
-        "clusters": LABEL * cells * functional,
+        "clusters": LABEL * cells * functional + FLOAT * channels * (cells * functional + centroids),
         "text": FLOAT * text,
         "gradients": FLOAT * trained,
         "optimizer": 2 * FLOAT * trained,

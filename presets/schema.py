@@ -43,10 +43,25 @@ class Strides(Section):
 class Clustering(Section):
     """The functional tier: cells hear the mean state of their cluster."""
 
-    clusters: Annotated[int, Field(ge=0)] = Field(0, description="number of functional clusters; 0 = tier off")
+    clusters: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="number of functional clusters; 0 = tier off")
     clustering_integration: Annotated[float, Field(ge=0, le=1)] = Field(
         0.3, description="starting gain of the cluster mean in a cell's message"
     )
+    every: Annotated[int, Field(ge=0)] = Field(
+        100,
+        description="steps between re-clusterings by the cells' mean states; 0 = the blocks a stage starts with stay",
+        json_schema_extra=LIVE,
+    )
+    min_size: Count = Field(8, description="cells; a smaller cluster is merged into its nearest one")
+    sample: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        16384, description="cells that the clusters' centres are fitted on, before all cells are assigned"
+    )
+
+    @model_validator(mode="after")
+    def _sample_holds_them(self) -> Clustering:
+        if self.sample < self.clusters:
+            raise ValueError(f"sample: {self.sample} cells can't have {self.clusters} clusters; use {self.clusters} or more")
+        return self
 
 
 Profile = Literal["discovery", "learning", "consolidation", "freeze"]
@@ -113,8 +128,14 @@ class Stage(Section):
     @model_validator(mode="after")
     def _clusters_fit(self) -> Stage:
         x, y, z = self.shape
-        if self.clustering.clusters > x * y * z:
-            raise ValueError(f"clustering.clusters: {self.clustering.clusters} is more than the {x * y * z} cells")
+        clusters, least = self.clustering.clusters, self.clustering.min_size
+        if clusters > x * y * z:
+            raise ValueError(f"clustering.clusters: {clusters} is more than the {x * y * z} cells")
+        if clusters * least > x * y * z:
+            raise ValueError(
+                f"clustering.min_size: {clusters} clusters of at least {least} cells are more than the {x * y * z} cells; "
+                f"use {x * y * z // clusters} or less"
+            )
         return self
 
 

@@ -353,7 +353,9 @@ def test_frozen_tensors_keep_their_values_and_everything_else_learns(bench, sett
 
 def test_the_frozen_arm_of_cells_with_clusters_freezes_their_gain_too(bench):
     run = bench(ONE_STAGE % ", clustering={clusters=3}", "lattice.cells=frozen")
-    assert set(run.trainer.model.state_dict()) - moved(run) == {"lattice.cells", "lattice.gain", "lattice.labels"}
+    # Labels and what they are formed by are Recluster's, which is not hung here.
+    buffers = {"lattice.labels", "lattice.mean_state", "lattice.centroids"}
+    assert set(run.trainer.model.state_dict()) - moved(run) == {"lattice.cells", "lattice.gain"} | buffers
 
 
 def test_the_profile_freeze_leaves_connections_as_they_are_while_cells_learn(bench):

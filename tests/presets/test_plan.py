@@ -96,7 +96,8 @@ def test_parameters_and_gradients_are_those_of_the_model_that_is_built(
     connections = [lattice["weights"]] if lattice else []
     connections += [buffers["lattice.mask"]] if "lattice.mask" in buffers else []
     assert components["connections"] == taken(connections)
-    assert components["clusters"] == taken([buffers["lattice.labels"]] if "lattice.labels" in buffers else [])
+    functional = ("lattice.labels", "lattice.mean_state", "lattice.centroids")
+    assert components["clusters"] == taken(buffers[name] for name in functional if name in buffers)
     trained = taken(parameter for parameter in model.parameters() if parameter.requires_grad)
     assert components["gradients"] == trained
     optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad])

@@ -114,7 +114,20 @@ def test_a_stride_named_twice_is_refused() -> None:
 
 def test_there_are_at_most_as_many_clusters_as_cells() -> None:
     assert "clustering.clusters: 289 is more than the 288 cells" in stage_complaint(clustering={"clusters": 289})
-    assert Stage.model_validate({"name": "only", "shape": (6, 6, 8), "steps": 1, "clustering": {"clusters": 288}})
+    whole = {"clusters": 288, "min_size": 1}
+    assert Stage.model_validate({"name": "only", "shape": (6, 6, 8), "steps": 1, "clustering": whole})
+
+
+def test_the_smallest_clusters_together_must_fit_the_cells_and_the_error_says_which_size_does() -> None:
+    said = stage_complaint(clustering={"clusters": 16, "min_size": 19})
+    assert "clustering.min_size: 16 clusters of at least 19 cells are more than the 288 cells; use 18 or less" in said
+    fits = {"clusters": 16, "min_size": 18}
+    assert Stage.model_validate({"name": "only", "shape": (6, 6, 8), "steps": 1, "clustering": fits})
+
+
+def test_the_sample_must_hold_a_cell_for_every_cluster() -> None:
+    said = stage_complaint(clustering={"clusters": 16, "sample": 15})
+    assert "sample: 15 cells can't have 16 clusters; use 16 or more" in said
 
 
 def test_a_face_must_hold_the_grid_of_slots() -> None:
