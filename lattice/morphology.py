@@ -112,6 +112,16 @@ def fields(weights: torch.Tensor, topology: Topology) -> dict[str, torch.Tensor]
     return {name: total.div_(count) for name, total in sums.items()}
 
 
+def shuffle(weights: torch.Tensor, topology: Topology, generator: torch.Generator) -> torch.Tensor:
+    """A copy of weights [K, X, Y, Z] in which each offset's weights changed places among the cells that use them."""
+    shuffled = weights.detach().clone()
+    for offset, row in zip(topology.offsets, shuffled, strict=True):
+        inside = in_bounds(offset, topology).to(row.device)
+        values = row[inside]
+        row[inside] = values[torch.randperm(len(values), generator=generator).to(row.device)]
+    return shuffled
+
+
 # Spectra
 
 
