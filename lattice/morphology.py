@@ -133,7 +133,8 @@ class Shells:
 
     def __init__(self, shape: tuple[int, int, int], boundary: str) -> None:
         self.shape = shape
-        axes = [torch.fft.fftfreq(shape[0]), torch.fft.fftfreq(shape[1]), torch.fft.rfftfreq(shape[2])]
+        axes = [torch.fft.fftfreq(size, dtype=torch.float64) for size in shape[:2]]
+        axes.append(torch.fft.rfftfreq(shape[2], dtype=torch.float64))
         squares = [(axis**2).view([-1 if i == at else 1 for i in range(3)]) for at, axis in enumerate(axes)]
         frequency = (squares[0] + squares[1] + squares[2]).sqrt()
         shell = (frequency * max(shape)).round().int()
@@ -152,8 +153,8 @@ class Shells:
         """[X, Y, Z // 2 + 1]: each mode's shell; the constant mode is in one of its own behind the last."""
         self.modes = modes[kept]
         """[J] modes in each shell, fp64."""
-        self._frequency, self._twice = frequency, twice
-        self.frequency = self._sum(twice * frequency)[0] / self.modes
+        self._frequency, self._twice = frequency.float(), twice
+        self.frequency = self._sum(twice * self._frequency)[0] / self.modes
         self._windows = [
             torch.sin(math.pi * (torch.arange(size) + 0.5) / size).view([-1 if i == at else 1 for i in range(3)])
             for at, size in enumerate(shape)
@@ -239,8 +240,8 @@ def ceilings(power: torch.Tensor, modes: torch.Tensor) -> torch.Tensor:
 
 
 def rises(power: torch.Tensor, modes: torch.Tensor) -> torch.Tensor:
-    """[S, J]: log of each shell's power over its ceiling, 0 where it stays below."""
-    return (power.clamp(min=1e-300) / ceilings(power, modes).clamp(min=1e-300)).log().clamp(min=0)
+    """[S, J]: log of each shell's power over its ceiling; above 0 where no falling spectrum could be, -inf in the first shell."""
+    return (power.clamp(min=1e-300) / ceilings(power, modes).clamp(min=1e-300)).log()
 
 
 # Reading
@@ -337,7 +338,8 @@ def _compare(spectra: torch.Tensor, modes: torch.Tensor) -> tuple[float, int]:
     A strong wave leaks, and many shells rise above all surrogates' then; the largest is the one with the most power to it.
     """
     rise = rises(spectra, modes)
-    score = rise / rise.square().mean(0).sqrt().clamp(min=1e-12)
+    score = torch.zeros_like(rise)
+    score[:, 1:] = rise[:, 1:].clamp(min=0) / rise[:, 1:].std(0).clamp(min=1e-12)
     highest = score.amax(1)
     extreme = int((highest[1:] >= highest[0]).sum()) if highest[0] > 0 else len(highest) - 1
     beyond = score[0] >= torch.minimum(highest[1:].quantile(1 - LEVEL), highest[0])
