@@ -36,9 +36,7 @@ CLUSTERS = 8
 """Clusters where the stage has none of its own."""
 
 
-def run(
-    run: str, data: Path | None, surrogates: int, best: bool, device: str, runs_dir: Path | None, as_json: bool
-) -> None:
+def run(run: str, data: Path | None, surrogates: int, best: bool, device: str, runs_dir: Path | None, as_json: bool) -> None:
     """Reads a run's newest (or best) checkpoint.  Raises Stop."""
     folder = find_run(place(runs_dir), run)
     opened = open_run(folder, choose_device(device), best)

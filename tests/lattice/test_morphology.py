@@ -33,12 +33,12 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=generator(seed, "noise"))
 
 
-def wave(shape: tuple[int, int, int], wavelength: float, direction: tuple[float, float, float], phase: float = 0.5) -> torch.Tensor:
+def wave(shape: tuple[int, int, int], wavelength: float, direction: tuple[int, int, int]) -> torch.Tensor:
     """[X, Y, Z] cosine of amplitude 1 along `direction`."""
     length = math.sqrt(sum(part * part for part in direction))
     grid = torch.meshgrid(*(torch.arange(float(size)) for size in shape), indexing="ij")
     along = sum(part / length * axis for part, axis in zip(direction, grid, strict=True))
-    return torch.cos(2 * math.pi * along / wavelength + phase)
+    return torch.cos(2 * math.pi * along / wavelength + 0.5)
 
 
 def fresh(seed: int) -> torch.Tensor:
@@ -184,12 +184,15 @@ def test_all_fields_together_raise_at_most_five_false_alarms_in_a_hundred_fresh_
 
 
 @pytest.mark.parametrize(
-    ("small", "large"), [((8, 8, 8), (16, 16, 16)), ((4, 4, 4), (16, 16, 16)), ((5, 5, 4), (30, 30, 20)), ((12, 12, 6), (24, 24, 12))]
+    ("small", "large"),
+    [((8, 8, 8), (16, 16, 16)), ((4, 4, 4), (16, 16, 16)), ((5, 5, 4), (30, 30, 20)), ((12, 12, 6), (24, 24, 12))],
 )
 def test_an_interpolated_field_reads_nothing(small, large):
-    for seed in range(6):
+    alarms = 0
+    for seed in range(8):
         field = resample(noise(1, *small, seed=seed), large)[0]
-        assert read(field, "walls", generator(seed, "read"), surrogates=39).verdict == "nothing"
+        alarms += read(field, "walls", generator(seed, "read"), surrogates=39).verdict != "nothing"
+    assert alarms <= 1  # at LEVEL, one in twenty is to be expected
 
 
 def test_a_smooth_field_beats_the_shuffles_by_far_and_reads_nothing_all_the_same():
