@@ -275,6 +275,26 @@ def export(
 
 
 @app.command()
+def morphology(
+    run: RunName,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Text that drives the cells; without it the run's held-out sentences.")
+    ] = None,
+    surrogates: Annotated[
+        int, typer.Option("--surrogates", min=99, help="Fields drawn for each null: more take longer, and resolve smaller p.")
+    ] = 199,
+    best: Best = False,
+    device: Device = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask whether a run's connections vary over space with a wavelength of their own, and score how far it has organised."""
+    from app import morphology as command
+
+    command.run(run, data, surrogates, best, device or "auto", runs_dir, as_json)
+
+
+@app.command()
 def runs(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     """List runs, newest first."""
     from app import listing as command

@@ -1,0 +1,85 @@
+"""The emergence score: one number, 0..1, for how far a lattice has organised itself.  A summary, no law of nature.
+
+    score = (stability * morphology * participation) ** (1 / 3)
+
+stability      cells fall into the same functional clusters when they are clustered again on other input: the normalised mutual
+               information of two clusterings, corrected for chance (what the second shares with shuffled labels of the first).
+morphology     the connections vary over space with a wavelength of their own: the share of variance above the red background,
+               of the strongest field whose reading (lattice.morphology) is not "nothing"; 0 where all are.
+participation  the whole lattice takes part: the effective share of active cells, exp(H) / N with H the Shannon entropy of how
+               activity is distributed over the N cells.  1 if all are equally active, 1 / N if a single one is.
+
+A geometric mean, so that none makes up for another that is missing.  A fresh lattice scores 0, because its morphology reads
+"nothing" (but for the at most 5 % of seeds that are false alarms), and so does one whose connections were shuffled over
+space.  That is where its discriminating power lies: stability and participation are high in fresh lattices, too, for a fixed
+network gives the same states for the same input.
+
+What it is not: a measure of how well the lattice works (a frozen lattice with good text parts speaks and scores 0; a wave
+planted by hand scores high and says nothing), a test of whether order arose from the data, or evidence of emergence in the
+sense of physics.  Scores of lattices of different shapes or cluster counts should not be compared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+
+from lattice.morphology import Reading
+
+
+@dataclass(frozen=True)
+class Emergence:
+    """The score and its three parts, each 0..1."""
+
+    score: float
+    stability: float
+    morphology: float
+    participation: float
+
+
+def emergence(stability: float, readings: Iterable[Reading], activity: torch.Tensor) -> Emergence:
+    """From the stability of clusters, the readings of a lattice's fields, and the activity of its cells, of any shape.
+
+    Raises ValueError for a stability outside 0..1, and for activity that `participation` refuses.
+    """
+    if not 0 <= stability <= 1:
+        raise ValueError(f"a stability of {stability} is not within 0..1")
+    morphology = max((reading.strength for reading in readings if reading.verdict != "nothing"), default=0.0)
+    share = participation(activity)
+    return Emergence((stability * morphology * share) ** (1 / 3), stability, morphology, share)
+
+
+def participation(activity: torch.Tensor) -> float:
+    """Effective share of active cells, exp(H) / N, of activities >= 0 of any shape (Hill's number of order 1 over N).
+
+    0 where no cell is active.  Raises ValueError for activities that are negative, not finite, or none at all.
+    """
+    values = activity.detach().flatten().double()
+    if not len(values) or not bool(values.isfinite().all()) or bool((values < 0).any()):
+        raise ValueError("activities must be finite numbers >= 0, one a cell")
+    total = values.sum()
+    if total == 0:
+        return 0.0
+    share = values / total
+    return math.exp(-float(torch.special.xlogy(share, share).sum())) / len(values)
+
+
+def stability(labels: torch.Tensor, again: torch.Tensor, generator: torch.Generator) -> float:
+    """How far two clusterings of the same cells agree, 0..1: (NMI - chance) / (1 - chance).
+
+    labels, again: [N] integers; their names do not matter.  Chance is the NMI with `labels` shuffled.  0 where either has a
+    single cluster, which agrees with everything and tells nothing.  Raises ValueError where the lengths differ.
+    """
+    if labels.shape != again.shape or labels.dim() != 1:
+        raise ValueError(f"clusterings of {tuple(labels.shape)} and {tuple(again.shape)} cells can't be compared")
+    if min(len(labels.unique()), len(again.unique())) < 2:
+        return 0.0
+    from sklearn.metrics import normalized_mutual_info_score  # loads in a second, which nothing else here needs
+
+    shuffled = labels[torch.randperm(len(labels), generator=generator)]
+    chance = normalized_mutual_info_score(shuffled.numpy(), again.numpy())
+    found = normalized_mutual_info_score(labels.numpy(), again.numpy())
+    return min(1.0, max(0.0, (found - chance) / (1 - chance))) if chance < 1 else 0.0

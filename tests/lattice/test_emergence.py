@@ -1,0 +1,93 @@
+"""The emergence score: each part against a closed form; zero for fresh, for shuffled and wherever a part is missing."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lattice.emergence import emergence, participation, stability
+from lattice.lattice3d import initial_weights
+from lattice.model import generator
+from lattice.morphology import Reading, fields, read_all, shuffle
+from presets.topology import Topology
+
+CUBE = Topology((16, 16, 16))
+
+
+def reading(verdict: str, strength: float) -> Reading:
+    return Reading(verdict, 4.0, 0.01, 0.01, 0.01, None, strength, (), (), ())
+
+
+def labels(seed: int, count: int = 8) -> torch.Tensor:
+    return torch.randint(count, (4096,), generator=generator(seed, "labels"))
+
+
+def test_the_score_is_the_geometric_mean_of_its_parts():
+    found = emergence(0.5, [reading("structure", 0.2), reading("structure", 0.1)], torch.ones(7))
+    assert (found.stability, found.morphology, found.participation) == (0.5, 0.2, pytest.approx(1.0))
+    assert found.score == pytest.approx((0.5 * 0.2) ** (1 / 3))
+
+
+@pytest.mark.parametrize(
+    ("steady", "strength", "activity"), [(0.0, 0.9, torch.ones(5)), (1.0, 0.0, torch.ones(5)), (1.0, 0.9, torch.zeros(5))]
+)
+def test_no_part_makes_up_for_one_that_is_missing(steady, strength, activity):
+    assert emergence(steady, [reading("structure", strength)], activity).score == 0
+
+
+def test_a_strength_that_reads_nothing_does_not_count():
+    assert emergence(1.0, [reading("nothing", 0.9)], torch.ones(5)).score == 0
+
+
+def test_everything_at_its_best_scores_one():
+    assert emergence(1.0, [reading("structure", 1.0)], torch.ones(5)).score == pytest.approx(1)
+
+
+def test_participation_is_the_share_of_cells_when_some_are_equally_active_and_the_rest_are_not():
+    assert participation(torch.tensor([[2.0, 2.0, 0.0], [0.0, 0.0, 2.0]])) == pytest.approx(0.5)
+    assert participation(torch.tensor([0.0, 3.0])) == pytest.approx(0.5)
+    assert participation(torch.tensor([1.0, 3.0])) == pytest.approx(math.exp(0.25 * math.log(4) + 0.75 * math.log(4 / 3)) / 2)
+    assert participation(torch.zeros(4)) == 0
+
+
+def test_stability_is_one_for_renamed_clusters_and_near_zero_for_unrelated_ones():
+    first = labels(0)
+    assert stability(first, (first + 3) % 8, generator(0, "chance")) == pytest.approx(1)
+    assert stability(first, labels(1), generator(0, "chance")) < 0.01
+
+
+def test_many_small_clusters_are_not_stable_by_chance():
+    first, other = labels(0, 1000), labels(1, 1000)
+    from sklearn.metrics import normalized_mutual_info_score
+
+    assert normalized_mutual_info_score(first, other) > 0.5
+    assert stability(first, other, generator(0, "chance")) < 0.01
+
+
+def test_a_single_cluster_is_not_stable():
+    assert stability(torch.zeros(9), torch.zeros(9), generator(0, "chance")) == 0
+
+
+def test_fresh_and_shuffled_lattices_score_nothing_where_a_planted_wave_scores():
+    weights = initial_weights(CUBE, generator(0, "lattice", 0))
+    along = torch.arange(16.0).view(1, 16, 1)
+    planted = weights * (1 + 0.5 * torch.cos(2 * math.pi * along / 4))
+    start, activity, scores = fields(weights, CUBE), torch.ones(16**3), []
+    mixed = shuffle(planted, CUBE, generator(0, "shuffle"))
+    for now, before in ((weights, None), (planted, start), (mixed, start)):
+        readings = read_all(fields(now, CUBE), "walls", generator(0, "read"), before, surrogates=99)
+        scores.append(emergence(0.8, readings.values(), activity).score)
+    assert scores[0] == scores[2] == 0
+    assert scores[1] > 0.5
+
+
+def test_what_is_no_activity_or_no_stability_is_refused():
+    for wrong in (torch.tensor([1.0, -1.0]), torch.tensor([math.nan]), torch.tensor([math.inf, 1.0]), torch.zeros(0)):
+        with pytest.raises(ValueError, match="activities"):
+            participation(wrong)
+    with pytest.raises(ValueError, match="stability"):
+        emergence(1.2, [], torch.ones(3))
+    with pytest.raises(ValueError, match="compared"):
+        stability(torch.zeros(3), torch.zeros(4), generator(0, "chance"))

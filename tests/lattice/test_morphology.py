@@ -1,0 +1,283 @@
+"""Morphology: noise, borders, biases, trends and interpolation read "nothing"; a planted wave is found at its wavelength."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lattice.growth import resample
+from lattice.lattice3d import initial_weights
+from lattice.model import generator
+from lattice.morphology import (
+    LEVEL,
+    MIN_STRENGTH,
+    Shells,
+    ceilings,
+    detrend,
+    fields,
+    in_bounds,
+    read,
+    read_all,
+    red_fit,
+    rises,
+    shuffle,
+)
+from presets.topology import Topology
+
+BASELINE = Topology((16, 16, 16), ((), (), (3, 5)))
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=generator(seed, "noise"))
+
+
+def wave(shape: tuple[int, int, int], wavelength: float, direction: tuple[int, int, int]) -> torch.Tensor:
+    """[X, Y, Z] cosine of amplitude 1 along `direction`."""
+    length = math.sqrt(sum(part * part for part in direction))
+    grid = torch.meshgrid(*(torch.arange(float(size)) for size in shape), indexing="ij")
+    along = sum(part / length * axis for part, axis in zip(direction, grid, strict=True))
+    return torch.cos(2 * math.pi * along / wavelength + 0.5)
+
+
+def fresh(seed: int) -> torch.Tensor:
+    return initial_weights(BASELINE, generator(seed, "lattice", 0))
+
+
+# Fields
+
+
+def test_fields_equal_a_sum_over_the_neighbours_that_exist_cell_by_cell():
+    topology = Topology((3, 4, 5), ((), (2,), (3,)))
+    weights = noise(len(topology.offsets), 3, 4, 5)
+    found = fields(weights, topology)
+    cells = [(x, y, z) for x in range(3) for y in range(4) for z in range(5)]
+
+    def inside(cell, offset):
+        return all(0 <= at + step < size for at, step, size in zip(cell, offset, topology.shape, strict=True))
+
+    rows = list(zip(topology.offsets, weights, strict=True))
+    means = []
+    for offset, row in rows:
+        there = [row[cell] for cell in cells if inside(cell, offset)]
+        means.append((sum(there) / len(there), sum(map(abs, there)) / len(there)))
+    for cell in cells:
+        used = [(o, row[cell], mean) for (o, row), mean in zip(rows, means, strict=True) if inside(cell, o)]
+        assert found["mean"][cell] == pytest.approx(float(sum(w - m for _, w, (m, _) in used)) / len(used), abs=1e-6)
+        assert found["strength"][cell] == pytest.approx(float(sum(abs(w) - m for _, w, (_, m) in used)) / len(used), abs=1e-6)
+        for axis, name in enumerate(("along x", "along y", "along z")):
+            shares = [o[axis] ** 2 / sum(step**2 for step in o) - 1 / 3 for o, _, _ in used]
+            pulled = sum(share * (abs(w) - m) for share, (_, w, (_, m)) in zip(shares, used, strict=True))
+            assert found[name][cell] == pytest.approx(float(pulled) / len(used), abs=1e-6)
+
+
+def test_weights_that_point_out_of_the_lattice_do_not_count():
+    weights = fresh(0)
+    changed = weights.clone()
+    for offset, row in zip(BASELINE.offsets, changed, strict=True):
+        row[~in_bounds(offset, BASELINE)] = 1e3
+    now, then = fields(changed, BASELINE), fields(weights, BASELINE)
+    assert all(torch.equal(now[name], then[name]) for name in then)
+
+
+def test_the_bias_along_z_and_the_borders_leave_no_trace_in_a_noiseless_lattice():
+    weights = torch.zeros(len(BASELINE.offsets), *BASELINE.shape)
+    for k, (dx, dy, dz) in enumerate(BASELINE.offsets):
+        if dx == dy == 0 and dz < 0:
+            weights[k] += 0.7
+    assert all(field.abs().max() < 1e-6 for field in fields(weights, BASELINE).values())
+
+
+def test_periodic_sides_have_neighbours_and_the_faces_have_none():
+    topology = Topology((3, 3, 3), boundary="periodic")
+    assert in_bounds((1, -1, 0), topology).all()
+    assert in_bounds((1, 0, -1), topology).sum() == 18
+
+
+def test_weights_of_another_lattice_are_refused():
+    with pytest.raises(ValueError, match="do not belong"):
+        fields(torch.zeros(26, 4, 4, 4), BASELINE)
+
+
+def test_shuffling_keeps_each_offsets_weights_and_leaves_those_outside_alone():
+    weights = fresh(0)
+    mixed = shuffle(weights, BASELINE, generator(0, "shuffle"))
+    assert not torch.equal(mixed, weights)
+    for offset, before, after in zip(BASELINE.offsets, weights, mixed, strict=True):
+        inside = in_bounds(offset, BASELINE)
+        assert torch.equal(before[inside].sort().values, after[inside].sort().values)
+        assert torch.equal(before[~inside], after[~inside])
+
+
+# Spectra
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 8), (6, 9, 7), (1, 5, 12)])
+def test_shells_hold_every_mode_of_the_full_transform_and_its_power(shape):
+    shells = Shells(shape, "periodic")
+    assert shells.modes.sum() == math.prod(shape) - 1
+    field = noise(*shape)
+    windowed = detrend(field[None])[0] * torch.sin(math.pi * (torch.arange(shape[2]) + 0.5) / shape[2])
+    power = torch.fft.fftn(windowed).abs().square().double()
+    grid = torch.meshgrid(*(torch.fft.fftfreq(size, dtype=torch.float64) for size in shape), indexing="ij")
+    shell = (sum(axis**2 for axis in grid).sqrt() * max(shape)).round()
+    expected = torch.stack([power[shell == j].mean() for j in shell.unique()[1:]])
+    expected *= shells.modes.sum() / (expected * shells.modes).sum()
+    assert torch.allclose(shells.power(field[None])[0], expected, rtol=1e-4)
+
+
+def test_detrending_takes_out_any_linear_field():
+    x, y, z = torch.meshgrid(*(torch.arange(float(size)) for size in (5, 6, 7)), indexing="ij")
+    assert detrend((3 + x - 2 * y + 0.5 * z)[None]).abs().max() < 1e-5
+
+
+def test_the_red_fit_is_the_isotonic_regression_of_scikit_learn():
+    from sklearn.isotonic import IsotonicRegression
+
+    power, modes = noise(30).exp().double(), noise(30, seed=1).exp().double()
+    expected = IsotonicRegression(increasing=False).fit(range(30), power.numpy(), modes.numpy()).predict(range(30))
+    assert torch.allclose(red_fit(power, modes), torch.from_numpy(expected))
+
+
+def test_the_ceiling_is_where_the_falling_fit_to_all_longer_waves_ends():
+    power, modes = noise(3, 12).exp().double(), noise(12, seed=1).exp().double()
+    found = ceilings(power, modes)
+    assert found[:, 0].isinf().all()
+    for row, spectrum in zip(found, power, strict=True):
+        assert torch.allclose(row[1:], torch.stack([red_fit(spectrum[:j], modes[:j])[-1] for j in range(1, 12)]))
+
+
+def test_no_falling_spectrum_rises():
+    falling = noise(5, 12).exp().double().sort(1, descending=True).values
+    assert rises(falling, torch.ones(12, dtype=torch.float64)).max() <= 1e-9
+
+
+def test_coloured_noise_has_the_spectrum_it_was_given():
+    shells = Shells((16, 16, 16), "periodic")
+    spectrum = 1 / shells.frequency
+    fields_ = shells.color(torch.randn(64, 16, 16, 16, generator=generator(0, "white")), spectrum)
+    power = torch.fft.rfftn(fields_, dim=(1, 2, 3)).abs().square().mean(0)
+    for j in (shells.modes > 50).nonzero().flatten().tolist():
+        mean = power[shells.index == j].mean() / 16**3
+        assert mean == pytest.approx(float(spectrum[j]), rel=0.15)
+
+
+# Nothing
+
+
+def test_fresh_lattices_raise_at_most_five_false_alarms_in_a_hundred_seeds():
+    alarms = 0
+    for seed in range(100):
+        field = fields(fresh(seed), BASELINE)["strength"]
+        alarms += read(field, "walls", generator(seed, "read"), surrogates=39).verdict != "nothing"
+    assert alarms <= 5
+
+
+@pytest.mark.slow
+def test_all_fields_together_raise_at_most_five_false_alarms_in_a_hundred_fresh_lattices():
+    alarms = 0
+    for seed in range(100):
+        readings = read_all(fields(fresh(seed), BASELINE), "walls", generator(seed, "read"), surrogates=99)
+        alarms += any(reading.verdict != "nothing" for reading in readings.values())
+    assert alarms <= 5
+
+
+@pytest.mark.parametrize(
+    ("small", "large"),
+    [((8, 8, 8), (16, 16, 16)), ((4, 4, 4), (16, 16, 16)), ((5, 5, 4), (30, 30, 20)), ((12, 12, 6), (24, 24, 12))],
+)
+def test_an_interpolated_field_reads_nothing(small, large):
+    alarms = 0
+    for seed in range(8):
+        field = resample(noise(1, *small, seed=seed), large)[0]
+        alarms += read(field, "walls", generator(seed, "read"), surrogates=39).verdict != "nothing"
+    assert alarms <= 1  # at LEVEL, one in twenty is to be expected
+
+
+def test_a_smooth_field_beats_the_shuffles_by_far_and_reads_nothing_all_the_same():
+    shells = Shells((16, 16, 16), "walls")
+    red = shells.color(noise(1, 16, 16, 16), shells.frequency**-3)[0]
+    assert shells.power(red[None])[0, 0] > 10
+    assert read(red, "walls", generator(0, "read"), surrogates=39).verdict == "nothing"
+
+
+def test_a_grown_lattice_reads_nothing_before_it_learns():
+    weights = fresh(0)
+    grown = fields(weights, BASELINE)["mean"]
+    reading = read(grown, "walls", generator(0, "read"), start=grown.clone(), surrogates=39)
+    assert (reading.verdict, reading.wavelength, reading.p, reading.strength) == ("nothing", None, 1.0, 0.0)
+
+
+def test_a_wave_that_was_there_at_the_start_is_not_news():
+    start = noise(16, 16, 16) + wave((16, 16, 16), 4, (1, 0, 0))
+    now = start + 0.5 * noise(16, 16, 16, seed=1)
+    assert read(now, "walls", generator(0, "read"), surrogates=99).verdict == "structure"
+    assert read(now, "walls", generator(0, "read"), start=start, surrogates=99).verdict == "nothing"
+
+
+def test_a_wave_that_training_wiped_out_is_not_news_either():
+    now = noise(16, 16, 16)
+    reading = read(now, "walls", generator(0, "read"), start=now + wave((16, 16, 16), 4, (1, 0, 0)), surrogates=99)
+    assert reading.p_shuffled <= LEVEL and reading.p_red <= LEVEL
+    assert reading.p_start > 0.5 and reading.verdict == "nothing"
+
+
+def test_a_significant_ripple_of_hardly_any_variance_reads_nothing():
+    shells = Shells((32, 32, 32), "walls")
+    smooth = shells.color(noise(1, 32, 32, 32), shells.frequency**-6)[0]
+    reading = read(smooth / smooth.std() + 0.1 * wave((32, 32, 32), 4, (0, 1, 0)), "walls", generator(0, "read"), surrogates=39)
+    assert reading.p <= LEVEL and reading.strength < MIN_STRENGTH
+    assert reading.verdict == "nothing"
+
+
+# A planted wave
+
+
+@pytest.mark.parametrize("direction", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 1, 1)])
+@pytest.mark.parametrize("wavelength", [2.5, 3.0, 4.0, 5.3])
+@pytest.mark.parametrize("amplitude", [1.0, 5.0])
+def test_a_planted_wave_is_found_at_its_wavelength(direction, wavelength, amplitude):
+    field = noise(16, 16, 16) + amplitude * wave((16, 16, 16), wavelength, direction)
+    reading = read(field, "walls", generator(0, "read"), surrogates=39)
+    assert reading.verdict == "structure"
+    assert 1 / reading.wavelength == pytest.approx(1 / wavelength, abs=0.75 / 16)  # a shell is 1/16 wide
+    assert reading.strength >= MIN_STRENGTH
+
+
+@pytest.mark.parametrize("boundary", ["walls", "periodic"])
+def test_a_wave_of_half_the_noises_amplitude_is_found_in_a_lattice_that_is_not_a_cube(boundary):
+    shape = (24, 24, 12)
+    field = noise(*shape) + 0.5 * wave(shape, 6, (1, 0, 0))
+    reading = read(field, boundary, generator(0, "read"), surrogates=39)
+    assert reading.verdict == "structure"
+    assert reading.wavelength == pytest.approx(6, rel=0.15)
+
+
+def test_a_wave_in_the_weights_is_found_in_their_strength_against_the_fresh_start():
+    start = fresh(0)
+    now = start * (1 + 0.5 * wave(BASELINE.shape, 4, (0, 1, 0)))
+    readings = read_all(fields(now, BASELINE), "walls", generator(0, "read"), fields(start, BASELINE), surrogates=99)
+    assert readings["strength"].verdict == "structure"
+    assert readings["strength"].wavelength == pytest.approx(4, rel=0.1)
+
+
+def test_the_same_stream_gives_the_same_reading():
+    field = noise(12, 12, 12)
+    first, again = (read(field, "walls", generator(4, "read"), surrogates=39) for _ in range(2))
+    assert first == again
+
+
+# Bad input
+
+
+def test_what_can_not_be_read_is_refused():
+    field, stream = noise(8, 8, 8), generator(0, "read")
+    with pytest.raises(ValueError, match="not finite"):
+        read(field.clone().index_fill_(0, torch.tensor([3]), math.nan), "walls", stream)
+    with pytest.raises(ValueError, match="another shape"):
+        read(field, "walls", stream, start=field[1:])
+    with pytest.raises(ValueError, match="too small"):
+        read(noise(2, 2, 3), "walls", stream)
+    with pytest.raises(ValueError, match="at least 99"):
+        read(field, "walls", stream, surrogates=98, tests=5)
