@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 from app.tui.app import LatticeApp
 from app.tui.bridge import Reader
 from app.tui.snapshot import View
+from app.tui.widgets.panel import Panel
 from monitors.runs import RunFolder
+
+PATIENCE_S = 30.0
+"""On a machine under load the screen takes its time; what is there by then is drawn."""
 
 
 def view_of(folder: RunFolder) -> View:
@@ -24,6 +29,14 @@ def svg(folder: RunFolder, runs_dir: Path, size: tuple[int, int]) -> str:
 async def _draw(folder: RunFolder, runs_dir: Path, size: tuple[int, int]) -> str:
     app = LatticeApp(runs_dir, folder, plain=False, still=view_of(folder))
     async with app.run_test(size=size) as pilot:
-        await pilot.pause()
+        until = time.monotonic() + PATIENCE_S
+        while not _is_drawn(app) and time.monotonic() < until:
+            await pilot.pause(0.02)
         await pilot.pause()
         return app.export_screenshot(title=f"lattice-tui attach {folder.name}")
+
+
+def _is_drawn(app: LatticeApp) -> bool:
+    """Whether every panel that has a place has its lines."""
+    panels = [panel for panel in app.screen.query(Panel) if panel.display]
+    return bool(panels) and all(panel.has_lines for panel in panels)

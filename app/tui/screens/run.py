@@ -94,7 +94,10 @@ class RunScreen(SteeredScreen):
             self._reader.start()
             self._steering.start()
         else:
-            self.view = self._still
+            self.call_after_refresh(self._show_still)  # a screen that is still being mounted hands no view to its panels
+
+    def _show_still(self) -> None:
+        self.view = self._still
 
     def on_unmount(self) -> None:
         if self._reader is not None:

@@ -60,6 +60,11 @@ class Panel(Widget):
         """A word beside the title."""
         return ""
 
+    @property
+    def has_lines(self) -> bool:
+        """Whether it has been given a view and a size."""
+        return bool(self._made)
+
     def watch_view(self) -> None:
         self.remake()
 
