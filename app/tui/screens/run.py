@@ -165,11 +165,12 @@ class RunScreen(SteeredScreen):
                 continue
             panel.styles.offset = region.x, region.y
             panel.styles.width, panel.styles.height = region.width, region.height
-            if not panel.display:  # those that are shown already make their lines anew when their size has changed
-                panel.display = True
-                if self.view is not None:
-                    panel.view = self.view
-                    panel.call_after_refresh(panel.remake)
+            if panel.display and panel.has_lines:  # it makes them anew itself when its size has changed
+                continue
+            panel.display = True
+            if self.view is not None:
+                panel.view = self.view
+                panel.call_after_refresh(panel.remake)
 
     def show_head(self, view: View) -> None:
         line = head(view, self.size.width, self.frozen, self._read_only, self._plain)

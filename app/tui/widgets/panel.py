@@ -60,6 +60,10 @@ class Panel(Widget):
         """A word beside the title."""
         return ""
 
+    @property
+    def has_lines(self) -> bool:
+        return bool(self._made)
+
     def watch_view(self) -> None:
         self.remake()
 
