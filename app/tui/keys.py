@@ -92,6 +92,6 @@ def bindings(keys: tuple[Key, ...]) -> list[Binding]:
     return [key.binding() for key in keys]
 
 
-def hints(keys: tuple[Key, ...], read_only: bool = False) -> list[tuple[str, str]]:
-    """Keys and words for the line at the bottom."""
-    return [(key.shown, key.hint) for key in keys if key.hint and not (read_only and key.steers)]
+def hints(keys: tuple[Key, ...], read_only: bool = False) -> list[Key]:
+    """Those for the line at the bottom."""
+    return [key for key in keys if key.hint and not (read_only and key.steers)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from rich.text import Text
-from textual import on
+from textual import events, on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -51,6 +51,20 @@ class Choose(ModalScreen[str | None]):
             self.dismiss(starting[0])
 
 
+class Field(Input):
+    """Takes its keys in the order in which they were typed.
+
+    Textual lets a letter into the text at once, and a backspace or enter only after it went up to the application and back:
+    what is typed ahead of a slow line would be deleted or sent out of turn.
+    """
+
+    async def on_key(self, event: events.Key) -> None:
+        for binding in self._bindings.key_to_bindings.get(event.key, ()):
+            event.stop()
+            event.prevent_default()
+            await self.run_action(binding.action)
+
+
 class Ask(ModalScreen[str | None]):
     """A typed answer; enter gives it once nothing is wrong with it, escape gives None."""
 
@@ -63,7 +77,7 @@ class Ask(ModalScreen[str | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield Static(Text(self._question), classes="question")
-            yield Input(self._value)
+            yield Field(self._value)
             yield Static(Text("enter sends, esc goes back"), classes="hint")
 
     @on(Input.Submitted)
@@ -94,9 +108,9 @@ class Start(ModalScreen[tuple[str, str] | None]):
         with Vertical(classes="dialog"):
             yield Static(Text(f"Start a run of {self._preset}"), classes="question")
             yield Static(Text("Text to learn from: .txt, .jsonl, .tsv or a folder; empty = the bundled corpus"))
-            yield Input(id="data", suggester=Paths(), placeholder="bundled")
+            yield Field(id="data", suggester=Paths(), placeholder="bundled")
             yield Static(Text(f"Optimizer steps; empty = {self._steps:,}"))
-            yield Input(id="steps", placeholder=str(self._steps))
+            yield Field(id="steps", placeholder=str(self._steps))
             yield Static(
                 Text("enter starts, tab changes the field, right arrow completes a path, esc goes back"), classes="hint"
             )

@@ -24,6 +24,7 @@ from app.tui.messages import LaunchFailed, RunLaunched, RunsListed
 from app.tui.screens.dialogs import Choose, Start
 from app.tui.screens.help import Help
 from app.tui.states import STATE_STYLES
+from app.tui.widgets.hints import Hints, hint_text
 from monitors.runs import RunFolder, RunFolderError, list_runs
 from monitors.text_safety import printable
 from presets import layers
@@ -83,7 +84,7 @@ class HomeScreen(Screen[None]):
         yield Static(id="about")
         yield Static(id="place")
         yield DataTable(id="runs", cursor_type="row")
-        yield Static(id="keys")
+        yield Hints(id="keys")
 
     def on_mount(self) -> None:
         for name in layers.preset_names():
@@ -115,10 +116,7 @@ class HomeScreen(Screen[None]):
         here = f"{formats.bytes_(memory.available)} of memory free, {formats.bytes_(memory.total)} in all"
         read_only = "  read-only" if self.app.read_only else ""
         self.query_one("#title", Static).update(Text.assemble(("lattice-tui", "bold"), f"  this machine: {here}{read_only}"))
-        line = Text(no_wrap=True, overflow="crop")
-        for shown, word in keys.hints(keys.HOME, self.app.read_only):
-            line.append(shown, "bold cyan").append(f" {word}  ")
-        self.query_one("#keys", Static).update(line)
+        self.query_one("#keys", Hints).update(hint_text(keys.hints(keys.HOME, self.app.read_only), self.size.width))
 
     # What arrives.
 

@@ -28,6 +28,7 @@ from app.tui.widgets.clusters import Clusters
 from app.tui.widgets.curves import SMOOTHING, WINDOWS, Curves
 from app.tui.widgets.decoded import DecodedText
 from app.tui.widgets.head import head
+from app.tui.widgets.hints import Hints, hint_text, part
 from app.tui.widgets.log import Log
 from app.tui.widgets.memory import Memory
 from app.tui.widgets.panel import Panel
@@ -81,8 +82,8 @@ class RunScreen(SteeredScreen):
                 panel.plain = self._plain
                 yield panel
         with Container(id="bottom"):
-            yield Static(id="orders")
-            yield Static(id="keys")
+            yield Hints(id="orders")
+            yield Hints(id="keys")
 
     def on_mount(self) -> None:
         self.place_panels()
@@ -167,11 +168,12 @@ class RunScreen(SteeredScreen):
                 continue
             panel.styles.offset = region.x, region.y
             panel.styles.width, panel.styles.height = region.width, region.height
-            if not panel.display:  # those that are shown already make their lines anew when their size has changed
-                panel.display = True
-                if self.view is not None:
-                    panel.view = self.view
-                    panel.call_after_refresh(panel.remake)
+            if panel.display and panel.has_lines:  # it makes them anew itself when its size has changed
+                continue
+            panel.display = True
+            if self.view is not None:
+                panel.view = self.view
+                panel.call_after_refresh(panel.remake)
 
     def show_head(self, view: View) -> None:
         line = head(view, self.size.width, self.frozen, self._read_only, self._plain)
@@ -183,26 +185,22 @@ class RunScreen(SteeredScreen):
         if not self._orders and self._is_alone():  # the line below has the panels' numbers then
             text = self._hints(self.size.width)
         text.truncate(max(0, self.size.width - 1), overflow="ellipsis")
-        self.query_one("#orders", Static).update(text, layout=False)
+        self.query_one("#orders", Hints).update(text, layout=False)
 
     def show_keys(self) -> None:
         if self._is_alone():
             text = Text()
             for i, name in enumerate(PANELS, start=1):
                 word = name if self.size.width >= 90 else SHORT.get(name, name)
-                text.append(f"{i}", "bold cyan").append(f" {word} ", "reverse" if name == self.current else "")
+                style = "reverse" if name == self.current else ""
+                text.append_text(part(str(i), word, f"panel({i - 1})", style)).append(" ")
             text.append(" ?", "bold cyan").append(" help")
         else:
             text = self._hints(self.size.width)
-        self.query_one("#keys", Static).update(text, layout=False)
+        self.query_one("#keys", Hints).update(text, layout=False)
 
     def _hints(self, width: int) -> Text:
-        text = Text()
-        for shown, word in keys.hints(keys.RUN, self._read_only):
-            if text.cell_len + len(shown) + len(word) + 3 > width:
-                break
-            text.append(f"{shown}", "bold cyan").append(f" {word}  ")
-        return text
+        return hint_text(keys.hints(keys.RUN, self._read_only), width)
 
     # Looking around.
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from textual import events
 from textual.widgets import Input
 
 from app import configure, formats
+from app.exit_codes import ExitCode, Stop
 from app.tui.app import LatticeApp
 from app.tui.screens.dialogs import Start, number_in, wrong_data, wrong_steps
 from app.tui.screens.run import RunScreen
@@ -66,8 +68,6 @@ def test_starting_checks_the_data_and_gives_the_options_to_the_engine(use, recor
 
 
 def test_an_engine_that_refuses_is_quoted(use, runs_dir, monkeypatch):
-    from app.exit_codes import ExitCode, Stop
-
     def launch(arguments, place):
         raise Stop(ExitCode.USAGE, "no [bold]text[/bold] in it")
 
@@ -105,6 +105,25 @@ def test_help_lists_the_keys(use, runs_dir):
         await screen.shows("start the preset, or attach to the run")
 
     use(LatticeApp(runs_dir), (80, 24), look)
+
+
+def test_keys_typed_ahead_of_a_slow_screen_are_taken_in_their_order(use, runs_dir, monkeypatch):
+    def launch(arguments, place):
+        launched.append(arguments)
+        raise Stop(ExitCode.USAGE, "not now")
+
+    launched: list[list[str]] = []
+    monkeypatch.setattr("app.launch.launch", launch)
+
+    async def look(screen):
+        await screen.press("enter")
+        await screen.until(lambda: isinstance(screen.app.screen, Start) and screen.app.focused)
+        for key in ("x", "backspace", "tab", "1", "9", "backspace", "backspace", "4", "0", "enter"):
+            screen.app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await screen.until(lambda: launched)
+
+    use(LatticeApp(runs_dir), (80, 24), look)
+    assert launched == [["--preset", "tiny", "--steps", "40"]]
 
 
 def test_a_path_is_told_wrong_before_an_engine_starts(tmp_path):

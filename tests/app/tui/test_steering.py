@@ -65,6 +65,28 @@ def test_steering_a_run_from_the_keys(use, live):
     assert steps == list(range(1, len(steps) + 1))
 
 
+def test_steering_a_run_with_the_mouse_alone(use, live):
+    async def click(screen, words: str) -> None:
+        await screen.shows(words)
+        y = next(y for y, row in enumerate(screen.rows) if words in row)
+        await screen.pilot.click(offset=(screen.rows[y].index(words) + 1, y))
+
+    async def steer(screen):
+        await screen.shows("running", "loss")
+        await click(screen, "d decode")
+        await screen.shows("decode now: applied at step")
+        await click(screen, "p pause")
+        await screen.shows("pause: applied at step", "paused")
+        await click(screen, "p pause")
+        await screen.shows("resume: applied at step")
+        await click(screen, "x stop")
+        await click(screen, "stop: save a checkpoint and end")
+        await screen.shows("stop: applied at step")
+
+    use(LatticeApp(live.path.parent, live), (130, 40), steer)
+    assert edits(live) == ["decode", "pause", "resume", "stop"]
+
+
 def test_detaching_leaves_the_run_alone_and_read_only_changes_nothing(use, live):
     async def look(screen):
         await screen.shows("running", "read-only", "loss")
