@@ -538,6 +538,27 @@ def test_decode_says_which_text_was_cut_and_refuses_none(cli, home):
     assert_refused(cli("decode", "last", "half \ud800", *at), 2, "not valid UTF-8")
 
 
+def test_morphology_reads_five_fields_and_scores_three_lattices(cli, home):
+    at = ("--runs-dir", home[0] / "runs", "--surrogates", 99)
+    told = cli("morphology", "last", *at, "--json")
+    assert told.code == 0, told.err
+    assert list(told.json) == ["run", "step", "since", "fields", "emergence"]
+    assert list(told.json["fields"]) == ["strength", "mean", "along x", "along y", "along z"]
+    scores = told.json["emergence"]
+    assert list(scores) == ["fresh", "trained", "shuffled"] and all(0 <= row["score"] <= 1 for row in scores.values())
+    assert scores["fresh"]["score"] == 0 and scores["fresh"]["participation"] > 0.5
+    shown = cli("morphology", "last", *at)
+    assert shown.code == 0 and "emergence score" in shown.out and "p red" in shown.out
+
+
+def test_morphology_refuses_what_it_can_not_read(cli, home, tmp_path):
+    one = tmp_path / "one.txt"
+    one.write_text("a single sentence\n")
+    at = ("--runs-dir", home[0] / "runs")
+    assert_refused(cli("morphology", "last", "--data", one, *at), 2, "at least two sentences")
+    assert_refused(cli("morphology", "nobody", *at), 5, "nobody")
+
+
 def test_presets_json_lists_every_shipped_preset_with_its_aliases(cli):
     rows = {row["preset"]: row for row in cli("presets", "--json").json["presets"]}
     assert {"tiny", "baseline", "small", "medium", "large", "progressive"} <= set(rows)

@@ -11,6 +11,7 @@ from lattice.emergence import emergence, participation, stability
 from lattice.lattice3d import initial_weights
 from lattice.model import generator
 from lattice.morphology import Reading, fields, read_all, shuffle
+from presets.schema import Connections
 from presets.topology import Topology
 
 CUBE = Topology((16, 16, 16))
@@ -71,7 +72,7 @@ def test_a_single_cluster_is_not_stable():
 
 
 def test_fresh_and_shuffled_lattices_score_nothing_where_a_planted_wave_scores():
-    weights = initial_weights(CUBE, generator(0, "lattice", 0))
+    weights = initial_weights(CUBE, Connections(), generator(0, "lattice", 0))
     along = torch.arange(16.0).view(1, 16, 1)
     planted = weights * (1 + 0.5 * torch.cos(2 * math.pi * along / 4))
     start, activity, scores = fields(weights, CUBE), torch.ones(16**3), []

@@ -24,6 +24,7 @@ from lattice.morphology import (
     rises,
     shuffle,
 )
+from presets.schema import Connections
 from presets.topology import Topology
 
 BASELINE = Topology((16, 16, 16), ((), (), (3, 5)))
@@ -42,7 +43,7 @@ def wave(shape: tuple[int, int, int], wavelength: float, direction: tuple[int, i
 
 
 def fresh(seed: int) -> torch.Tensor:
-    return initial_weights(BASELINE, generator(seed, "lattice", 0))
+    return initial_weights(BASELINE, Connections(), generator(seed, "lattice", 0))
 
 
 # Fields
