@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 
@@ -17,6 +16,7 @@ from app.exit_codes import ExitCode, Stop
 from app.runs import Opened, find_run, open_run
 from lattice import checkpoint
 from lattice.batches import Sentences
+from lattice.clusters import spherical_kmeans
 from lattice.data import DataError, read_pairs
 from lattice.emergence import Emergence, emergence, stability
 from lattice.model import TextLattice, generator
@@ -28,9 +28,6 @@ from monitors.text_safety import printable
 
 SENTENCES = 128
 """Most sentences that drive the cells; each half of them gives one clustering."""
-
-CELLS = 16384
-"""Most cells that are clustered."""
 
 CLUSTERS = 8
 """Clusters where the stage has none of its own."""
@@ -123,11 +120,7 @@ def _start(folder: RunFolder, opened: Opened, fresh: TextLattice) -> tuple[torch
 def _score(
     model: TextLattice, halves: list[torch.Tensor], opened: Opened, readings: dict[str, Reading], stream: torch.Generator
 ) -> Emergence:
-    from sklearn.cluster import KMeans
-
     lattice, total, labels = model.lattice, 0.0, []
-    cells = lattice.topology.cells
-    chosen = torch.randperm(cells, generator=stream)[:CELLS]
     clusters = lattice.clusters or CLUSTERS
     for tokens in halves:
         mean = 0.0
@@ -135,8 +128,8 @@ def _score(
             state = lattice.state(model.input_port.drive(model.encoder(part).float()).to(model.state_dtype)).float()
             mean = mean + state.sum(0)
             total = total + state.square().sum(dim=(0, 3))
-        rows = F.normalize(mean.permute(0, 1, 3, 2).reshape(cells, -1).cpu()[chosen])
-        labels.append(torch.from_numpy(KMeans(min(clusters, len(rows)), n_init=4, random_state=0).fit_predict(rows.numpy())))
+        rows = mean.permute(0, 1, 3, 2).reshape(lattice.topology.cells, -1).cpu()
+        labels.append(spherical_kmeans(rows, clusters, stream).labels)
     sentences = sum(len(tokens) for tokens in halves)
     activity = (total / (sentences * lattice.channels)).sqrt()
     return emergence(stability(*labels, stream), readings.values(), activity.cpu())

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lattice.clusters import mutual_information, overlap
 from lattice.morphology import Reading
 
 
@@ -70,16 +71,14 @@ def participation(activity: torch.Tensor) -> float:
 def stability(labels: torch.Tensor, again: torch.Tensor, generator: torch.Generator) -> float:
     """How far two clusterings of the same cells agree, 0..1: (NMI - chance) / (1 - chance).
 
-    labels, again: [N] integers; their names do not matter.  Chance is the NMI with `labels` shuffled.  0 where either has a
-    single cluster, which agrees with everything and tells nothing.  Raises ValueError where the lengths differ.
+    labels, again: [N] integers >= 0; their names do not matter.  Chance is the NMI with `labels` shuffled.  0 where either has
+    a single cluster, which agrees with everything and tells nothing.  Raises ValueError where the lengths differ.
     """
     if labels.shape != again.shape or labels.dim() != 1:
         raise ValueError(f"clusterings of {tuple(labels.shape)} and {tuple(again.shape)} cells can't be compared")
     if min(len(labels.unique()), len(again.unique())) < 2:
         return 0.0
-    from sklearn.metrics import normalized_mutual_info_score  # loads in a second, which nothing else here needs
-
+    count = 1 + int(torch.maximum(labels, again).max())
     shuffled = labels[torch.randperm(len(labels), generator=generator)]
-    chance = normalized_mutual_info_score(shuffled.numpy(), again.numpy())
-    found = normalized_mutual_info_score(labels.numpy(), again.numpy())
+    found, chance = (mutual_information(overlap(first, again, count)) for first in (labels, shuffled))
     return min(1.0, max(0.0, (found - chance) / (1 - chance))) if chance < 1 else 0.0

@@ -68,7 +68,7 @@ def test_many_small_clusters_are_not_stable_by_chance():
 
 
 def test_a_single_cluster_is_not_stable():
-    assert stability(torch.zeros(9), torch.zeros(9), generator(0, "chance")) == 0
+    assert stability(torch.zeros(9).long(), torch.zeros(9).long(), generator(0, "chance")) == 0
 
 
 def test_fresh_and_shuffled_lattices_score_nothing_where_a_planted_wave_scores():
