@@ -354,5 +354,6 @@ def _table(rows: list[Row], rate: float, preset: str) -> None:
         verdict = {True: "met", False: "MISSED", None: ""}[row.met]
         table.add_row(row.name, row.unit, *numbers, str(row.count), ", ".join(targets), verdict)
     console = Console(highlight=False)
+    console.width = max(console.width, 140)  # a narrow terminal wraps the lines; numbers cut short say nothing
     console.print(f"{machine()}; plain copy {rate:.1f} GB/s read + written by one thread; the run: {preset}", markup=False)
     console.print(table)
