@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 
 from app.tui.messages import SnapshotRead
+from app.tui.series import MOST_RECENT
 from app.tui.snapshot import Host, Position, Snapshot, View, fold
 from monitors.events import VolumeSaved, read_events
 from monitors.gauges import Absent, gpus
@@ -36,6 +37,9 @@ CHUNK_LINES = 2000
 """Lines read at once, so that a seek or the end of the program never waits long for a big log."""
 
 MOST_FRAMES = 32
+
+REFILL_LINES = 2 * MOST_RECENT
+"""A keyframe is taken from so far before the line that is sought that its thinned curves are full again there."""
 
 LONGEST_GAP_S = 2.0
 """Pauses of a run, as when it was resumed a day later, are cut to this when it is played back."""
@@ -189,7 +193,7 @@ class Reader(threading.Thread):
                 return
             self._end = frame
             if frame.lines - self._frames[-1].lines >= self._every:
-                self._frames.append(frame)
+                self._frames.append(replace(frame, snapshot=frame.snapshot.thinned()))
             if len(self._frames) > MOST_FRAMES:
                 self._frames, self._every = self._frames[::2], self._every * 2
             if self._wanted is None and send:
@@ -215,7 +219,8 @@ class Reader(threading.Thread):
             self._shown = self._at(min(wanted, self._end.lines))
 
     def _at(self, line: int) -> Frame:
-        frame = max((frame for frame in self._frames if frame.lines <= line), key=lambda frame: frame.lines)
+        from_line = max(0, line - REFILL_LINES)
+        frame = max((frame for frame in self._frames if frame.lines <= from_line), key=lambda frame: frame.lines)
         while frame.lines < line and not self._closed.is_set():
             further = self._advanced(frame, min(CHUNK_LINES, line - frame.lines))
             if further is frame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 MOST_SPANS = 2048
@@ -62,7 +62,12 @@ class Series:
                 joined = [a.join(b) for a, b in zip(whole[::2], whole[1::2], strict=False)]
                 whole = joined + whole[len(joined) * 2 :]
                 stride *= 2
-        return Series(tuple(whole), stride, (*self.recent, *new)[-MOST_RECENT:])
+        spans = tuple(whole)
+        return Series(spans, stride, spans[-MOST_RECENT:] if stride == 1 else (*self.recent, *new)[-MOST_RECENT:])
+
+    def thinned(self) -> Series:
+        """Without the newest points but the last: what is kept costs little, and as many later points fill it up again."""
+        return self if self.stride == 1 else replace(self, recent=self.recent[-1:])
 
     def window(self, steps: int | None) -> tuple[Span, ...]:
         """The spans of the last `steps` steps, or of the whole curve; single points where they are still known."""

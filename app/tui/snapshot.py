@@ -147,6 +147,10 @@ class Snapshot:
 
     ended: RunEnded | None = None
 
+    def thinned(self) -> Snapshot:
+        """To be kept among many: its curves without their newest points."""
+        return replace(self, curves={name: series.thinned() for name, series in self.curves.items()})
+
     @property
     def pace_s(self) -> float | None:
         """Mean seconds of the last steps, decoding and saving left out."""

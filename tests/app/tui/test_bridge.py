@@ -68,6 +68,7 @@ def test_the_first_view_knows_the_runs_state_and_config(copied, monkeypatch):
 def test_seeking_shows_exactly_the_first_lines_of_the_log(copied, monkeypatch, line):
     monkeypatch.setattr(bridge, "CHUNK_LINES", 4)
     monkeypatch.setattr(bridge, "MOST_FRAMES", 3)
+    monkeypatch.setattr(bridge, "REFILL_LINES", 4)
     events = read_events(copied.events_jsonl).events
     with Desk(copied) as desk:
         desk.until(lambda view: view.position.event == len(events))

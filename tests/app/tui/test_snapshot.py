@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.tui import series, snapshot
-from app.tui.series import Series, Span, smoothed
+from app.tui.series import MOST_RECENT, MOST_SPANS, Series, Span, smoothed
 from app.tui.snapshot import Snapshot, fold, log_line
 from monitors.events import (
     BadStep,
@@ -203,6 +203,15 @@ def test_a_window_holds_single_points_while_they_are_known():
     assert [span.first for span in made.window(50)] == list(range(4951, 5001))
     whole = made.window(None)
     assert (whole[0].first, whole[-1].last) == (1, 5000) and len(whole) <= series.MOST_SPANS
+
+
+@pytest.mark.parametrize("cut", [1, 100, 2048, 2049, 5000])
+def test_a_thinned_curve_holds_little_and_is_whole_again_after_as_many_points_as_are_kept(cut):
+    points = [(step, float(step % 7)) for step in range(1, cut + 2 * MOST_RECENT)]
+    thinned = Series().extended(points[:cut]).thinned()
+    assert len(thinned.whole) <= MOST_SPANS and thinned.last == points[cut - 1][1]
+    assert thinned.stride == 1 or len(thinned.recent) == 1
+    assert thinned.extended(points[cut:]) == Series().extended(points)
 
 
 def test_smoothing_is_the_exponential_mean_and_zero_changes_nothing():
