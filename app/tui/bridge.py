@@ -36,7 +36,7 @@ HOST_EVERY_S = 2.0
 CHUNK_LINES = 2000
 """Lines read at once, so that a seek or the end of the program never waits long for a big log."""
 
-MOST_FRAMES = 32
+MOST_FRAMES = 16
 
 REFILL_LINES = 2 * MOST_RECENT
 """A keyframe is taken from so far before the line that is sought that its thinned curves are full again there."""

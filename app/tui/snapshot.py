@@ -42,6 +42,9 @@ from presets.schema import RunConfig
 MOST_LOOKS = 100
 """Looks of the decode monitor whose samples are kept for scrolling back."""
 
+THINNED_LOOKS = 8
+"""Of these, kept in a keyframe."""
+
 MOST_LOG_LINES = 1000
 
 PACE_STEPS = 50
@@ -148,8 +151,9 @@ class Snapshot:
     ended: RunEnded | None = None
 
     def thinned(self) -> Snapshot:
-        """To be kept among many: its curves without their newest points."""
-        return replace(self, curves={name: series.thinned() for name, series in self.curves.items()})
+        """To be kept among many: its curves without their newest points, and few looks with their samples."""
+        curves = {name: series.thinned() for name, series in self.curves.items()}
+        return replace(self, curves=curves, looks=self.looks[-THINNED_LOOKS:])
 
     @property
     def pace_s(self) -> float | None:
