@@ -1,8 +1,10 @@
 """`experiment convergence`: do discovery waves before backpropagation save steps?
 
 Both sides may choose their start.  `biased` is the preset's, with connections stronger towards the input; `unbiased` is
-excitatory noise alone, in which the waves have to find the direction.  The identity arm (no lattice) is the bound.  The effect is
-the share of steps to the target that the best arm with waves saves against the best one without; the waves' own cost counts.
+excitatory noise alone, in which the waves have to find the direction.  The identity arm (no lattice) is the bound.
+
+The effect is the share of steps to the target that the best arm with waves saves against the best one without; the waves' own
+cost counts.
 """
 
 from __future__ import annotations

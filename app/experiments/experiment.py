@@ -43,7 +43,7 @@ class Source:
     preset: str
     config_file: Path | None
     assignments: list[str]
-    given: dict[str, object]
+    given: configure.Given
     steps: int | None
     test: Path | None
 
@@ -99,7 +99,7 @@ def choose(known: Iterable[Arm], patterns: str | None, own: list[str]) -> list[A
 
 
 class Experiment:
-    """Runs arms over seeds under the same conditions.  Raises Stop early: every arm's config is checked before the first run."""
+    """Runs arms over seeds under the same conditions.  Making it checks every arm's config, and raises Stop."""
 
     def __init__(self, name: str, source: Source, conditions: Conditions, arms: list[Arm], out: Path | None) -> None:
         if not (math.isfinite(conditions.target) and conditions.target > 0):

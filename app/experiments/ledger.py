@@ -1,4 +1,4 @@
-"""The results file of an experiment: a JSON line for every finished run, so that an interrupted experiment goes on where it was."""
+"""The results file: a JSON line for every finished run, so that an interrupted experiment goes on where it was."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Ledger:
         return self._found.get((arm, seed, key))
 
     def add(self, key: str, outcome: Outcome, about: dict[str, object]) -> None:
-        """Keeps a run; `about` (experiment, settings, ...) is for those who read the file.  Raises Stop where it can't be written."""
+        """Keeps a run; `about` (experiment, settings, ...) is for readers of the file.  Raises Stop where that fails."""
         self._found[outcome.arm, outcome.seed, key] = outcome
         if self._path is None:
             return

@@ -113,7 +113,7 @@ class Outcome:
 
 
 class Looks(Callback):
-    """Takes the held-out loss every so often without decoding, and counts training's CPU seconds around it, from its making on."""
+    """Takes the held-out loss every so often, without decoding; counts training's CPU seconds around it, from its making on."""
 
     def __init__(self, conditions: Conditions) -> None:
         self._conditions = conditions
@@ -152,7 +152,6 @@ class Looks(Callback):
         loss = held_out_loss(trainer.model, sentences, list(range(min(LOOK_SENTENCES, len(sentences)))), chunk)
         self.losses.append(loss if math.isfinite(loss) else None)
         self._looking += gauges.cpu_seconds() - clock
-
 
 
 def train(arm: str, seed: int, config: RunConfig, text: Text, device: torch.device, conditions: Conditions) -> Outcome:

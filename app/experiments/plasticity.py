@@ -1,8 +1,10 @@
 """`experiment plasticity`: connections that learn by a local rule, alone (`plastic`) or beside the gradient (`hybrid`).
 
 Every rule at its defaults, with competition (`+winners`) and with homeostasis of the firing thresholds (`+homeostasis`).
-three_factor reads no threshold, so it has no arm with homeostasis.  The effect is the share of steps to the target that the best
-of them saves against connections that learn by gradient; frozen ones are the second reference.
+three_factor reads no threshold, so it has no arm with homeostasis.
+
+The effect is the share of steps to the target that the best of them saves against connections that learn by gradient; frozen
+ones are the second reference.
 """
 
 from __future__ import annotations

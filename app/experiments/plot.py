@@ -18,7 +18,9 @@ def check(path: Path | None) -> None:
     if path is None:
         return
     if importlib.util.find_spec("matplotlib") is None:
-        raise Stop(ExitCode.USAGE, "--plot needs matplotlib, which is not installed; `pip install 'lattice-tui[plots]'` adds it")
+        raise Stop(
+            ExitCode.USAGE, "--plot needs matplotlib, which is not installed; `pip install 'lattice-tui[plots]'` adds it"
+        )
     if path.suffix.lower() != ".png":
         raise Stop(ExitCode.USAGE, f"--plot {path}: the picture is a PNG; name it so")
     if path.is_dir() or not os.access(path.parent, os.W_OK):
@@ -44,7 +46,9 @@ def draw(path: Path, title: str, results: Results, target: float) -> None:
             needs.plot(need.value, row, marker=">" if need.censored else "o", color=colour, alpha=0.7, clip_on=False)
         needs.plot(statistics.mean(run.steps_to(target).value for run in runs), row, "|", color=colour, markersize=18)
     curves.axhline(target, color="0.4", linestyle=":", linewidth=1)
-    curves.set(xlabel="optimizer steps", ylabel="held-out loss, nats a token", yscale="log", title="mean, least and most over seeds")
+    curves.set(
+        xlabel="optimizer steps", ylabel="held-out loss, nats a token", yscale="log", title="mean, least and most over seeds"
+    )
     curves.grid(alpha=0.25, which="both")
     needs.set_yticks(range(len(results)), list(results))
     needs.invert_yaxis()

@@ -22,6 +22,7 @@ Results = dict[str, list[Outcome]]
 """Outcomes of each arm, by seed."""
 
 Measure = Literal["steps", "cpu_s", "bleu"]
+"""Of an effect: shares of steps or CPU seconds saved, points of BLEU gained."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def show(finding: Finding, request: Request) -> None:
         print(json.dumps(as_json(finding, request), allow_nan=False))
         return
     console, target = Console(highlight=False), request.conditions.target
-    last = {"steps": "steps saved", "cpu_s": "CPU saved", "bleu": "BLEU gained"}[finding.measure]
+    last = "BLEU gained" if finding.measure == "bleu" else "steps saved"
     table = Table("arm", *finding.columns, last, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
@@ -98,21 +99,26 @@ def sentences(finding: Finding, request: Request) -> list[str]:
     lines = []
     for versus in [finding.main, *finding.also]:
         if versus is not None:
-            words = [f"{effect_in_words(versus.steps, 'steps')} of the steps", f"{effect_in_words(versus.cpu_s, 'cpu_s')} of the CPU seconds"]
-            gained = effect_in_words(versus.bleu, "bleu")
-            lines.append(f"{versus.arm} against {versus.reference}: saves {' and '.join(words)} to {target}; BLEU {gained}")
+            steps, cpu_s = effect_in_words(versus.steps, "steps"), effect_in_words(versus.cpu_s, "cpu_s")
+            line = (
+                f"{versus.arm} against {versus.reference}: to {target} saves {steps} of the steps, {cpu_s} of the CPU seconds"
+            )
+            # Runs that stop at the target have nearly the same loss, and their BLEU says little.
+            lines.append(f"{line}; BLEU {effect_in_words(versus.bleu, 'bleu')}" if request.conditions.to_end else line)
     for name, runs in finding.results.items():
         failed = [run for run in runs if run.failure]
         missed = [run for run in runs if run.steps_to(request.conditions.target).censored and not run.failure]
         if missed:
-            lines.append(f"{name}: {len(missed)} of {len(runs)} runs never reached {target} in {missed[0].budget} steps; they need more than is counted (≥)")
+            lines.append(
+                f"{name}: {len(missed)} of {len(runs)} runs did not reach it in {missed[0].budget} steps; ≥ counts these"
+            )
         if failed:
             lines.append(f"{name}: {len(failed)} of {len(runs)} runs failed: {failed[0].failure}")
-    spread = "in brackets 95 % bootstrap intervals over them" if request.seeds > 1 else "so no intervals"
-    ended = "at the end" if request.conditions.to_end else "where the run stopped, at the target"
+    seeds = f"{request.seeds} paired seeds, 95 % bootstrap intervals" if request.seeds > 1 else "one seed, no intervals"
+    ended = "at the end" if request.conditions.to_end else "where runs stopped"
     lines.append(
-        f"{request.seeds} paired seed{'s' if request.seeds > 1 else ''}, {spread}; steps and CPU s to {target}, discovery's cost included, "
-        f"looks left out; loss and BLEU {ended}, BLEU on {formats.count(finding.scored)} sentences"
+        f"{seeds}; steps and CPU seconds to {target}, discovery included, looks left out; loss and BLEU {ended}, "
+        f"BLEU on {formats.count(finding.scored)} sentences"
     )
     return lines
 
@@ -128,7 +134,7 @@ def as_json(finding: Finding, request: Request) -> dict[str, Any]:
         "high": main.high,
         "seeds": request.seeds,
         "bound": main.bound,
-        "measure": {"steps": "share of steps saved", "cpu_s": "share of CPU seconds saved", "bleu": "BLEU gained"}[finding.measure],
+        "measure": finding.measure,
         "target": request.conditions.target,
         "comparisons": [dataclasses.asdict(versus) for versus in comparisons],
         "trials": [dataclasses.asdict(trial) for trial in finding.trials],

@@ -1,4 +1,4 @@
-"""Random search: every arm gets the same number of short runs over its few settings, and its best setting enters the experiment.
+"""Random search: every arm gets the same number of short runs over its few settings; its best one enters the experiment.
 
 Trial 0 is the arm as it stands.  Trial k draws a setting from a stream of its own, keyed by k and the setting's name, so that
 all arms try the same values of what they share.  Trials run on one seed of their own, so that the seeds of the experiment are
@@ -52,7 +52,9 @@ class Trial:
     """Held-out loss after equal cost; None where the trial failed."""
 
 
-def tuned(experiment: Experiment, arms: list[Arm], spaces: dict[str, Space], trials: int, steps: int) -> tuple[list[Arm], list[Trial]]:
+def tuned(
+    experiment: Experiment, arms: list[Arm], spaces: dict[str, Space], trials: int, steps: int
+) -> tuple[list[Arm], list[Trial]]:
     """The arms with their best settings, and all trials of `steps` steps (discovery included) on the schedule of a full run.
 
     Arms without a space stay as they are.

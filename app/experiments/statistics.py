@@ -26,9 +26,10 @@ class Need:
 
 @dataclass(frozen=True)
 class Effect:
-    """Mean of paired effects over seeds with a 95 % interval; all None where nothing can be said, `low` and `high` for one seed.
+    """Mean of paired effects over seeds with a 95 % interval.
 
-    `bound` says what censored runs make of it: the true effect is this, or at least, or at most this.
+    All are None where nothing can be said, `low` and `high` for a single seed.  `bound` says what censored runs make of it: the
+    true effect is this, or at least, or at most this.
     """
 
     mean: float | None
