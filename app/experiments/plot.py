@@ -31,7 +31,7 @@ def draw(path: Path, title: str, results: Results, target: float) -> None:
     """Writes the PNG.  Raises Stop where that fails."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(11, 4.8 + 0.12 * max(0, len(results) - 8)), layout="constrained")
     curves, needs = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -39,7 +39,7 @@ def draw(path: Path, title: str, results: Results, target: float) -> None:
     for row, (name, runs) in enumerate(results.items()):
         colour = colours(row if len(results) <= 10 else row / (len(results) - 1))
         steps, mean, low, high = spread(runs)
-        curves.plot(steps, mean, color=colour, label=name, linewidth=1.8)
+        curves.plot(steps, mean, color=colour, label=name, linewidth=1.8, marker=".", markersize=4)
         curves.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         for need in (run.steps_to(target) for run in runs):
             # An arrow head to the right: more than this, by an unknown amount.
@@ -50,9 +50,13 @@ def draw(path: Path, title: str, results: Results, target: float) -> None:
         xlabel="optimizer steps", ylabel="held-out loss, nats a token", yscale="log", title="mean, least and most over seeds"
     )
     curves.grid(alpha=0.25, which="both")
+    curves.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    curves.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    curves.yaxis.set_minor_formatter(NullFormatter())
     needs.set_yticks(range(len(results)), list(results))
     needs.invert_yaxis()
     needs.set(xlabel="steps, discovery's cost included", title=f"to loss {target:g}   | mean   > never reached")
+    needs.set_xlim(left=0)
     needs.xaxis.set_major_locator(MaxNLocator(6))
     needs.grid(alpha=0.25, axis="x")
     figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small", frameon=False)

@@ -98,22 +98,19 @@ def sentences(finding: Finding, request: Request) -> list[str]:
     target = f"held-out loss {request.conditions.target:g}"
     lines = []
     for versus in [finding.main, *finding.also]:
-        if versus is not None:
-            steps, cpu_s = effect_in_words(versus.steps, "steps"), effect_in_words(versus.cpu_s, "cpu_s")
-            line = (
-                f"{versus.arm} against {versus.reference}: to {target} saves {steps} of the steps, {cpu_s} of the CPU seconds"
-            )
-            # Runs that stop at the target have nearly the same loss, and their BLEU says little.
-            lines.append(f"{line}; BLEU {effect_in_words(versus.bleu, 'bleu')}" if request.conditions.to_end else line)
-    for name, runs in finding.results.items():
-        failed = [run for run in runs if run.failure]
-        missed = [run for run in runs if run.steps_to(request.conditions.target).censored and not run.failure]
-        if missed:
-            lines.append(
-                f"{name}: {len(missed)} of {len(runs)} runs did not reach it in {missed[0].budget} steps; ≥ counts these"
-            )
-        if failed:
-            lines.append(f"{name}: {len(failed)} of {len(runs)} runs failed: {failed[0].failure}")
+        if versus is None:
+            continue
+        steps, cpu_s = effect_in_words(versus.steps, "steps"), effect_in_words(versus.cpu_s, "cpu_s")
+        line = f"{versus.arm} against {versus.reference}: to {target} saves {steps} of the steps, {cpu_s} of the CPU seconds"
+        if UNKNOWN in (versus.steps, versus.cpu_s):
+            line = f"{versus.arm} against {versus.reference}: runs of both did not reach {target}, so savings are unknown"
+        # Runs that stop at the target have nearly the same loss, and their BLEU says little.
+        lines.append(f"{line}; BLEU {effect_in_words(versus.bleu, 'bleu')}" if request.conditions.to_end else line)
+    runs = [run for arm in finding.results.values() for run in arm]
+    if missed := [run for run in runs if run.steps_to(request.conditions.target).censored and not run.failure]:
+        budget = missed[0].budget
+        lines.append(f"{len(missed)} of {len(runs)} runs did not reach it in {budget} steps; they count with what they had (≥)")
+    lines += [f"{run.arm}, seed {run.seed} failed at step {run.steps + 1}: {run.failure}" for run in runs if run.failure]
     seeds = f"{request.seeds} paired seeds, 95 % bootstrap intervals" if request.seeds > 1 else "one seed, no intervals"
     ended = "at the end" if request.conditions.to_end else "where runs stopped"
     lines.append(

@@ -46,7 +46,7 @@ def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
     if len(values) < 2:
         return None, None
     draw = random.Random(0)
-    means = sorted(statistics.mean(draw.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    means = sorted(statistics.fmean(draw.choices(values, k=len(values))) for _ in range(RESAMPLES))
     return means[math.floor(0.025 * RESAMPLES)], means[math.ceil(0.975 * RESAMPLES) - 1]
 
 
