@@ -14,6 +14,28 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 
 from app.exit_codes import ExitCode, Stop
+from app.experiment_commands import experiment_app
+from app.options import (
+    AsJson,
+    Assignments,
+    Best,
+    ConfigFile,
+    Control,
+    Data,
+    Detach,
+    Device,
+    Fps,
+    LogFormat,
+    MemoryBudget,
+    Plain,
+    Preset,
+    ReadOnly,
+    RunName,
+    RunsDir,
+    Steps,
+    Task,
+    Valid,
+)
 from app.version import VERSION
 from monitors.text_safety import printable
 
@@ -29,43 +51,10 @@ bench_app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-experiment_app = typer.Typer(
-    help="Paired runs over seeds, with and without a mechanism.", no_args_is_help=True, rich_markup_mode=None
-)
 presets_app = typer.Typer(help="What runs are shipped, and what they set.", rich_markup_mode=None)
 app.add_typer(bench_app, name="bench")
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(presets_app, name="presets", invoke_without_command=True)
-
-Preset = Annotated[str, typer.Option("--preset", help="A shipped preset; `lattice-tui presets` lists them.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file laid over the preset.")]
-Assignments = Annotated[
-    list[str], typer.Option("--set", help="section.key=value over all files, e.g. stages.0.ticks=10. Repeatable.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-RunsDir = Annotated[Path | None, typer.Option("--runs-dir", help="Where runs live. Default: $XDG_STATE_HOME/lattice-tui/runs.")]
-RunName = Annotated[str, typer.Argument(help="A run's name, a unique beginning of it, a path, or `last`.")]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Data = Annotated[Path | None, typer.Option("--data", help="Text: .txt (a sentence a line), .jsonl, .tsv, or a folder of them.")]
-Valid = Annotated[Path | None, typer.Option("--valid", help="Held-out text; without it a part of the data is split off.")]
-Task = Annotated[str | None, typer.Option("--task", help="reconstruct (text to itself) or pairs (source to target).")]
-Steps = Annotated[
-    int | None, typer.Option("--steps", min=1, help="Optimizer steps of the whole run; stages keep their shares.")
-]
-MemoryBudget = Annotated[float | None, typer.Option("--memory-budget", help="Fit training into this many GB.")]
-Detach = Annotated[
-    bool, typer.Option("--detach", help="Train in a process of its own that this terminal can leave; print the run's name.")
-]
-LogFormat = Annotated[
-    Literal["text", "json"], typer.Option("--log-format", help="text, or json: every event as a line on stdout.")
-]
-Control = Annotated[
-    str, typer.Option("--control", help="none, shuffled (another sentence's embeddings) or bypass (messages zeroed).")
-]
-Best = Annotated[bool, typer.Option("--best", help="Use the checkpoint with the best BLEU, not the newest.")]
-Fps = Annotated[int | None, typer.Option("--fps", min=1, max=60, help="Most screen updates a second; fewer suit slow links.")]
-ReadOnly = Annotated[bool, typer.Option("--read-only", help="Watch only: no key starts or changes a run.")]
-Plain = Annotated[bool, typer.Option("--ascii", help="Draw with ASCII characters only.")]
 
 
 def main() -> None:
@@ -410,27 +399,6 @@ def bench_tui(
     from app import bench_tui as command
 
     command.run(preset, assignments, starts, keys, pairs, seconds, events, as_json)
-
-
-@experiment_app.command("arms")
-def experiment_arms(
-    preset: Preset = "baseline",
-    config: ConfigFile = None,
-    data: Data = None,
-    valid: Valid = None,
-    test: Annotated[Path | None, typer.Option("--test", help="Text to score on; without it the held-out sentences.")] = None,
-    task: Task = None,
-    assignments: Assignments = [],
-    steps: Steps = None,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Runs of each arm.")] = 1,
-    device: Device = None,
-    as_json: AsJson = False,
-) -> None:
-    """What the lattice adds: trained against frozen against no lattice at all, at equal steps."""
-    given = {"--data": data, "--valid": valid, "--task": task, "--device": device}
-    from app import experiments as command
-
-    command.arms(preset, config, assignments, given, steps, test, seeds, as_json)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,11 @@ def free_bytes(device: torch.device) -> float:
 
 def prepare(config: RunConfig) -> tuple[torch.device, Corpus]:
     """Checks all that can be checked before anything is written: device, memory plan, data.  Raises Stop."""
+    return prepare_device(config), read_corpus(config)
+
+
+def prepare_device(config: RunConfig) -> torch.device:
+    """The device a config is trained on, its memory plan checked and its threads set.  Raises Stop."""
     device = choose_device(config.run.device)
     free = free_bytes(device)
     for stage in plan(config):
@@ -146,7 +151,7 @@ def prepare(config: RunConfig) -> tuple[torch.device, Corpus]:
                 f"`--memory-budget {math.floor(free / 1e8) / 10}` plans for what is there, or says what would help",
             )
     torch.set_num_threads(config.run.threads or len(os.sched_getaffinity(0)))
-    return device, read_corpus(config)
+    return device
 
 
 def read_corpus(config: RunConfig) -> Corpus:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import random
 import statistics
 import sys
 from collections import Counter
@@ -18,6 +16,7 @@ from rich.table import Table
 from app import configure, formats
 from app.engine import prepare
 from app.exit_codes import ExitCode, Stop
+from app.experiments.statistics import interval
 from lattice.batches import Sentences, corpus_tokenizer
 from lattice.data import Corpus, DataError, Pair, read_pairs
 from lattice.evaluate import chunk_size, evaluate
@@ -33,8 +32,6 @@ ARMS: dict[str, dict[str, dict[str, str]]] = {
     "identity": {"lattice": {"arm": "identity"}},
 }
 """What each arm changes in the config; ports, encoder and decoder are trained in all three."""
-
-RESAMPLES = 10_000
 
 
 @dataclass(frozen=True)
@@ -106,15 +103,6 @@ def arms(
 
 def scored_on(scored: tuple[Pair, ...]) -> str:
     return f"scored on {formats.count(len(scored))} sentences"
-
-
-def interval(values: list[float]) -> tuple[float | None, float | None]:
-    """95 % percentile bootstrap of the mean; (None, None) for a single value, of which nothing can be said."""
-    if len(values) < 2:
-        return None, None
-    draw = random.Random(0)
-    means = sorted(statistics.mean(draw.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    return means[math.floor(0.025 * RESAMPLES)], means[math.ceil(0.975 * RESAMPLES) - 1]
 
 
 def _changed(base: RunConfig, changes: dict[str, dict[str, str]], seed: int) -> RunConfig:

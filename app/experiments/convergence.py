@@ -1,0 +1,68 @@
+"""`experiment convergence`: do discovery waves before backpropagation save steps?
+
+Both sides may choose their start.  `biased` is the preset's, with connections stronger towards the input; `unbiased` is
+excitatory noise alone, in which the waves have to find the direction.  The identity arm (no lattice) is the bound.
+
+The effect is the share of steps to the target that the best arm with waves saves against the best one without; the waves' own
+cost counts.
+"""
+
+from __future__ import annotations
+
+from app.experiments import plot, report
+from app.experiments.experiment import Arm, Experiment, Request, choose
+from app.experiments.search import Range, Space, tuned
+
+UNBIASED = ("connections.bias_local=0", "connections.bias_distant=0", "connections.noise=1", "connections.excitatory=true")
+WAVES = ("stages.0.waves=40", "plasticity.rate=0.02")
+"""Of the arms with waves, where preset, file and --set leave them open; 40 waves found the direction in a prototype."""
+
+OFF = ("stages.0.waves=0",)
+ARMS = (
+    Arm("off-biased", OFF),
+    Arm("off-unbiased", (*UNBIASED, *OFF)),
+    Arm("on-biased", (), WAVES),
+    Arm("on-unbiased", UNBIASED, WAVES),
+    Arm("identity", ("lattice.arm=identity", *OFF)),
+)
+
+RATES: Space = {"optimizer.learning_rate": Range(1.5e-3, 1e-2)}
+LATTICE: Space = RATES | {"optimizer.cell_rate": Range(0.1, 1.0)}
+BIASED: Space = LATTICE | {
+    "connections.noise": Range(0.03, 0.3),
+    "connections.bias_local": Range(0.2, 1.0, log=False),
+    "connections.bias_distant": Range(0.3, 1.2, log=False),
+}
+UNBIASED_START: Space = LATTICE | {"connections.noise": Range(0.3, 2.0)}
+DISCOVERY: Space = {
+    "stages.0.waves": Range(5, 80, whole=True),
+    "plasticity.rate": Range(0.002, 0.2),
+    "plasticity.A_minus": Range(0.5, 1.5, log=False),
+    "stages.0.activity_threshold": Range(0.003, 0.1),
+}
+SPACES: dict[str, Space] = {
+    "off-biased": BIASED,
+    "off-unbiased": UNBIASED_START,
+    "on-biased": BIASED | DISCOVERY,
+    "on-unbiased": UNBIASED_START | DISCOVERY,
+    "identity": RATES,
+}
+"""What --search draws from: every arm's own few settings."""
+
+
+def run(request: Request, trials: int, trial_steps: int) -> None:
+    """Trains and prints.  With `trials`, every arm is searched first.  Raises Stop."""
+    plot.check(request.plot)
+    arms = choose(ARMS, request.arms, request.own_arms)
+    experiment = Experiment("convergence", request.source, request.conditions, arms, request.out)
+    arms, log = tuned(experiment, arms, SPACES, trials, trial_steps) if trials else (arms, [])
+    results, target = experiment.run(arms, request.seeds), request.conditions.target
+    off = [arm.name for arm in arms if arm.name.startswith("off-")]
+    on = [arm.name for arm in arms if arm.name not in (*off, "identity")]
+    best_off, best_on = report.fastest(results, off, target), report.fastest(results, on, target)
+    main = report.compare(results, best_on, best_off, target) if best_on and best_off else None
+    columns = ("reached", "steps", "CPU s", "loss", "BLEU")
+    finding = report.Finding("convergence", arms, results, experiment.scored, best_off, main, [], "steps", columns, log)
+    if request.plot:
+        plot.draw(request.plot, "convergence: discovery waves on and off", results, target)
+    report.show(finding, request)

@@ -1,0 +1,154 @@
+"""Arms, and their paired runs: in every seed all arms see the same sentences in the same order and start from the same draw."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import hashlib
+import json
+import math
+import shlex
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from app import configure, formats
+from app.engine import prepare_device, read_corpus
+from app.exit_codes import ExitCode, Stop
+from app.experiments.ledger import Ledger
+from app.experiments.measure import Conditions, Outcome, Text, train
+from app.version import VERSION
+from lattice.data import DataError, read_pairs
+from presets.layers import Loaded
+from presets.schema import RunConfig
+
+SHARED = ("data", "text")
+"""Sections that an arm may not change: runs on other sentences or tokens could not be paired."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one side of a comparison sets, as `section.key=value`; `defaults` only where preset, file and --set say nothing."""
+
+    name: str
+    settings: tuple[str, ...] = ()
+    defaults: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the config of all arms comes from, as the command line gave it."""
+
+    preset: str
+    config_file: Path | None
+    assignments: list[str]
+    given: configure.Given
+    steps: int | None
+    test: Path | None
+
+    def load(self, *settings: str) -> Loaded:
+        return configure.load(self.preset, self.config_file, [*self.assignments, *settings], self.given)
+
+    def config(self, arm: Arm, seed: int) -> RunConfig:
+        """An arm's config.  Raises Stop."""
+        base = self.load()
+        defaults = [setting for setting in arm.defaults if base.origin(setting.partition("=")[0]) == "default"]
+        config = self.load(*defaults, *arm.settings).config
+        if changed := [section for section in SHARED if getattr(config, section) != getattr(base.config, section)]:
+            raise Stop(ExitCode.USAGE, f"arm {arm.name}: all arms share the section {changed[0]}; set it with --set instead")
+        return configure.with_steps(config.model_copy(update={"run": config.run.model_copy(update={"seed": seed})}), self.steps)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the experiments have in common of their command lines."""
+
+    source: Source
+    conditions: Conditions
+    seeds: int
+    arms: str | None
+    own_arms: list[str]
+    out: Path | None
+    plot: Path | None
+    as_json: bool
+
+
+def choose(known: Iterable[Arm], patterns: str | None, own: list[str]) -> list[Arm]:
+    """The known arms that `--arms` names (comma-separated, * and ? allowed; without it all), and those of `--arm`.
+
+    Raises Stop for a name that fits none.
+    """
+    known, chosen = list(known), []
+    for pattern in ["*"] if patterns is None else [part.strip() for part in patterns.split(",")]:
+        fitting = [arm for arm in known if fnmatch.fnmatchcase(arm.name, pattern)]
+        if not fitting:
+            raise Stop(ExitCode.USAGE, f"--arms: no arm is named {pattern!r}; there are {', '.join(arm.name for arm in known)}")
+        chosen += [arm for arm in fitting if arm not in chosen]
+    for text in own:
+        try:
+            name, *settings = shlex.split(text)
+        except ValueError:
+            name, settings = "", []
+        if not settings:
+            raise Stop(ExitCode.USAGE, f"--arm: {text!r} is not a name and settings, like 'loud plasticity.rate=0.1'")
+        if name in [arm.name for arm in [*known, *chosen]]:
+            raise Stop(ExitCode.USAGE, f"--arm: there is already an arm {name}")
+        chosen.append(Arm(name, tuple(settings)))
+    return chosen
+
+
+class Experiment:
+    """Runs arms over seeds under the same conditions.  Making it checks every arm's config, and raises Stop."""
+
+    def __init__(self, name: str, source: Source, conditions: Conditions, arms: list[Arm], out: Path | None) -> None:
+        if not (math.isfinite(conditions.target) and conditions.target > 0):
+            raise Stop(ExitCode.USAGE, f"--target: {conditions.target:g} is no held-out loss; it is in nats a token, above 0")
+        self.name, self.source, self.conditions = name, source, conditions
+        base = source.load().config
+        self.first_seed = base.run.seed
+        self._devices = {arm.name: prepare_device(source.config(arm, self.first_seed)) for arm in arms}
+        corpus = read_corpus(base)
+        try:
+            scored = tuple(read_pairs(source.test, base.data.task)) if source.test else corpus.valid
+        except DataError as error:
+            raise Stop(ExitCode.USAGE, str(error)) from error
+        self.scored = len(scored)
+        self._ledger = Ledger(out)
+        self._data_key = [corpus.fingerprint(), dataclasses.replace(corpus, train=(), valid=scored).fingerprint()]
+        self._text = Text.of(base, corpus, scored)
+
+    def run(self, arms: list[Arm], seeds: int) -> dict[str, list[Outcome]]:
+        """Outcomes of each arm, by seed; seeds come one after another, so that an interrupted experiment is still paired."""
+        found: dict[str, list[Outcome]] = {arm.name: [] for arm in arms}
+        for seed in range(self.first_seed, self.first_seed + seeds):
+            for arm in arms:
+                found[arm.name].append(self.one(arm, seed, self.conditions))
+        return found
+
+    def one(self, arm: Arm, seed: int, conditions: Conditions, trial: int | None = None) -> Outcome:
+        """One run, or what the results file has of it."""
+        config = self.source.config(arm, seed)
+        key, what = self._key(config, conditions), f"{arm.name}, seed {seed}" + ("" if trial is None else f", trial {trial}")
+        if found := self._ledger.find(arm.name, seed, key):
+            print(f"{what}: already in the results file", file=sys.stderr)
+            return found
+        outcome = train(arm.name, seed, config, self._text, self._devices[arm.name], conditions)
+        about = {"experiment": self.name, "trial": trial, "settings": arm.settings}
+        self._ledger.add(key, outcome, about)
+        print(f"{what}: {told(outcome, conditions)}", file=sys.stderr)
+        return outcome
+
+    def _key(self, config: RunConfig, conditions: Conditions) -> str:
+        """Hash of config (seed included), conditions, text and version."""
+        of = [config.model_dump(mode="json", exclude={"purpose"}), dataclasses.asdict(conditions), self._data_key, VERSION]
+        return hashlib.blake2b(json.dumps(of, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def told(outcome: Outcome, conditions: Conditions) -> str:
+    """A run in one line."""
+    if outcome.failure:
+        return f"failed at step {outcome.steps + 1}: {outcome.failure}"
+    need, bleu = outcome.steps_to(conditions.target), "" if outcome.bleu is None else f", BLEU {formats.score(outcome.bleu)}"
+    reached = "target not reached" if need.censored else f"target after {need.value:.0f} steps"
+    return f"{reached}; {outcome.steps} steps, {outcome.cpu_s:.0f} CPU s, loss {formats.loss(outcome.loss)}{bleu}"

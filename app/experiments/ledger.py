@@ -1,0 +1,70 @@
+"""The results file: a JSON line for every finished run, so that an interrupted experiment goes on where it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+from app.exit_codes import ExitCode, Stop
+from app.experiments.measure import Outcome
+
+OPENING = b'{"key": '
+"""How every line begins."""
+
+
+class Ledger:
+    """Runs by (arm, seed, key); the key is a hash of all that decides a run's numbers."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Without a path, results are kept in memory only.  Raises Stop where the file is not one of results."""
+        self._path = path
+        self._found: dict[tuple[str, int, str], Outcome] = {}
+        if path is not None:
+            self._read(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            with open(path, "a+b") as file:  # also finds out now whether results can be written
+                file.seek(0)
+                *lines, torn = file.read().split(b"\n")
+                for number, line in enumerate(lines, 1):
+                    self._remember(path, number, line)
+                if not OPENING.startswith(torn[: len(OPENING)]):
+                    raise _foreign(path, len(lines) + 1)
+                # An interrupted write leaves half a line: its run is done again.
+                file.truncate(sum(len(line) + 1 for line in lines))
+        except OSError as error:
+            raise Stop(ExitCode.FAILED, f"--out {path}: {error.strerror or error}") from error
+
+    def _remember(self, path: Path, number: int, line: bytes) -> None:
+        names = {field.name for field in dataclasses.fields(Outcome)}
+        try:
+            row = json.loads(line)
+            fields = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items() if name in names}
+            outcome = Outcome(**fields)
+            self._found[outcome.arm, outcome.seed, row["key"]] = outcome
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise _foreign(path, number) from None
+
+    def find(self, arm: str, seed: int, key: str) -> Outcome | None:
+        return self._found.get((arm, seed, key))
+
+    def add(self, key: str, outcome: Outcome, about: dict[str, object]) -> None:
+        """Keeps a run; `about` (experiment, settings, ...) is for readers of the file.  Raises Stop where that fails."""
+        self._found[outcome.arm, outcome.seed, key] = outcome
+        if self._path is None:
+            return
+        line = json.dumps({"key": key} | about | dataclasses.asdict(outcome), allow_nan=False) + "\n"
+        try:
+            with open(self._path, "ab") as file:
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise Stop(ExitCode.FAILED, f"--out {self._path}: {error.strerror or error}") from error
+
+
+def _foreign(path: Path, number: int) -> Stop:
+    return Stop(ExitCode.USAGE, f"--out {path}: line {number} is no result of an experiment; name a new file or one of results")

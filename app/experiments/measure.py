@@ -1,0 +1,207 @@
+"""One run of an experiment: trained with light looks at the held-out loss, its cost counted without them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from app.exit_codes import ExitCode, Stop
+from app.experiments.statistics import Need, crossing, value_at
+from lattice.batches import Sentences, corpus_tokenizer
+from lattice.callbacks import Callback
+from lattice.data import Corpus, Pair
+from lattice.evaluate import chunk_size, evaluate, held_out_loss
+from lattice.kernels.native import KernelUnavailable
+from lattice.text.tokenizer import Tokenizer
+from lattice.trainer import Trainer, TrainingFailed
+from monitors import gauges
+from presets.schema import RunConfig
+
+LOOK_SENTENCES = 128
+"""Held-out sentences a look is taken on, the same ones every time."""
+
+FIRST_LOOK = 5
+"""Looks start after this many intervals: before, no loss is near a target."""
+
+NO_CONNECTIONS = ("cells", "gain", "labels", "plasticity.")
+"""Beginnings of names of a lattice's tensors that are not its connections (weights, and what says where they lie)."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What is the same for every run: the target (held-out loss, nats a token), steps between looks, and where runs end.
+
+    `to_end` trains past the target; `limit` stops every run after so many steps of its schedule; `score` decodes at the end.
+    """
+
+    target: float
+    every: int
+    to_end: bool
+    limit: int | None = None
+    score: bool = True
+
+
+@dataclass(frozen=True)
+class Text:
+    """The sentences of all runs: trained on, looked at, scored."""
+
+    tokenizer: Tokenizer
+    train: Sentences
+    valid: Sentences
+    scored: Sentences
+
+    @classmethod
+    def of(cls, config: RunConfig, corpus: Corpus, scored: tuple[Pair, ...]) -> Text:
+        tokenizer, limit = corpus_tokenizer(corpus, config.text.vocabulary), config.text.max_tokens
+        return cls(tokenizer, *(Sentences(pairs, tokenizer, limit) for pairs in (corpus.train, corpus.valid, scored)))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one run gave.  Seconds are CPU seconds of training, discovery waves included, looks and scoring left out."""
+
+    arm: str
+    seed: int
+    steps: int
+    """Optimizer steps done, of `budget`."""
+    budget: int
+    cpu_s: float
+    waves_cpu_s: float
+    """Discovery's part of cpu_s."""
+    look_steps: tuple[int, ...]
+    look_cpu_s: tuple[float, ...]
+    losses: tuple[float | None, ...]
+    """Held-out loss of each look; None where it was not finite."""
+    bleu: float | None
+    connection_bytes: int
+    """Of connection weights, their masks and indices, and their moments in the optimizer."""
+    failure: str = ""
+    """Why training failed; "" if it did not."""
+
+    @property
+    def loss(self) -> float | None:
+        """The last held-out loss; None where the run failed."""
+        return None if self.failure else self.losses[-1]
+
+    @property
+    def step_cpu_s(self) -> float:
+        """Mean of an optimizer step."""
+        return (self.cpu_s - self.waves_cpu_s) / self.steps if self.steps else 0.0
+
+    @property
+    def waves_in_steps(self) -> float:
+        """Discovery's cost in optimizer steps of this run."""
+        return self.waves_cpu_s / self.step_cpu_s if self.steps else 0.0
+
+    def steps_to(self, target: float) -> Need:
+        """Optimizer steps to the target, discovery counted at its cost in steps."""
+        reached = crossing(self.look_steps, self.losses, target)
+        return Need((self.budget if reached is None else reached) + self.waves_in_steps, reached is None)
+
+    def cpu_to(self, target: float) -> Need:
+        """CPU seconds to the target; a run that failed on the way counts as if it had gone on to its last step."""
+        reached = crossing(self.look_cpu_s, self.losses, target)
+        if reached is not None:
+            return Need(reached)
+        return Need(self.cpu_s + self.step_cpu_s * (self.budget - self.steps), True)
+
+    def loss_for(self, steps: float) -> float:
+        """Held-out loss when this much was spent, discovery counted; infinite where the run failed."""
+        return math.inf if self.failure else value_at(self.look_steps, self.losses, steps - self.waves_in_steps)
+
+
+class Looks(Callback):
+    """Takes the held-out loss every so often, without decoding; counts training's CPU seconds around it, from its making on."""
+
+    def __init__(self, conditions: Conditions) -> None:
+        self._conditions = conditions
+        self.steps: list[int] = []
+        self.cpu_s: list[float] = []
+        self.losses: list[float | None] = []
+        self.waves_cpu_s = 0.0
+        self._waves_from = 0.0
+        self._looking = 0.0
+        self.trained_cpu_s = 0.0
+        """Until the last step that was done."""
+        self._start = gauges.cpu_seconds()
+
+    def after_step(self, trainer: Trainer) -> None:
+        conditions, progress = self._conditions, trainer.progress
+        self.trained_cpu_s = gauges.cpu_seconds() - self._start - self._looking
+        if progress.stage_step == 1:
+            # The trainer adds a step's seconds after this call: what is new here are the stage's waves.
+            self.waves_cpu_s += progress.cpu_s - self._waves_from
+        if progress.step % conditions.every == 0 and progress.step >= FIRST_LOOK * conditions.every:
+            self.look(trainer)
+            if self.losses[-1] is not None and self.losses[-1] <= conditions.target and not conditions.to_end:
+                trainer.request_stop("the target is reached")
+        if progress.step == conditions.limit:
+            trainer.request_stop("the limit is reached")
+
+    def at_stage_end(self, trainer: Trainer) -> None:
+        self._waves_from = trainer.progress.cpu_s
+
+    def look(self, trainer: Trainer) -> None:
+        clock = gauges.cpu_seconds()
+        self.steps.append(trainer.progress.step)
+        self.cpu_s.append(self.trained_cpu_s)
+        sentences = trainer.valid_sentences
+        chunk = chunk_size(trainer.plan.micro_batch, trainer.stage.ticks)
+        loss = held_out_loss(trainer.model, sentences, list(range(min(LOOK_SENTENCES, len(sentences)))), chunk)
+        self.losses.append(loss if math.isfinite(loss) else None)
+        self._looking += gauges.cpu_seconds() - clock
+
+
+def train(arm: str, seed: int, config: RunConfig, text: Text, device: torch.device, conditions: Conditions) -> Outcome:
+    """Trains one run to the target, the limit or its end.  Raises Stop where it can't begin or memory runs out."""
+    try:
+        looks, trainer, failure = _train(config, text, device, conditions)
+        bleu = None
+        if conditions.score and not failure:
+            chunk = chunk_size(trainer.plan.micro_batch, trainer.stage.ticks)
+            bleu = evaluate(trainer.model, text.scored, text.tokenizer, chunk)[0].bleu
+    except KernelUnavailable as error:
+        raise Stop(ExitCode.FAILED, f"arm {arm}, seed {seed}: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise Stop(ExitCode.NO_DEVICE, f"arm {arm}, seed {seed}: out of memory: {str(error).splitlines()[0]}") from error
+    return Outcome(
+        arm=arm,
+        seed=seed,
+        steps=trainer.progress.step,
+        budget=min(config.total_steps, conditions.limit or config.total_steps),
+        cpu_s=looks.trained_cpu_s,
+        waves_cpu_s=looks.waves_cpu_s,
+        look_steps=tuple(looks.steps),
+        look_cpu_s=tuple(looks.cpu_s),
+        losses=tuple(looks.losses),
+        bleu=bleu,
+        connection_bytes=connection_bytes(trainer),
+        failure=failure,
+    )
+
+
+def _train(config: RunConfig, text: Text, device: torch.device, conditions: Conditions) -> tuple[Looks, Trainer, str]:
+    trainer = Trainer(config, text.tokenizer, text.train, text.valid, device, [])
+    looks = Looks(conditions)
+    trainer.callbacks.append(looks)
+    try:
+        trainer.run()
+    except TrainingFailed as error:
+        return looks, trainer, str(error)
+    if looks.steps[-1:] != [trainer.progress.step]:
+        looks.look(trainer)
+    return looks, trainer, ""
+
+
+def connection_bytes(trainer: Trainer) -> int:
+    """Bytes of the tensors that hold connections in the model as it stands, and of their moments in the optimizer."""
+    lattice = trainer.model.lattice
+    if lattice is None:
+        return 0
+    held = [*lattice.named_parameters(), *lattice.named_buffers()]
+    own = {f"lattice.{name}": tensor for name, tensor in held if not name.startswith(NO_CONNECTIONS)}
+    _, moments = trainer.tensors()
+    tensors = [*own.values(), *(tensor for name, tensor in moments.items() if name.rpartition("/")[0] in own)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
