@@ -1,12 +1,14 @@
 """How fast this machine runs the lattice, against what it could at best: the time its memory needs to copy the same bytes.
 
 `floor_ratio` = time x copy rate / bytes.  Bytes a cell of a dense tick are fixed, for batch 1, as forward (9C + K) * itemsize
-and forward+backward (33C + 2K) * itemsize; the copy rate (read + written) is measured in the same run with the same threads.
-Implementations are timed in turns, so that their ratio holds when the machine's speed drifts.
+and forward+backward (33C + 2K) * itemsize, and sparse rows are held to the same; the copy rate (read + written) is measured in
+the same run with the same threads.  Implementations are timed in turns, so that their ratio holds when the machine's speed
+drifts.
 """
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from lattice.data import load_corpus
 from lattice.decode_monitor import DecodeMonitor
 from lattice.kernels import choose, propagate
 from lattice.kernels.native import KernelUnavailable
+from lattice.kernels.sparse import TILE, Pattern
 from lattice.lattice3d import initial_cells, initial_weights
 from lattice.model import generator
 from lattice.trainer import Trainer
@@ -29,6 +32,9 @@ COPY_FLOATS = 64 * 1024 * 1024
 """Size of the copied array (256 MiB): far beyond any cache."""
 
 CHANNELS = 12
+
+SPARSITY = 0.7
+"""Share of the connections that the sparse rows do without."""
 
 
 @dataclass(frozen=True)
@@ -84,38 +90,57 @@ def bench_tick(
     repeats: int,
     implementations: tuple[str, ...] = ("native", "compiled", "reference"),
 ) -> tuple[list[Row], list[str]]:
-    """(rows, remarks): one tick of the 26 local offsets, fp32, forward and forward+backward."""
+    """(rows, remarks): one tick of the 26 local offsets, fp32, forward and forward+backward.
+
+    Connections learn by gradient like the cells do; in the rows `held` they have no gradient (frozen, or plastic).  In the
+    rows `sparse`, SPARSITY of them are pruned and the rest is stored compactly.
+    """
     topology, device = Topology(shape), torch.device("cpu")
     x, y, z = shape
     weights = initial_weights(topology, Connections(), generator(0, "bench")).requires_grad_()
     cells = initial_cells(shape, CHANNELS, generator(0, "bench cells")).requires_grad_()
     drive = torch.randn(batch, x, y, CHANNELS, generator=generator(0, "bench drive"), requires_grad=True)
+    pattern = pruned_pattern(topology, SPARSITY)
+    compact = pattern.take(weights.detach()).requires_grad_()
     kernels, remarks = {}, []
     for name in implementations:
         try:
             kernels[name] = choose(name, topology, CHANNELS, device, torch.float32)[0]
         except KernelUnavailable as error:
             remarks.append(f"{name}: {error}")
+    # Name of the row -> what runs, on which connections.
+    dense = {name: (kernel, weights, None) for name, kernel in kernels.items()}
+    sparse = {
+        f"{name} sparse {SPARSITY:.0%}": (kernel, compact, pattern)
+        for name, kernel in kernels.items()
+        if kernel is not None and kernel.sparse
+    }
+    held = {f"{name} held": (kernel, connections.detach(), p) for name, (kernel, connections, p) in (dense | sparse).items()}
     cells_updated, offsets = batch * x * y * z, len(topology.offsets)
     bytes_forward = (9 * CHANNELS + offsets) * 4 * x * y * z
     bytes_both = (33 * CHANNELS + 2 * offsets) * 4 * x * y * z
     rows, threads_before = [], torch.get_num_threads()
 
-    def forward(name: str) -> None:
+    def forward(kernel, connections, pattern) -> None:
         with torch.no_grad():
-            propagate(drive, weights, cells, topology, 1, kernels[name])
+            propagate(drive, connections, cells, topology, 1, kernel, pattern=pattern)
 
-    def both(name: str) -> None:
-        for tensor in (weights, cells, drive):
+    def both(kernel, connections, pattern) -> None:
+        for tensor in (connections, cells, drive):
             tensor.grad = None
-        propagate(drive, weights, cells, topology, 1, kernels[name]).sum().backward()
+        propagate(drive, connections, cells, topology, 1, kernel, pattern=pattern).sum().backward()
 
+    passes = (
+        ("forward", forward, dense | sparse, bytes_forward),
+        ("forward+backward", both, dense | sparse | held, bytes_both),
+    )
     try:
         for threads in sorted({1, threads_before}):
             torch.set_num_threads(threads)
             rate = copy_rate(repeats)
-            for kind, call, size in (("forward", forward, bytes_forward), ("forward+backward", both, bytes_both)):
-                times = timed({name: lambda name=name, call=call: call(name) for name in kernels}, repeats)
+            for kind, call, variants, size in passes:
+                calls = {name: functools.partial(call, *variant) for name, variant in variants.items()}
+                times = timed(calls, repeats)
                 for name, taken in times.items():
                     median = statistics.median(taken)
                     row = Row(
@@ -135,6 +160,15 @@ def bench_tick(
     finally:
         torch.set_num_threads(threads_before)
     return rows, remarks
+
+
+def pruned_pattern(topology: Topology, sparsity: float) -> Pattern:
+    """A pattern drawn at random that keeps 1 - sparsity of the offsets of every tile."""
+    x, y, z = topology.shape
+    offsets = len(topology.offsets)
+    kept = max(1, round(offsets * (1 - sparsity)))
+    drawn = torch.rand(offsets, x, y, -(-z // TILE), generator=generator(0, "bench pattern"))
+    return Pattern(drawn.argsort(0)[:kept].to(torch.uint8).contiguous(), offsets)
 
 
 def _speedup(reference: list[float] | None, taken: list[float]) -> float | None:

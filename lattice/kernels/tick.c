@@ -3,9 +3,9 @@
  * Layout: state [B, X, Y, C, Z], weights [K, X, Y, Z], cells [6, X, Y, C, Z] (a_z b_z c_z a_h b_h c_h); z is contiguous.
  * All functions loop alike:
  *
- *     columns (x, y), shared out among the threads
- *       tiles of 16 cells along z: gather the tile's connections (tiles.h)
- *         samples: weights and parameters are in the first-level cache by now, read from memory once per batch
+ *     strips, shared out among the threads: gather the connections of the strip's tiles (tiles.h)
+ *       tiles: 16 cells side by side along z
+ *         samples: the tile's weights and parameters are in the first-level cache by now, read from memory once per batch
  *           connections x channels: the C sums of the message stay in registers
  *
  * Every output element is written by exactly one thread and summed in a fixed order: results do not depend on the number of
@@ -51,35 +51,42 @@ static inline vec message(const Tile *tile, const float *at, const float *extra,
     return factor;
 }
 
-/* Asks for the rows of one [C, Z] block that the next tile will read; the hardware does not see so many streams coming. */
-static inline void prefetch_rows(const float *next, int64_t Z) {
-    UNROLL for (int c = 0; c < CHANNELS; c++) __builtin_prefetch(next + c * Z);
+/* Asks for the six parameters of one channel of the tile at p: the hardware does not see that many streams coming.  Rows need
+ * not be aligned; the line that a tile begins in has been read with the tile before it, the one it ends in is new. */
+static inline void prefetch_cells(const float *p, int64_t sample) {
+    for (int v = 0; v < 6; v++) __builtin_prefetch(p + v * sample + LANES - 1);
 }
 
-/* From the tile at z0 to the one after it in the same column, or the first of the next column; in floats. */
-static inline int64_t to_next_tile(int64_t z0, int64_t Z) { return z0 + LANES < Z ? LANES : CHANNELS * Z - z0; }
+/* From a tile to the next in the same column, or to the first of the next column, in floats. */
+static inline int64_t to_next_tile(const Tile *tile, int64_t Z) {
+    return tile->z0 + LANES < Z ? LANES : CHANNELS * Z - tile->z0;
+}
 
 /* out = tick(state); then out[z = 0] += drive where drive [B, X, Y, C] is given (it is the next tick's input). */
 void tick_forward(const Geometry *g, const Connections *net, const float *state, const float *cells, const float *extra,
                   const float *drive, float epsilon, float *out) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, block = CHANNELS * Z, sample = columns * block;
 #pragma omp parallel for schedule(static)
-    for (int64_t column = 0; column < columns; column++) {
-        Column around;
-        Tile tile;
-        look_around(&around, g, column, CHANNELS, +1);
-        for (int64_t z0 = 0; z0 < Z; z0 += LANES) {
-            const int n = lanes(g, z0);
-            const int64_t base = column * block + z0, next = base + to_next_tile(z0, Z);
-            gather_heard(&tile, &around, g, net, z0);
-            for (int v = 0; v < 6; v++) prefetch_rows(cells + v * sample + next, Z);
+    for (int64_t strip = 0; strip < strips(g); strip++) {
+        Tile tiles[STRIP];
+        const int count = place_strip(tiles, g, strip);
+        gather_heard(tiles, count, g, net, CHANNELS);
+        for (const Tile *tile = tiles; tile < tiles + count; tile++) {
+            const int n = tile->n;
+            const int64_t base = tile->column * block + tile->z0, next = to_next_tile(tile, Z);
+            const int64_t far = next + (g->size_y + 1) * block; /* the newest of the next tile's neighbours */
             for (int64_t b = 0; b < g->batch; b++) {
                 const int64_t here = b * sample + base;
                 const float *at = state + here;
                 vec m[CHANNELS];
-                message(&tile, at, extra ? extra + here : 0, Z, n, epsilon, m);
+                message(tile, at, extra ? extra + here : 0, Z, n, epsilon, m);
                 UNROLL for (int c = 0; c < CHANNELS; c++) {
                     const float *p = cells + base + c * Z;
+                    if (b == 0) {
+                        prefetch_cells(p + next, sample);
+                        __builtin_prefetch(at + far + c * Z + LANES - 1);
+                        __builtin_prefetch(out + here + next + c * Z + LANES - 1, 1);
+                    }
                     const vec s = load(at + c * Z);
                     const vec u = load_lanes(p, 0, n) * s + load_lanes(p + sample, 0, n) * m[c] + load_lanes(p + 2 * sample, 0, n);
                     p += 3 * sample;
@@ -87,7 +94,7 @@ void tick_forward(const Geometry *g, const Connections *net, const float *state,
                     vec z, h;
                     gates(u, v, &z, &h);
                     vec after = s + z * (h - s);
-                    if (drive && z0 == 0) after[0] += drive[(b * columns + column) * CHANNELS + c];
+                    if (drive && tile->z0 == 0) after[0] += drive[(b * columns + tile->column) * CHANNELS + c];
                     store_lanes(out + here + c * Z, after, n);
                 }
             }
@@ -95,20 +102,40 @@ void tick_forward(const Geometry *g, const Connections *net, const float *state,
     }
 }
 
-/* p[0 .. n) += v, or = v where nothing is there yet. */
-static inline void add_lanes(float *p, vec v, int n, int fresh) {
-    store_lanes(p, fresh ? v : v + load_lanes(p, 0, n), n);
+/* Parameter gradients of a tile while they are summed over the samples. */
+typedef struct {
+    vec cells[6][CHANNELS], weights[MAX_OFFSETS];
+} Sums;
+
+/* Which of a batch's samples this is.  The first begins the sums; the last writes them to the gradient tensors, a few lines at
+ * a time in between its other work, as memory takes them. */
+enum { FIRST = 1, LAST = 2 };
+
+/* Adds v to a sum of the samples; the last of them moves it to p[0 .. n), added to what is there unless `fresh`. */
+static inline void sum_up(vec *sum, vec v, int sample, int fresh, float *p, int n) {
+    if (!(sample & FIRST)) v += *sum;
+    if (!(sample & LAST)) *sum = v;
+    else store_lanes(p, fresh ? v : v + load_lanes(p, 0, n), n);
 }
 
-/* The backward of one tile and sample as far as it needs only the tile's own output gradient.  `fresh` is a constant where this
- * is inlined: the parameter gradients are then written, not added to. */
+/* The backward of one tile and sample as far as it needs only the tile's own output gradient.  `which` is a constant where
+ * this is inlined; grad_weights may be null. */
 static inline __attribute__((always_inline)) void backward_tile(
-    const Tile *tile, const float *at, const float *p, const float *extra, const float *grad_out, float epsilon, int64_t Z,
-    int64_t sample, int n, const int fresh, float *grad_message, float *grad_state, float *grad_p, float *grad_weights) {
+    const Geometry *g, const Tile *tile, const float *at, const float *p, const float *extra, const float *grad_out,
+    float epsilon, const int which, int fresh, Sums *sums, float *grad_message, float *grad_state, float *grad_cells,
+    float *grad_weights) {
+    const int n = tile->n;
+    const int64_t Z = g->size_z, size = g->size_x * g->size_y * Z, sample = CHANNELS * size;
+    const int64_t next = to_next_tile(tile, Z), far = next + (g->size_y + 1) * CHANNELS * Z;
     vec m[CHANNELS], grad_m[CHANNELS];
     const vec factor = message(tile, at, extra, Z, n, epsilon, m);
     vec projection = {0};
-    for (int c = 0; c < CHANNELS; c++, p += Z, grad_p += Z) {
+    for (int c = 0; c < CHANNELS; c++, p += Z, grad_cells += Z) {
+        if (which & FIRST) {
+            prefetch_cells(p + next, sample);
+            __builtin_prefetch(at + far + c * Z + LANES - 1);
+            __builtin_prefetch(grad_out + next + c * Z + LANES - 1);
+        }
         const vec s = load(at + c * Z), grad = load_lanes(grad_out + c * Z, 0, n);
         const vec a_z = load_lanes(p, 0, n), b_z = load_lanes(p + sample, 0, n), c_z = load_lanes(p + 2 * sample, 0, n);
         const vec a_h = load_lanes(p + 3 * sample, 0, n), b_h = load_lanes(p + 4 * sample, 0, n);
@@ -116,12 +143,12 @@ static inline __attribute__((always_inline)) void backward_tile(
         vec z, h;
         gates(a_z * s + b_z * m[c] + c_z, a_h * s + b_h * m[c] + c_h, &z, &h);
         const vec dz = grad * (h - s) * z * (1.0f - z), dh = grad * z * (1.0f - h * h);
-        add_lanes(grad_p, dz * s, n, fresh);
-        add_lanes(grad_p + sample, dz * m[c], n, fresh);
-        add_lanes(grad_p + 2 * sample, dz, n, fresh);
-        add_lanes(grad_p + 3 * sample, dh * s, n, fresh);
-        add_lanes(grad_p + 4 * sample, dh * m[c], n, fresh);
-        add_lanes(grad_p + 5 * sample, dh, n, fresh);
+        sum_up(&sums->cells[0][c], dz * s, which, fresh, grad_cells, n);
+        sum_up(&sums->cells[1][c], dz * m[c], which, fresh, grad_cells + sample, n);
+        sum_up(&sums->cells[2][c], dz, which, fresh, grad_cells + 2 * sample, n);
+        sum_up(&sums->cells[3][c], dh * s, which, fresh, grad_cells + 3 * sample, n);
+        sum_up(&sums->cells[4][c], dh * m[c], which, fresh, grad_cells + 4 * sample, n);
+        sum_up(&sums->cells[5][c], dh, which, fresh, grad_cells + 5 * sample, n);
         grad_m[c] = dz * b_z + dh * b_h;
         projection += grad_m[c] * m[c];
         store_lanes(grad_state + c * Z, grad * (1.0f - z) + dz * a_z + dh * a_h, n);
@@ -136,10 +163,17 @@ static inline __attribute__((always_inline)) void backward_tile(
         const float *q = at + tile->shift[k];
         vec sum = {0};
         UNROLL for (int c = 0; c < CHANNELS; c++) sum += grad_m[c] * load(q + c * Z);
-        add_lanes(grad_weights + tile->place[k], keep_lanes(sum, tile->first[k], tile->last[k]), n, fresh);
+        if (which & LAST) {
+            int first, last;
+            lanes_inside(g, tile, g->dz[tile->offset[k]], &first, &last);
+            if (!(which & FIRST)) sum += sums->weights[k];
+            sum = keep_lanes(sum, first, last);
+            sum_up(0, sum, FIRST | LAST, fresh, grad_weights + tile->slot[k] * size, n);
+        } else
+            sum_up(&sums->weights[k], sum, which, fresh, 0, n);
     }
-    if (fresh)
-        for (int k = 0; k < tile->silent; k++) store_lanes(grad_weights + tile->silent_place[k], (vec){0}, n);
+    if (fresh && (which & LAST))
+        for (int k = 0; k < tile->silent; k++) store_lanes(grad_weights + tile->silent_slot[k] * size, (vec){0}, n);
 }
 
 /* First half of the backward.  Writes grad_message [B, X, Y, C, Z] and the direct part of grad_state, which may be grad_out;
@@ -149,22 +183,23 @@ void tick_backward_cells(const Geometry *g, const Connections *net, const float 
                          float *grad_cells, float *grad_weights) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, block = CHANNELS * Z, sample = columns * block;
 #pragma omp parallel for schedule(static)
-    for (int64_t column = 0; column < columns; column++) {
-        Column around;
-        Tile tile;
-        look_around(&around, g, column, CHANNELS, +1);
-        for (int64_t z0 = 0; z0 < Z; z0 += LANES) {
-            const int n = lanes(g, z0);
-            const int64_t base = column * block + z0, next = base + to_next_tile(z0, Z);
-            gather_heard(&tile, &around, g, net, z0);
-            for (int v = 0; v < 6; v++) prefetch_rows(cells + v * sample + next, Z);
+    for (int64_t strip = 0; strip < strips(g); strip++) {
+        Tile tiles[STRIP];
+        const int count = place_strip(tiles, g, strip);
+        gather_heard(tiles, count, g, net, CHANNELS);
+        for (const Tile *tile = tiles; tile < tiles + count; tile++) {
+            const int64_t base = tile->column * block + tile->z0;
+            float *of_weights = grad_weights ? grad_weights + tile->column * Z + tile->z0 : 0;
+            Sums sums;
             for (int64_t b = 0; b < g->batch; b++) {
                 const int64_t here = b * sample + base;
-#define BACKWARD_TILE(FRESH) backward_tile(&tile, state + here, cells + base, extra ? extra + here : 0, grad_out + here, epsilon, \
-                                           Z, sample, n, FRESH, grad_message + here, grad_state + here, grad_cells + base,        \
-                                           grad_weights)
-                if (fresh && b == 0) BACKWARD_TILE(1);
-                else BACKWARD_TILE(0);
+#define BACKWARD_TILE(WHICH)                                                                                                    \
+    backward_tile(g, tile, state + here, cells + base, extra ? extra + here : 0, grad_out + here, epsilon, WHICH, fresh, &sums, \
+                  grad_message + here, grad_state + here, grad_cells + base, of_weights)
+                if (g->batch == 1) BACKWARD_TILE(FIRST | LAST);
+                else if (b == 0) BACKWARD_TILE(FIRST);
+                else if (b + 1 < g->batch) BACKWARD_TILE(0);
+                else BACKWARD_TILE(LAST);
             }
         }
     }
@@ -176,21 +211,20 @@ void tick_backward_state(const Geometry *g, const Connections *net, const float 
                          float *grad_drive) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, block = CHANNELS * Z, sample = columns * block;
 #pragma omp parallel for schedule(static)
-    for (int64_t column = 0; column < columns; column++) {
-        Column around;
-        Tile tile;
-        look_around(&around, g, column, CHANNELS, -1);
-        for (int64_t z0 = 0; z0 < Z; z0 += LANES) {
-            const int n = lanes(g, z0);
-            const int64_t base = column * block + z0;
-            gather_hearing(&tile, &around, g, net, z0);
+    for (int64_t strip = 0; strip < strips(g); strip++) {
+        Tile tiles[STRIP];
+        const int count = place_strip(tiles, g, strip);
+        gather_hearing(tiles, count, g, net, CHANNELS);
+        for (const Tile *tile = tiles; tile < tiles + count; tile++) {
+            const int n = tile->n;
+            const int64_t base = tile->column * block + tile->z0;
             for (int64_t b = 0; b < g->batch; b++) {
                 float *grad = grad_state + b * sample + base;
                 vec sum[CHANNELS];
                 for (int c = 0; c < CHANNELS; c++) sum[c] = load_lanes(grad + c * Z, 0, n);
-                add_message(&tile, grad_message + b * sample + base, Z, sum);
+                add_message(tile, grad_message + b * sample + base, Z, sum);
                 for (int c = 0; c < CHANNELS; c++) {
-                    if (grad_drive && z0 == 0) grad_drive[(b * columns + column) * CHANNELS + c] += sum[c][0];
+                    if (grad_drive && tile->z0 == 0) grad_drive[(b * columns + tile->column) * CHANNELS + c] += sum[c][0];
                     store_lanes(grad + c * Z, sum[c], n);
                 }
             }

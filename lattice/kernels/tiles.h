@@ -4,10 +4,14 @@
  * and channels.  Lanes whose neighbour lies outside the lattice get a zero weight, so that afterwards every neighbour is one
  * unconditional 16-lane load.  Such a load may reach up to 16 floats beside its row: state buffers carry 16 zeroed floats before
  * and after them (native.py).  Weights and parameters are ordinary tensors and are only read inside.
+ *
+ * Tiles are gathered by the strip, STRIP of them that follow each other in memory: the weights of one offset lie far from those
+ * of the next, and reading one line of each in turn would wait for memory every time.
  */
 #include "vectors.h"
 
 #define MAX_OFFSETS 128
+#define STRIP 8
 
 typedef struct {
     int64_t batch, size_x, size_y, size_z, offsets;
@@ -26,111 +30,116 @@ typedef struct {
 } Connections;
 #define NONE 255
 
-/* What holds for every tile of a column, by offset: the neighbouring column it leads to, -1 outside the lattice, and the way
- * from a cell to its neighbour in a state buffer, in floats. */
 typedef struct {
-    int64_t column, neighbour[MAX_OFFSETS], shift[MAX_OFFSETS];
-} Column;
-
-/* The connections of a tile that have a neighbour in at least one lane. */
-typedef struct {
-    int count, silent;                          /* how many there are, and how many have none */
+    int64_t x, y, column, z0;    /* where it lies; column = x * Y + y */
+    int n;                       /* cells in it: LANES, or what is left of the column */
+    int count;                   /* connections with a neighbour in at least one lane: */
     vec weight[MAX_OFFSETS];
-    int64_t shift[MAX_OFFSETS];                 /* from this cell to the neighbour in a state buffer, in floats */
-    int64_t place[MAX_OFFSETS];                 /* of the tile's weights of this connection in the weight tensor */
-    int8_t first[MAX_OFFSETS], last[MAX_OFFSETS]; /* lanes with a neighbour: [first, last) */
-    int64_t silent_place[MAX_OFFSETS];
+    int64_t shift[MAX_OFFSETS];  /* from a cell to its neighbour in a state buffer, in floats */
+    int32_t offset[MAX_OFFSETS]; /* k of o_k */
+    int32_t slot[MAX_OFFSETS];   /* place on the weight tensor's first axis */
+    int silent;                  /* connections without any, by slot: */
+    int32_t silent_slot[MAX_OFFSETS];
 } Tile;
 
-static inline int64_t wrap(int64_t i, int64_t n) {
-    if (i >= 0 && i < n) return i;
-    return ((i % n) + n) % n;
+static inline int64_t tiles_of_column(const Geometry *g) { return (g->size_z + LANES - 1) / LANES; }
+static inline int64_t strips(const Geometry *g) {
+    return (g->size_x * g->size_y * tiles_of_column(g) + STRIP - 1) / STRIP;
 }
 
-static inline int lanes(const Geometry *g, int64_t z0) { return g->size_z - z0 < LANES ? (int)(g->size_z - z0) : LANES; }
-
-/* sign = +1 looks from i to i + o_k, the cells it hears; -1 to i - o_k, the cells that hear it. */
-static void look_around(Column *around, const Geometry *g, int64_t column, int channels, int sign) {
-    const int64_t X = g->size_x, Y = g->size_y, x = column / Y, y = column % Y;
-    around->column = column;
-    for (int64_t k = 0; k < g->offsets; k++) {
-        int64_t nx = x + sign * g->dx[k], ny = y + sign * g->dy[k];
-        if (g->periodic) {
-            nx = wrap(nx, X);
-            ny = wrap(ny, Y);
-        }
-        const int inside = nx >= 0 && nx < X && ny >= 0 && ny < Y;
-        const int64_t neighbour = nx * Y + ny;
-        around->neighbour[k] = inside ? neighbour : -1;
-        around->shift[k] = (neighbour - column) * channels * g->size_z + sign * g->dz[k];
-    }
-}
-
-/* Lanes of the tile at z0 whose neighbour dz further lies inside: [*first, *last), empty if *first >= *last. */
-static inline void lanes_inside(const Geometry *g, int64_t z0, int64_t dz, int *first, int *last) {
-    const int64_t below = -(z0 + dz), above = g->size_z - z0 - dz, n = lanes(g, z0);
-    *first = below > 0 ? (below < LANES ? (int)below : LANES) : 0;
-    *last = above < n ? (above > 0 ? (int)above : 0) : (int)n;
-}
-
-/* The tile's own connections, to the cells i + o_k it hears. */
-static void gather_heard(Tile *tile, const Column *around, const Geometry *g, const Connections *net, int64_t z0) {
-    const int64_t Z = g->size_z, cells = g->size_x * g->size_y * Z, own = around->column * Z + z0;
-    const int64_t tiles = (Z + LANES - 1) / LANES, columns = g->size_x * g->size_y;
-    const int64_t pattern = around->column * tiles + z0 / LANES;
-    const int64_t kept = net->index ? net->kept : g->offsets;
-    int count = 0, silent = 0;
-    for (int64_t j = 0; j < kept; j++) {
-        const int64_t k = net->index ? net->index[j * columns * tiles + pattern] : j, place = j * cells + own;
-        int first, last;
-        lanes_inside(g, z0, g->dz[k], &first, &last);
-        if (around->neighbour[k] < 0 || first >= last) {
-            tile->silent_place[silent++] = place;
-            continue;
-        }
-        tile->weight[count] = load_lanes(net->weights + place, first, last);
-        tile->shift[count] = around->shift[k];
-        tile->place[count] = place;
-        tile->first[count] = (int8_t)first;
-        tile->last[count] = (int8_t)last;
-        count++;
-        /* The next tile but one follows in memory; far apart as they are, these rows are too many for the hardware to foresee. */
-        __builtin_prefetch(net->weights + place + 2 * LANES);
-    }
-    tile->count = count;
-    tile->silent = silent;
-}
-
-/* The connections that lead to this tile, from the cells i - o_k that hear it, each with its owner's weight (the transpose).
- * Only `weight`, `shift` and `count` are set. */
-static void gather_hearing(Tile *tile, const Column *around, const Geometry *g, const Connections *net, int64_t z0) {
-    const int64_t Z = g->size_z, columns = g->size_x * g->size_y, cells = columns * Z;
-    const int64_t tiles = (Z + LANES - 1) / LANES;
+/* The tiles of one strip, with no connections yet; returns how many. */
+static int place_strip(Tile *tiles, const Geometry *g, int64_t strip) {
+    const int64_t per_column = tiles_of_column(g), total = g->size_x * g->size_y * per_column;
     int count = 0;
-    for (int64_t k = 0; k < g->offsets; k++) {
-        const int64_t owner = around->neighbour[k], start = z0 - g->dz[k]; /* the owner of lane 0 lies at depth `start` */
-        int first, last;
-        lanes_inside(g, z0, -g->dz[k], &first, &last);
-        if (owner < 0 || first >= last) continue;
-        const float *row = net->weights + owner * Z + start;
-        if (!net->slot) {
-            row += k * cells;
-            tile->weight[count] = load_lanes(row, first, last);
-            __builtin_prefetch(row + 2 * LANES);
-        } else {
+    for (int64_t i = strip * STRIP; i < total && count < STRIP; i++, count++) {
+        Tile *tile = &tiles[count];
+        tile->column = i / per_column;
+        tile->x = tile->column / g->size_y;
+        tile->y = tile->column % g->size_y;
+        tile->z0 = i % per_column * LANES;
+        tile->n = g->size_z - tile->z0 < LANES ? (int)(g->size_z - tile->z0) : LANES;
+        tile->count = tile->silent = 0;
+    }
+    return count;
+}
+
+static inline int64_t wrap(int64_t i, int64_t n) { return ((i % n) + n) % n; }
+
+/* Lanes of the tile whose neighbour dz further lies inside: [*first, *last), empty if *first >= *last. */
+static inline void lanes_inside(const Geometry *g, const Tile *tile, int64_t dz, int *first, int *last) {
+    const int64_t depth = tile->z0 + dz, above = g->size_z - depth;
+    *first = depth >= 0 ? 0 : depth > -LANES ? (int)-depth : LANES;
+    *last = above >= tile->n ? tile->n : above > 0 ? (int)above : 0;
+}
+
+/* The column that the offset (dx, dy) leads to from the tile, -1 outside the lattice. */
+static inline int64_t column_at(const Geometry *g, const Tile *tile, int64_t dx, int64_t dy) {
+    int64_t x = tile->x + dx, y = tile->y + dy;
+    if (x < 0 || x >= g->size_x || y < 0 || y >= g->size_y) {
+        if (!g->periodic) return -1;
+        x = wrap(x, g->size_x);
+        y = wrap(y, g->size_y);
+    }
+    return x * g->size_y + y;
+}
+
+static inline void append(Tile *tile, vec weight, int64_t shift, int64_t offset, int64_t slot) {
+    const int i = tile->count++;
+    tile->weight[i] = weight;
+    tile->shift[i] = shift;
+    tile->offset[i] = (int32_t)offset;
+    tile->slot[i] = (int32_t)slot;
+}
+
+/* The tiles' own connections, to the cells i + o_k they hear. */
+static void gather_heard(Tile *tiles, int count, const Geometry *g, const Connections *net, int channels) {
+    const int64_t Z = g->size_z, columns = g->size_x * g->size_y, per_column = tiles_of_column(g);
+    const int64_t kept = net->index ? net->kept : g->offsets;
+    for (int64_t slot = 0; slot < kept; slot++)
+        for (int t = 0; t < count; t++) {
+            Tile *tile = &tiles[t];
+            const int64_t k = net->index ? net->index[(slot * columns + tile->column) * per_column + tile->z0 / LANES] : slot;
+            const int64_t neighbour = column_at(g, tile, g->dx[k], g->dy[k]);
+            const float *weights = net->weights + (slot * columns + tile->column) * Z + tile->z0;
+            int first, last;
+            lanes_inside(g, tile, g->dz[k], &first, &last);
+            __builtin_prefetch(weights + STRIP * LANES); /* of the next strip */
+            if (neighbour < 0 || first >= last) {
+                tile->silent_slot[tile->silent++] = (int32_t)slot;
+                continue;
+            }
+            append(tile, load_lanes(weights, first, last), (neighbour - tile->column) * channels * Z + g->dz[k], k, slot);
+        }
+}
+
+/* The connections that lead to the tiles, from the cells i - o_k that hear them, each with its owner's weight (the transpose). */
+static void gather_hearing(Tile *tiles, int count, const Geometry *g, const Connections *net, int channels) {
+    const int64_t Z = g->size_z, columns = g->size_x * g->size_y, per_column = tiles_of_column(g);
+    for (int64_t k = 0; k < g->offsets; k++)
+        for (int t = 0; t < count; t++) {
+            Tile *tile = &tiles[t];
+            const int64_t owner = column_at(g, tile, -g->dx[k], -g->dy[k]);
+            const int64_t start = tile->z0 - g->dz[k]; /* depth of the first lane's owner, may lie outside */
+            int first, last;
+            lanes_inside(g, tile, -g->dz[k], &first, &last);
+            if (owner < 0 || first >= last) continue;
+            const float *weights = net->weights + owner * Z + start;
+            const int64_t shift = (owner - tile->column) * channels * Z - g->dz[k];
+            if (!net->slot) {
+                weights += k * columns * Z;
+                __builtin_prefetch(weights + STRIP * LANES);
+                append(tile, load_lanes(weights, first, last), shift, k, k);
+                continue;
+            }
             /* The owners straddle two tiles at most; `cut` is the first lane that belongs to the second. */
-            const int64_t lower = (start + first) / LANES;
-            const uint8_t *slot = net->slot + (k * columns + owner) * tiles + lower;
-            const int64_t next = (lower + 1) * LANES - start;
+            const int64_t lower = (start + first) / LANES, next = (lower + 1) * LANES - start;
             const int cut = next < last ? (int)next : last;
+            const uint8_t *slot = net->slot + (k * columns + owner) * per_column + lower;
             const int one = slot[0], two = cut < last ? slot[1] : NONE;
             if (one == NONE && two == NONE) continue;
             vec w = {0};
-            if (one != NONE) w += load_lanes(row + one * cells, first, cut);
-            if (two != NONE) w += load_lanes(row + two * cells, cut, last);
-            tile->weight[count] = w;
+            if (one != NONE) w += load_lanes(weights + one * columns * Z, first, cut);
+            if (two != NONE) w += load_lanes(weights + two * columns * Z, cut, last);
+            append(tile, w, shift, k, NONE);
         }
-        tile->shift[count++] = around->shift[k];
-    }
-    tile->count = count;
 }

@@ -14,6 +14,7 @@ from lattice.kernels.compiled import CompiledKernel
 from lattice.kernels.native import KernelUnavailable, NativeKernel
 from lattice.kernels.propagate import NORM_EPSILON
 from lattice.kernels.reference import tick
+from lattice.kernels.sparse import TILE, Pattern
 from presets.topology import LOCAL_OFFSETS, Topology
 
 CPU = torch.device("cpu")
@@ -35,6 +36,7 @@ class Case:
     cells: torch.Tensor
     functional: Functional | None
     upstream: torch.Tensor
+    pattern: Pattern | None = None
 
 
 def make_case(
@@ -65,7 +67,7 @@ def make_case(
 
 def run(case: Case, ticks: int, kernel) -> dict[str, torch.Tensor]:
     """The state after `ticks` and the gradient to everything that learns."""
-    state = propagate(case.drive, case.weights, case.cells, case.topology, ticks, kernel, case.functional)
+    state = propagate(case.drive, case.weights, case.cells, case.topology, ticks, kernel, case.functional, case.pattern)
     learning = {"drive": case.drive, "weights": case.weights, "cells": case.cells}
     if case.functional is not None:
         learning["gain"] = case.functional.gain
@@ -232,6 +234,85 @@ def test_native_is_bit_identical_on_repetition_and_with_one_and_two_threads():
         torch.set_num_threads(before)
     for again in runs[1:]:
         assert all(torch.equal(again[name], runs[0][name]) for name in runs[0])
+
+
+# Compact-sparse connections
+
+
+def sparse_case(kept: int, **options) -> tuple[Case, Case, Pattern]:
+    """(the same connections compact, and dense with zeros, their pattern): every tile keeps `kept` offsets, drawn at random."""
+    case = make_case(**options)
+    offsets, x, y, z = case.weights.shape
+    drawn = torch.rand(offsets, x, y, -(-z // TILE), generator=torch.Generator().manual_seed(11))
+    mask = (drawn.argsort(0).argsort(0) < kept).repeat_interleave(TILE, -1)[..., :z]
+    pattern = Pattern.of(mask)
+    dense = (case.weights.detach() * mask).requires_grad_()
+    compact = pattern.take(dense.detach()).requires_grad_()
+    return dataclasses.replace(case, weights=compact, pattern=pattern), dataclasses.replace(case, weights=dense), pattern
+
+
+@pytest.mark.parametrize("boundary", ["walls", "periodic"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_compact_reference_equals_the_dense_one_with_pruned_weights(shape, boundary):
+    compact, dense, pattern = sparse_case(5, shape=shape, boundary=boundary)
+    found, wanted = run(compact, 3, None), run(dense, 3, None)
+    wanted["weights"] = pattern.take(wanted["weights"])
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize("clustered", [False, True], ids=["plain", "functional"])
+@pytest.mark.parametrize(("batch", "channels", "kept"), [(1, 12, 9), (3, 5, 4), (2, 12, 34)], ids=str)
+@pytest.mark.parametrize("boundary", ["walls", "periodic"])
+@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+def test_native_on_compact_connections_equals_reference_forward_and_backward(shape, boundary, batch, channels, kept, clustered):
+    case, _, _ = sparse_case(kept, shape=shape, boundary=boundary, batch=batch, channels=channels, clustered=clustered)
+    kernel = NativeKernel(case.topology, channels)
+    for ticks in (1, 4):
+        assert_close(run(case, ticks, kernel), run(case, ticks, None), 1e-5)
+
+
+def test_a_kernel_of_dense_connections_runs_compact_ones_expanded(monkeypatch):
+    case, _, _ = sparse_case(9, shape=(4, 3, 33))
+    kernel = compile_parts(case, torch.float32, monkeypatch)
+    with torch.compiler.set_stance("force_eager"):
+        assert_close(run(case, 2, kernel), run(case, 2, None), 1e-5)
+
+
+def test_native_on_compact_connections_is_bit_identical_with_one_and_two_threads():
+    case, _, _ = sparse_case(9, shape=(4, 3, 33), boundary="periodic", batch=3)
+    kernel = NativeKernel(case.topology, 12)
+    before, runs = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            runs.append(run(case, 4, kernel))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+
+
+def test_compact_connections_take_the_memory_of_what_is_kept():
+    compact, dense, pattern = sparse_case(8, shape=(4, 3, 32))
+    held = compact.weights.nbytes + pattern.index.nbytes + pattern.slots.nbytes
+    assert compact.weights.nbytes == dense.weights.nbytes * 8 // len(dense.weights)
+    assert held < 0.3 * dense.weights.nbytes
+
+
+def test_masks_that_no_pattern_can_hold_are_refused():
+    mask = torch.ones(3, 2, 2, 20, dtype=torch.bool)
+    mask[1, 0, 1, 3] = False
+    with pytest.raises(ValueError, match="cells of a tile along z must keep the same offsets"):
+        Pattern.of(mask)
+    mask[1, 0, 1, :16] = False
+    with pytest.raises(ValueError, match="every tile must keep as many offsets, not 2 here and 3 there"):
+        Pattern.of(mask)
+
+
+def test_a_pattern_of_another_shape_is_named_with_what_was_expected():
+    case, _, pattern = sparse_case(9, shape=(4, 3, 33))
+    other = Pattern(pattern.index[..., :2], pattern.offsets)
+    with pytest.raises(ValueError, match=r"^pattern: shape .* does not fit the topology, expected "):
+        propagate(case.drive, case.weights, case.cells, case.topology, 1, None, pattern=other)
 
 
 # The compiled kernel against the reference
