@@ -14,6 +14,7 @@ the batch.  Connections of negative sign learn with the opposite sign: what agre
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +51,7 @@ class Tally:
     connections: int = 0
     """That exist and are not pruned, at the last update."""
     spoilt: int = 0
-    """Sentences left out because a state was not finite."""
+    """Sentences left out because a state of their micro-batch was not finite."""
     seconds: float = 0.0
     """Taken by watching, products and updates."""
 
@@ -69,7 +70,7 @@ class Plasticity(nn.Module):
         self.register_buffer("firing", torch.full(topology.shape, settings.target_rate))
         self.register_buffer("threshold", torch.full(topology.shape, threshold))
         self.configure(settings, threshold)
-        self.products = products
+        self.products: Callable[..., Work] = products
         self._tally = Tally()
         self._changed: torch.Tensor | None = None  # of |w| [K, X, Y, Z], summed since the last report
         self._message_change: float | None = None
@@ -99,7 +100,6 @@ class Plasticity(nn.Module):
         self._sums: list[torch.Tensor] = []
         self._probe: torch.Tensor | None = None
         self._watching = 0
-        self._good = torch.zeros(0, dtype=torch.bool)
         self._last: torch.Tensor | None = None
         self._spikes: list[torch.Tensor] = []
         self._credit: torch.Tensor | None = None
@@ -107,7 +107,10 @@ class Plasticity(nn.Module):
 
     @torch.no_grad()
     def observe(self, tick: int, state: torch.Tensor, final: bool) -> None:
-        """The state [B, X, Y, C, Z] before `tick` (from 0), or after the last tick where `final`; it is not written to later."""
+        """The state [B, X, Y, C, Z] before `tick` (from 0), or after the last tick where `final`.
+
+        It is kept until the next one comes, and must not be written to meanwhile.
+        """
         if tick == 0:
             self._watching = min(self._left, len(state))
             self._left -= self._watching
@@ -118,22 +121,21 @@ class Plasticity(nn.Module):
         now = state[: self._watching].detach().float()
         change = now if self._last is None else now - self._last
         self._spikes.append(change.square().mean(3) > self.threshold.square())
-        if final:
+        if final and not torch.isfinite(state).all():
+            # All of them: a kernel may read beside a sentence's states, where a weight of zero does not stop a NaN.
+            self._tally.spoilt += self._watching
+            self._watching = 0
+        elif final:
             self._finish(self._last if self._last is not None else torch.zeros_like(now), now)
+        self._last = now
+        if final:
             self._last, self._spikes = None, []
-        else:
-            self._last = now
         self._tally.seconds += time.perf_counter() - clock
 
     def _finish(self, before: torch.Tensor, last: torch.Tensor) -> None:
         """All ticks of this micro-batch were seen: adds its products."""
         tally = self._tally
-        self._good = torch.isfinite(last).flatten(1).all(1)
-        tally.spoilt += int((~self._good).sum())
-        spikes = self._of_good(torch.stack(self._spikes, 3))
-        before, last = self._of_good(before), self._of_good(last)
-        if len(last) == 0:
-            return
+        spikes = torch.stack(self._spikes, 3)
         self._seen += len(last)
         if self._probe is None:
             self._probe = before[:1].clone()
@@ -158,10 +160,6 @@ class Plasticity(nn.Module):
             case "oja":
                 self._add(0, before, last * learns[:, :, :, None])
 
-    def _of_good(self, values: torch.Tensor) -> torch.Tensor:
-        """Without the sentences whose states are not finite [b, ...]."""
-        return values if self._good.all() else values[self._good]
-
     def _add_stdp(self, spikes: torch.Tensor) -> None:
         """Σ over samples and ticks of pre_trace · post spike and of post_trace · pre spike; spikes [b, X, Y, T + 1, Z]."""
         pre_trace, post_trace = torch.zeros_like(spikes), torch.zeros_like(spikes)
@@ -175,7 +173,7 @@ class Plasticity(nn.Module):
         """Adds the products of two fields [b, X, Y, M, Z] to a sum [K, X, Y, Z]."""
         if sum_of == len(self._sums):
             self._sums.append(torch.zeros(len(self.topology.offsets), *self.topology.shape, device=post.device))
-        work: Work = self.products(pre, post, self.topology, self._sums[sum_of])
+        work: Work = self.products(pre, post, self.topology, self._sums[sum_of], self.settings.quiet)
         self._tally.done += work.done
         self._tally.possible += work.possible
 
@@ -186,14 +184,14 @@ class Plasticity(nn.Module):
         three_factor only.  The eligibility of a connection, its presynaptic state decaying with tau_e, meets the signal of
         the postsynaptic cell; summed backwards in time it is the signal that decays, which needs no stored states.
         """
-        if self.settings.rule != "three_factor" or not self._watching or not self._good.any():
+        if self.settings.rule != "three_factor" or not self._watching:
             return
         clock = time.perf_counter()
-        now, credit = self._of_good(-grad[: self._watching].float()), self._credit
+        now, credit = -grad[: self._watching].float(), self._credit
         self._power += float(now.double().square().sum())
         self._signals += now.numel()
         self._credit = now if credit is None else rules.eligibility_step(credit, now, self.settings.tau_e)
-        self._add(0, self._of_good(state[: self._watching].detach().float()), self._credit)
+        self._add(0, state[: self._watching].detach().float(), self._credit)
         if tick == 0:
             self._credit = None
         self._tally.seconds += time.perf_counter() - clock
@@ -246,7 +244,8 @@ class Plasticity(nn.Module):
         if mask is not None:
             exists &= mask[:, rows].bool()
         magnitude = weights.abs()
-        wish = self._wish(rows, magnitude, torch.copysign(torch.ones_like(weights), weights), squares[rows]) * rate
+        sign = torch.copysign(torch.ones_like(weights), weights)
+        wish = self._wish(rows, magnitude, sign, squares[rows], rate)
         if won is not None:
             wish = competition.competitive_change(wish, won[rows], settings.inhibition)
         moved = rules.bounded(magnitude, wish * exists, settings.w_min, settings.w_max)
@@ -291,12 +290,14 @@ class Plasticity(nn.Module):
 
     @property
     def spoilt(self) -> int:
-        """Sentences left out since the last report, because a state was not finite."""
+        """Sentences left out since the last report, because a state of their micro-batch was not finite."""
         return self._tally.spoilt
 
-    def _wish(self, rows: slice, magnitude: torch.Tensor, sign: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
-        """The change of |w| that the rule asks for at rate 1, in `rows` of x."""
-        sums = [total[:, rows] / self._seen for total in self._sums]
+    def _wish(
+        self, rows: slice, magnitude: torch.Tensor, sign: torch.Tensor, squares: torch.Tensor, rate: float
+    ) -> torch.Tensor:
+        """The change of |w| that the rule asks for, in `rows` of x."""
+        sums = [total[:, rows] * (rate / self._seen) for total in self._sums]
         match self.settings.rule:
             case "stdp":
                 excitatory = sign > 0
@@ -306,13 +307,13 @@ class Plasticity(nn.Module):
             case "bcm":
                 return sign * sums[0] / self.channels
             case "oja":
-                return rules.oja_change(sign * sums[0] / self.channels, squares, magnitude, 1.0)
+                return rules.oja_change(sign * sums[0] / self.channels, rate * squares, magnitude, 1.0)
             case _:
-                # Relative to the signal's own size: neither batch nor loss scale matters, and a rate means what it means
-                # elsewhere.
+                # Relative to the signal's own size: neither batch nor loss scale matters, and a rate of 1 moves |w| by
+                # about 1, as it does in the other rules.
                 size = (self._power / max(1, self._signals)) ** 0.5
-                mean = sums[0] * (self._seen * self.topology.cells / max(1, self._signals))
-                return rules.three_factor_change(mean, sign, 1 / size if size > 0 else 0.0)
+                per_sentence = self._signals / (self._seen * self.topology.cells)
+                return rules.three_factor_change(sums[0], sign, 1 / (size * per_sentence) if size > 0 else 0.0)
 
 
 def normalised(message: torch.Tensor) -> torch.Tensor:

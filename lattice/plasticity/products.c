@@ -1,21 +1,17 @@
 /* Products of connected cells on the CPU, event-driven: out_k[i] += sum over m of pre_m[i + o_k] * post_m[i], fp32.
  *
- * Layout: fields [B, X, Y, M, Z] (as states), out [K, X, Y, Z]; z is contiguous.  An event is a tile of 16 cells of one (sample,
- * value m) in which something is not silent; `mark` finds them once, a bit each, and `products` only visits connections of
- * which both ends have one.  Where every tile is busy a word of bits tells so, and the loop is the plain one.
+ * Layout: fields [B, X, Y, M, Z] (as states), out [K, X, Y, Z]; z is contiguous.  `loudness` measures every tile of 16 cells of
+ * one (sample, value m) once, and `products` only visits connections whose two ends are loud enough together: 16 values are
+ * judged by one comparison, and where all of them pass the loop is the plain one.
  *
  *     columns (x, y), shared out among the threads
  *       tiles of 16 cells along z
- *         connections: samples x values with an event at both ends, summed in registers
+ *         connections: samples x values that are loud enough at both ends, summed in registers
  *
  * Every output element is written by exactly one thread and summed in a fixed order: results do not depend on the number of
  * threads.
  */
 #include "tiles.h"
-
-#define WORD 64
-
-static inline int64_t words(int64_t values) { return (values + WORD - 1) / WORD; }
 
 static inline float total(vec v) {
     float sum = 0;
@@ -25,27 +21,29 @@ static inline float total(vec v) {
 
 static inline vec magnitude(vec v) { return (vec)((ivec)v & 0x7fffffff); }
 
-/* loudness[B, X, Y, M, tiles] = sum of |field| over the tile's cells. */
+/* loud[B, X, Y, tiles, M] = sum of |field| over the tile's cells. */
 void loudness(const Geometry *g, const float *field, int64_t values, float *loud) {
-    const int64_t Z = g->size_z, tiles = (Z + LANES - 1) / LANES, rows = g->batch * g->size_x * g->size_y * values;
-#pragma omp parallel for schedule(static)
-    for (int64_t row = 0; row < rows; row++)
-        for (int64_t t = 0; t < tiles; t++)
-            loud[row * tiles + t] = total(magnitude(load_lanes(field + row * Z + t * LANES, 0, lanes(g, t * LANES))));
-}
-
-/* events[B, X, Y, tiles, words]: bit m is set where the loudness of value m is above `floor`. */
-void mark(const Geometry *g, const float *loud, int64_t values, float floor, uint64_t *events) {
-    const int64_t tiles = (g->size_z + LANES - 1) / LANES, columns = g->batch * g->size_x * g->size_y, W = words(values);
+    const int64_t Z = g->size_z, tiles = (Z + LANES - 1) / LANES, columns = g->batch * g->size_x * g->size_y;
 #pragma omp parallel for schedule(static)
     for (int64_t column = 0; column < columns; column++)
         for (int64_t t = 0; t < tiles; t++)
-            for (int64_t w = 0; w < W; w++) {
-                uint64_t bits = 0;
-                for (int64_t m = w * WORD; m < values && m < (w + 1) * WORD; m++)
-                    bits |= (uint64_t)(loud[(column * values + m) * tiles + t] > floor) << (m - w * WORD);
-                events[(column * tiles + t) * W + w] = bits;
+            for (int64_t m = 0; m < values; m++) {
+                const float *row = field + (column * values + m) * Z + t * LANES;
+                loud[(column * tiles + t) * values + m] = total(magnitude(load_lanes(row, 0, lanes(g, t * LANES))));
             }
+}
+
+/* Which of `count` values are loud enough, a bit each: own * max(near, far) > floor. */
+static inline uint32_t loud_enough(const float *own, const float *near, const float *far, int count, float floor) {
+#ifdef __AVX512F__
+    const __m512 there = _mm512_max_ps((__m512)load_lanes(near, 0, count), (__m512)load_lanes(far, 0, count));
+    const __m512 both = _mm512_mul_ps((__m512)load_lanes(own, 0, count), there);
+    return _mm512_cmp_ps_mask(both, _mm512_set1_ps(floor), _CMP_GT_OQ);
+#else
+    uint32_t bits = 0;
+    for (int m = 0; m < count; m++) bits |= (uint32_t)(own[m] * (near[m] > far[m] ? near[m] : far[m]) > floor) << m;
+    return bits;
+#endif
 }
 
 /* Sum over the values listed of post * pre, both at the tile's first cell; lanes [first, last) only. */
@@ -65,13 +63,14 @@ static inline __attribute__((always_inline)) vec paired(const float *post, const
     return (a + b) + (c + d);
 }
 
-/* Adds to out [K, X, Y, Z]; returns how many products of two tiles were computed. */
-int64_t products(const Geometry *g, const float *pre, const float *post, const uint64_t *pre_events,
-                 const uint64_t *post_events, int64_t values, float *out) {
+/* Adds to out [K, X, Y, Z] where the loudness of both ends, multiplied, is above `floor`; returns how many products of two tiles
+ * were computed. */
+int64_t products(const Geometry *g, const float *pre, const float *post, const float *pre_loud, const float *post_loud,
+                 int64_t values, float floor, float *out) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, block = values * Z, sample = columns * block;
-    const int64_t tiles = (Z + LANES - 1) / LANES, W = words(values);
-    uint8_t every[WORD];
-    for (int i = 0; i < WORD; i++) every[i] = (uint8_t)i;
+    const int64_t tiles = (Z + LANES - 1) / LANES;
+    uint8_t every[LANES];
+    for (int i = 0; i < LANES; i++) every[i] = (uint8_t)i;
     int64_t done = 0;
 #pragma omp parallel for schedule(static) reduction(+ : done)
     for (int64_t column = 0; column < columns; column++) {
@@ -86,18 +85,19 @@ int64_t products(const Geometry *g, const float *pre, const float *post, const u
                 const int64_t near = (z0 + g->dz[k] + first) / LANES, far = (z0 + g->dz[k] + last - 1) / LANES;
                 vec sum = {0};
                 for (int64_t b = 0; b < g->batch; b++) {
-                    const uint64_t *own = post_events + ((b * columns + column) * tiles + t) * W;
-                    const uint64_t *there = pre_events + (b * columns + around.neighbour[k]) * tiles * W;
-                    for (int64_t w = 0; w < W; w++) {
-                        uint64_t both = own[w] & (there[near * W + w] | there[far * W + w]);
-                        if (!both) continue;
-                        const int64_t here = b * sample + column * block + w * WORD * Z + z0;
+                    const float *own = post_loud + ((b * columns + column) * tiles + t) * values;
+                    const float *there = pre_loud + (b * columns + around.neighbour[k]) * tiles * values;
+                    for (int64_t m = 0; m < values; m += LANES) {
+                        const int n = values - m < LANES ? (int)(values - m) : LANES;
+                        uint32_t busy = loud_enough(own + m, there + near * values + m, there + far * values + m, n, floor);
+                        if (!busy) continue;
+                        const int64_t here = b * sample + column * block + m * Z + z0;
                         const float *p = post + here, *q = pre + here + around.shift[k];
-                        uint8_t some[WORD];
+                        uint8_t some[LANES];
                         const uint8_t *list = every;
-                        const int count = __builtin_popcountll(both);
-                        if (both & (both + 1)) { /* not a run from 0 on */
-                            for (int i = 0; both; both &= both - 1) some[i++] = (uint8_t)__builtin_ctzll(both);
+                        const int count = __builtin_popcount(busy);
+                        if (busy & (busy + 1)) { /* not a run from 0 on */
+                            for (int i = 0; busy; busy &= busy - 1) some[i++] = (uint8_t)__builtin_ctz(busy);
                             list = some;
                         }
                         done += count;

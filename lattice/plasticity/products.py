@@ -5,7 +5,7 @@ cell i; what the rules differ in is which fields they pair.  Fields are laid out
 over whatever they hold in a cell: the ticks or the channels of B sentences.
 
 The work is counted in products of two tiles, 16 cells along z of one value of one sentence.  `products.c` leaves out those of
-which an end is silent; the plain version, `plain_products`, does them all.
+which an end is silent, or both together too quiet; the plain version, `plain_products`, does them all.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from importlib import resources
 
 import torch
-import torch.nn.functional as F
 
 from lattice.kernels.native import MAX_OFFSETS, Geometry, KernelUnavailable, compiled, pointer
 from lattice.kernels.sparse import TILE
@@ -24,9 +23,6 @@ from presets.topology import Offset, Topology
 
 SLAB_NUMBERS = 8 * 1024 * 1024
 """Products of one offset held at once (32 MiB in fp32); larger lattices are taken in slabs along x."""
-
-WORD = 64
-"""Events of a tile kept in one integer; as in products.c."""
 
 Region = tuple[slice, slice, slice]
 
@@ -69,38 +65,30 @@ def _runs(size: int, step: int, wraps: bool, within: slice = slice(None)) -> lis
 
 
 @torch.no_grad()
-def products(pre: torch.Tensor, post: torch.Tensor, topology: Topology, total: torch.Tensor, floor: float = 0.0) -> Work:
+def products(pre: torch.Tensor, post: torch.Tensor, topology: Topology, total: torch.Tensor, quiet: float = 0.0) -> Work:
     """Adds Σ_b Σ_m pre[b, i + o_k, m] · post[b, i, m] to `total` [K, X, Y, Z]; nothing where i + o_k lies outside.
 
-    Fields [B, X, Y, M, Z] and `total` are fp32 and finite.  Tiles of `post` whose Σ|post| is not above `floor` count as
-    silent: at 0 the result is exact, above it a share of the work is given up.
+    Fields [B, X, Y, M, Z] and `total` are fp32 and finite.  A tile's loudness is its sum of |values|; left out are pairs of
+    tiles whose loudness multiplied is not above `quiet` times the product of the mean loudnesses.  At 0 the result is exact,
+    above it a share of the change is given up for a larger one of the work.
     """
     kernel = _library() if post.device.type == "cpu" and len(topology.offsets) <= MAX_OFFSETS else None
     if kernel is None:
-        return plain_products(pre, post, topology, total, floor)
-    batch, _, _, values, _ = post.shape
+        return plain_products(pre, post, topology, total)
+    batch, x, y, values, z = post.shape
     steps = [(ctypes.c_int32 * len(topology.offsets))(*axis) for axis in zip(*topology.offsets, strict=True)]
-    geometry = Geometry(
-        batch, *topology.shape, len(topology.offsets), *map(ctypes.addressof, steps), topology.boundary == "periodic"
+    geometry = ctypes.byref(
+        Geometry(batch, x, y, z, len(topology.offsets), *map(ctypes.addressof, steps), topology.boundary == "periodic")
     )
-    pre, post = pre.contiguous(), post.contiguous()
-    events = [_events(kernel, geometry, field, least) for field, least in ((pre, 0.0), (post, floor))]
+    fields, count = [pre.contiguous(), post.contiguous()], ctypes.c_int64(values)
+    loudness = [torch.empty(batch, x, y, -(-z // TILE), values) for _ in fields]
+    for field, loud in zip(fields, loudness, strict=True):
+        kernel.loudness(geometry, pointer(field), count, pointer(loud))
+    floor = quiet * float(loudness[0].mean()) * float(loudness[1].mean()) if quiet else 0.0
     done = kernel.products(
-        ctypes.byref(geometry), pointer(pre), pointer(post), *(pointer(e, torch.int64) for e in events),
-        ctypes.c_int64(values), pointer(total),
-    )  # fmt: skip
+        geometry, *map(pointer, fields), *map(pointer, loudness), count, ctypes.c_float(floor), pointer(total)
+    )
     return Work(done, batch * values * tile_pairs(topology))
-
-
-def _events(kernel: ctypes.CDLL, geometry: Geometry, field: torch.Tensor, floor: float) -> torch.Tensor:
-    """One bit a value [B, X, Y, tiles, words]: set where the tile's Σ|field| is above `floor`."""
-    batch, x, y, values, z = field.shape
-    tiles, count, where = -(-z // TILE), ctypes.c_int64(values), ctypes.byref(geometry)
-    loudness = torch.empty(batch, x, y, values, tiles)
-    events = torch.empty(batch, x, y, tiles, -(-values // WORD), dtype=torch.int64)
-    kernel.loudness(where, pointer(field), count, pointer(loudness))
-    kernel.mark(where, pointer(loudness), count, ctypes.c_float(floor), pointer(events, torch.int64))
-    return events
 
 
 @functools.cache
@@ -133,12 +121,9 @@ def tile_pairs(topology: Topology) -> int:
 
 
 @torch.no_grad()
-def plain_products(pre: torch.Tensor, post: torch.Tensor, topology: Topology, total: torch.Tensor, floor: float = 0.0) -> Work:
-    """`products` in plain torch, on any device; all of the work is done, whatever is silent."""
+def plain_products(pre: torch.Tensor, post: torch.Tensor, topology: Topology, total: torch.Tensor, quiet: float = 0.0) -> Work:
+    """`products` in plain torch, on any device; all of the work is done, however quiet."""
     batch, _, y, values, z = post.shape
-    if floor > 0:
-        loud = F.pad(post.abs(), (0, -z % TILE)).unflatten(-1, (-1, TILE)).sum(-1) > floor
-        post = post * loud.repeat_interleave(TILE, -1)[..., :z]
     step = max(1, SLAB_NUMBERS // (batch * values * y * z))
     for start in range(0, topology.shape[0], step):
         for k, offset in enumerate(topology.offsets):
