@@ -32,14 +32,16 @@ class PlasticityMonitor(Callback):
             return
         if plasticity.spoilt:
             self._warn(trainer, "spoilt", f"plasticity left out {plasticity.spoilt} sentences whose states are not finite")
-        fields = plasticity.report()
+        busy, fields = plasticity.busy, plasticity.report()
         if fields is None:
             return
         threshold = f"stages.{trainer.progress.stage}.activity_threshold"
         if fields["active_share"] == 0:
             self._warn(trainer, "silent", f"no cell fires, so nothing is learned by plasticity; lower {threshold}")
-        elif fields["active_share"] == 1 and plasticity.settings.rule == "stdp":
-            self._warn(trainer, "busy", f"every cell fires in every tick, so that timing says nothing; raise {threshold}")
+        elif busy and plasticity.settings.rule == "stdp":
+            self._warn(
+                trainer, "busy", f"nearly every cell fires in every tick, so that timing says nothing; raise {threshold}"
+            )
         trainer.emit(Plastic(step=trainer.progress.step, stage=trainer.progress.stage, **fields))
 
     def _warn(self, trainer: Trainer, kind: str, message: str) -> None:

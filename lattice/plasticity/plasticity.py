@@ -25,13 +25,16 @@ from lattice.kernels.propagate import NORM_EPSILON
 from lattice.plasticity import competition, rules
 from lattice.plasticity.products import Work, message, present, products
 from presets.schema import Plasticity as Settings
-from presets.topology import Topology
+from presets.topology import Topology, hops_from
 
 LEAST_THRESHOLD, MOST_THRESHOLD = 1e-4, 10.0
 """Bounds of homeostasis on the firing threshold; states lie within -1..1 but for the driven face."""
 
 FIRING_STEPS = 20.0
 """Steps over which a cell's firing rate is averaged."""
+
+BUSY = 0.98
+"""Share of the firings that are possible above which timing is taken to say nothing."""
 
 SLAB_NUMBERS = 16 * 1024 * 1024
 """Numbers of a temporary tensor (64 MiB in fp32): larger lattices are updated in slabs along x, and traced by sentences."""
@@ -45,6 +48,8 @@ class Tally:
     events: int = 0
     """Firings observed, of `chances`."""
     chances: int = 0
+    reached: int = 0
+    """Chances of cells that what enters can have reached by then."""
     done: int = 0
     """Products of two tiles computed, of `possible`."""
     possible: int = 0
@@ -143,6 +148,9 @@ class Plasticity(nn.Module):
         self._ticks += spikes.shape[0] * spikes.shape[3]
         tally.events += int(spikes.sum())
         tally.chances += spikes.numel()
+        ticks, depth = spikes.shape[3:]
+        hops = hops_from(0, depth, self.topology.strides[2])
+        tally.reached += spikes.numel() // (ticks * depth) * sum(max(0, ticks - far) for far in hops)
         activity = last.square().mean(3).sqrt()
         self._activity += activity.sum(0)
         self._squares += activity.square().sum(0)
@@ -292,6 +300,11 @@ class Plasticity(nn.Module):
     def spoilt(self) -> int:
         """Sentences left out since the last report, because a state of their micro-batch was not finite."""
         return self._tally.spoilt
+
+    @property
+    def busy(self) -> bool:
+        """Since the last report (almost) every cell fired in every tick from the first that it could: timing says nothing."""
+        return self._tally.events >= BUSY * self._tally.reached > 0
 
     def _wish(
         self, rows: slice, magnitude: torch.Tensor, sign: torch.Tensor, squares: torch.Tensor, rate: float
