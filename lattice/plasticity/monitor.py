@@ -39,9 +39,7 @@ class PlasticityMonitor(Callback):
         if fields["active_share"] == 0:
             self._warn(trainer, "silent", f"no cell fires, so nothing is learned by plasticity; lower {threshold}")
         elif busy and plasticity.settings.rule == "stdp":
-            self._warn(
-                trainer, "busy", f"nearly every cell fires in every tick, so that timing says nothing; raise {threshold}"
-            )
+            self._warn(trainer, "busy", f"nearly every cell fires in every tick, so timing says nothing; raise {threshold}")
         trainer.emit(Plastic(step=trainer.progress.step, stage=trainer.progress.stage, **fields))
 
     def _warn(self, trainer: Trainer, kind: str, message: str) -> None:
