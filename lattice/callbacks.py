@@ -18,6 +18,9 @@ class Callback:
     def on_event(self, event: AnyEvent) -> None:
         """Something happened; every event of the run comes by here once."""
 
+    def after_waves(self, trainer: Trainer) -> None:
+        """A stage's discovery waves are done; its first optimizer step is yet to come."""
+
     def after_step(self, trainer: Trainer) -> None:
         """An optimizer step is done (or was skipped as bad); weights stand still until this returns."""
 

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from lattice.lattice3d import Lattice
 from lattice.model import TextLattice
+from lattice.plasticity.plasticity import Plasticity
 from presets.topology import LOCAL_OFFSETS, Offset, Topology
 
 
@@ -72,4 +73,14 @@ def _carry_lattice(old: Lattice, new: Lattice) -> None:
         if new.clusters == old.clusters:
             new.labels.copy_(nearest(old.labels, shape))
             new.centroids.copy_(old.centroids)
+    if old.plasticity is not None and new.plasticity is not None:
+        _carry_plasticity(old.plasticity, new.plasticity)
     new.mask = None  # a pattern of the old shape means nothing here; the stage prunes anew to its own sparsity
+
+
+def _carry_plasticity(old: Plasticity, new: Plasticity) -> None:
+    """Thresholds of firing are relative to their stage's, so that homeostasis goes on from where it was."""
+    shape = new.topology.shape
+    for name in ("theta", "firing"):
+        getattr(new, name).copy_(resample(getattr(old, name)[None], shape)[0])
+    new.threshold.copy_(resample(old.threshold[None] / old.start, shape)[0] * new.start)

@@ -3,6 +3,7 @@
     RunStarted
     for every stage, from the resumed one on:
         build the stage's model; carry over what was learned     StageStarted
+        discovery waves, if any; callbacks.after_waves            Plastic
         until the stage ends:
             sentences of (seed, stage, step)
             micro-batches: loss, backward, gradients add up
@@ -183,7 +184,9 @@ class Trainer:
         The optimizer knows nothing of it; the seconds count as the run's.
         """
         progress, lattice, config = self.progress, self.model.lattice, self.config
-        while lattice is not None and progress.waves < self.stage.waves and not self.stop_request:
+        if lattice is None or progress.waves >= self.stage.waves:
+            return
+        while progress.waves < self.stage.waves and not self.stop_request:
             clock, cpu = time.perf_counter(), gauges.cpu_seconds()
             rows = schedule.rows(progress.waves)[: config.plasticity.sentences]
             with torch.no_grad(), lattice.watched():
@@ -192,6 +195,9 @@ class Trainer:
             progress.waves += 1
             progress.elapsed_s += time.perf_counter() - clock
             progress.cpu_s += gauges.cpu_seconds() - cpu
+        if progress.waves == self.stage.waves:
+            for callback in self.callbacks:
+                callback.after_waves(self)
 
     def _over(self) -> str:
         """Why the stage ends here, or "" if it goes on."""
@@ -293,13 +299,15 @@ class Trainer:
     def reconfigure(self, config: RunConfig) -> None:
         """Goes on with an edited config, between two steps.
 
-        Another profile or sparsity of the current stage takes effect on the lattice here, all else where it is read.
+        What the lattice keeps of the current stage (profile, sparsity, plasticity) is changed here, all else where it is read.
         """
         before, self.config = self.stage, config
         self.plans = plan(config)
         lattice = self.model.lattice
         if lattice is None:
             return
+        if lattice.plasticity is not None:
+            lattice.plasticity.configure(config.plasticity, self.stage.activity_threshold)
         if self.stage.sparsity != before.sparsity:
             lattice.prune(self.stage.sparsity)
         if self.stage.profile != before.profile and "freeze" in (self.stage.profile, before.profile):

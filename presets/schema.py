@@ -256,6 +256,11 @@ class Plasticity(Section):
     )
     target_rate: Annotated[float, Field(gt=0, lt=1)] = Field(0.3, description="share of ticks in which a cell should fire")
     sentences: Count = Field(8, description="sentences of a batch that are observed")
+    quiet: Annotated[float, Field(ge=0, le=10)] = Field(
+        0.0,
+        description="pairs of tiles whose activities multiplied are below this share of the mean are passed over; 0 = none",
+        json_schema_extra=LIVE,
+    )
 
     @model_validator(mode="after")
     def _bounds_hold(self) -> Plasticity:
@@ -359,6 +364,16 @@ class RunConfig(Section):
                 raise ValueError(
                     f"stages.{i}.shape: a face of {stage.shape[0]}x{stage.shape[1]} cells is smaller than text.grid "
                     f"{self.text.grid}x{self.text.grid}; each slot needs a cell of its own"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _waves_can_teach(self) -> RunConfig:
+        for i, stage in enumerate(self.stages):
+            if stage.waves and self.plasticity.rule == "three_factor":
+                raise ValueError(
+                    f"stages.{i}.waves: {stage.waves} waves run without a backward, and plasticity.rule three_factor learns "
+                    "only from one; use another rule, or 0 waves"
                 )
         return self
 

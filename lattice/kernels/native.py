@@ -38,7 +38,9 @@ class KernelUnavailable(RuntimeError):
     """The native kernel can't be built here; the message says why in one sentence."""
 
 
-class _Geometry(ctypes.Structure):
+class Geometry(ctypes.Structure):
+    """As in tiles.h."""
+
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("batch", "size_x", "size_y", "size_z", "offsets")),
         *((name, ctypes.c_void_p) for name in ("dx", "dy", "dz")),
@@ -58,25 +60,33 @@ def cache_dir() -> Path:
 
 @functools.lru_cache
 def library(channels: int) -> ctypes.CDLL:
-    """The compiled kernel for this channel count.  Raises KernelUnavailable where it can't be built or loaded."""
+    """The compiled tick for this channel count.  Raises KernelUnavailable where it can't be built or loaded."""
     folder = resources.files("lattice.kernels")
-    sources = {name: folder.joinpath(name).read_text() for name in SOURCES}
+    return compiled("tick.c", {name: folder.joinpath(name).read_text() for name in SOURCES}, f"-DCHANNELS={channels}")
+
+
+def compiled(main: str, sources: dict[str, str], *defines: str) -> ctypes.CDLL:
+    """`main`, one of `sources` (text by file name), as a library; built once a machine, then taken from the cache.
+
+    Raises KernelUnavailable where it can't be built or loaded.
+    """
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise KernelUnavailable("no C compiler found (set CC or install gcc)")
-    arguments = [*compiler.split(), *FLAGS, f"-DCHANNELS={channels}"]
+    arguments = [*compiler.split(), *FLAGS, *defines]
     # -march=native makes the binary fit one processor only: a home folder shared by several must not mix them up.
     key = hashlib.sha256("\0".join([*sources.values(), *arguments, _processor()]).encode()).hexdigest()[:16]
-    path = cache_dir() / f"tick-{key}.so"
+    name = main.removesuffix(".c")
+    path = cache_dir() / f"{name}-{key}.so"
     try:
         try:
             return ctypes.CDLL(str(path))
         except OSError:  # not built yet, or spoilt by a power cut
-            _compile(sources, arguments, path)
+            _compile(main, sources, arguments, path)
             return ctypes.CDLL(str(path))
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
-        raise KernelUnavailable(f"{compiler} could not build the tick kernel: {detail.strip().splitlines()[-1]}") from error
+        raise KernelUnavailable(f"{compiler} could not build the {name} kernel: {detail.strip().splitlines()[-1]}") from error
 
 
 def _processor() -> str:
@@ -87,12 +97,12 @@ def _processor() -> str:
         return platform.processor() + platform.node()
 
 
-def _compile(sources: dict[str, str], arguments: list[str], path: Path) -> None:
+def _compile(main: str, sources: dict[str, str], arguments: list[str], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         for name, source in sources.items():
             Path(folder, name).write_text(source)
-        code, binary = Path(folder, "tick.c"), Path(folder, "tick.so")
+        code, binary = Path(folder, main), Path(folder, "kernel.so")
         subprocess.run([*arguments, str(code), "-o", str(binary)], check=True, capture_output=True, text=True, timeout=120)
         ctypes.CDLL(str(binary))  # what can't be loaded must not be kept
         os.replace(binary, path)  # atomic: another process may be building the same one
@@ -178,16 +188,17 @@ class NativeKernel:
     ) -> None:
         batch, x, y, _, z = state.shape
         offsets = len(self._topology.offsets)
-        geometry = _Geometry(
+        geometry = Geometry(
             batch, x, y, z, offsets, *(ctypes.addressof(s) for s in self._steps), self._topology.boundary == "periodic"
         )
         index, slots = (pattern.index, pattern.slots) if pattern is not None else (None, None)
-        net = _Connections(_pointer(weights), _pointer(index, torch.uint8), _pointer(slots, torch.uint8), len(weights))
-        values = [_pointer(a) if a is None or isinstance(a, torch.Tensor) else a for a in arguments]
+        net = _Connections(pointer(weights), pointer(index, torch.uint8), pointer(slots, torch.uint8), len(weights))
+        values = [pointer(a) if a is None or isinstance(a, torch.Tensor) else a for a in arguments]
         getattr(self._library, function)(ctypes.byref(geometry), ctypes.byref(net), *values)
 
 
-def _pointer(tensor: torch.Tensor | None, dtype: torch.dtype = torch.float32) -> ctypes.c_void_p:
+def pointer(tensor: torch.Tensor | None, dtype: torch.dtype = torch.float32) -> ctypes.c_void_p:
+    """Where a contiguous tensor lies; null for None."""
     if tensor is None:
         return ctypes.c_void_p(None)
     assert tensor.is_contiguous() and tensor.dtype == dtype, (tensor.shape, tensor.dtype)

@@ -14,26 +14,30 @@ the batch.  Connections of negative sign learn with the opposite sign: what agre
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from lattice.kernels import reference
 from lattice.kernels.propagate import NORM_EPSILON
-from lattice.kernels.sparse import TILE
 from lattice.plasticity import competition, rules
-from lattice.plasticity.products import present, products
+from lattice.plasticity.products import Work, message, present, products
 from presets.schema import Plasticity as Settings
-from presets.topology import Topology
+from presets.topology import Topology, hops_from
 
 LEAST_THRESHOLD, MOST_THRESHOLD = 1e-4, 10.0
 """Bounds of homeostasis on the firing threshold; states lie within -1..1 but for the driven face."""
 
 FIRING_STEPS = 20.0
 """Steps over which a cell's firing rate is averaged."""
+
+BUSY = 0.98
+"""Share of the firings that are possible above which timing is taken to say nothing."""
+
+SLAB_NUMBERS = 16 * 1024 * 1024
+"""Numbers of a temporary tensor (64 MiB in fp32): larger lattices are updated in slabs along x, and traced by sentences."""
 
 
 @dataclass
@@ -44,13 +48,17 @@ class Tally:
     events: int = 0
     """Firings observed, of `chances`."""
     chances: int = 0
-    silent_tiles: int = 0
-    """Runs of TILE cells in a tick of a sentence in which none fired, of `tiles`."""
-    tiles: int = 0
+    reached: int = 0
+    """Chances of cells that what enters can have reached by then."""
+    done: int = 0
+    """Products of two tiles computed, of `possible`."""
+    possible: int = 0
+    connections: int = 0
+    """That exist and are not pruned, at the last update."""
     spoilt: int = 0
-    """Sentences left out because a state was not finite."""
+    """Sentences left out because a state of their micro-batch was not finite."""
     seconds: float = 0.0
-    """Taken by products and updates."""
+    """Taken by watching, products and updates."""
 
 
 class Plasticity(nn.Module):
@@ -62,18 +70,28 @@ class Plasticity(nn.Module):
 
     def __init__(self, settings: Settings, topology: Topology, channels: int, threshold: float) -> None:
         super().__init__()
-        self.settings, self.topology, self.channels = settings, topology, channels
+        self.topology, self.channels, self.start = topology, channels, threshold
         self.register_buffer("theta", torch.zeros(topology.shape))
         self.register_buffer("firing", torch.full(topology.shape, settings.target_rate))
         self.register_buffer("threshold", torch.full(topology.shape, threshold))
-        self.stdp = rules.STDP(
-            A_plus=settings.A_plus, A_minus=settings.A_minus, tau_plus=settings.tau_plus, tau_minus=settings.tau_minus,
-            w_min=settings.w_min, w_max=settings.w_max, mu=settings.mu, coincidence=False,
-        )  # fmt: skip
+        self.configure(settings, threshold)
+        self.products: Callable[..., Work] = products
         self._tally = Tally()
         self._changed: torch.Tensor | None = None  # of |w| [K, X, Y, Z], summed since the last report
         self._message_change: float | None = None
         self.begin()
+
+    @torch.no_grad()
+    def configure(self, settings: Settings, threshold: float) -> None:
+        """Goes on with edited settings; thresholds that homeostasis moved keep their ratio to `threshold`."""
+        self.settings = settings
+        self.stdp = rules.STDP(
+            A_plus=settings.A_plus, A_minus=settings.A_minus, tau_plus=settings.tau_plus, tau_minus=settings.tau_minus,
+            w_min=settings.w_min, w_max=settings.w_max, mu=settings.mu, coincidence=False,
+        )  # fmt: skip
+        if threshold != self.start:
+            self.threshold.mul_(threshold / self.start).clamp_(LEAST_THRESHOLD, MOST_THRESHOLD)
+            self.start = threshold
 
     # Watching
 
@@ -85,82 +103,87 @@ class Plasticity(nn.Module):
         self._activity = torch.zeros_like(self.theta)
         self._squares = torch.zeros_like(self.theta)
         self._sums: list[torch.Tensor] = []
+        self._probe: torch.Tensor | None = None
         self._watching = 0
         self._last: torch.Tensor | None = None
         self._spikes: list[torch.Tensor] = []
         self._credit: torch.Tensor | None = None
+        self._power, self._signals = 0.0, 0
 
     @torch.no_grad()
     def observe(self, tick: int, state: torch.Tensor, final: bool) -> None:
-        """The state [B, X, Y, C, Z] before `tick` (from 0), or after the last tick where `final`."""
+        """The state [B, X, Y, C, Z] before `tick` (from 0), or after the last tick where `final`.
+
+        It is kept until the next one comes, and must not be written to meanwhile.
+        """
         if tick == 0:
             self._watching = min(self._left, len(state))
             self._left -= self._watching
             self._last, self._spikes = None, []
         if not self._watching:
             return
-        now = state[: self._watching].float()
+        clock = time.perf_counter()
+        now = state[: self._watching].detach().float()
         change = now if self._last is None else now - self._last
-        self._spikes.append(change.square().mean(3).sqrt() > self.threshold)
-        if final:
+        self._spikes.append(change.square().mean(3) > self.threshold.square())
+        if final and not torch.isfinite(state).all():
+            # All of them: a kernel may read beside a sentence's states, where a weight of zero does not stop a NaN.
+            self._tally.spoilt += self._watching
+            self._watching = 0
+        elif final:
             self._finish(self._last if self._last is not None else torch.zeros_like(now), now)
-        self._last = now.clone() if not final else None
+        self._last = now
+        if final:
+            self._last, self._spikes = None, []
+        self._tally.seconds += time.perf_counter() - clock
 
     def _finish(self, before: torch.Tensor, last: torch.Tensor) -> None:
         """All ticks of this micro-batch were seen: adds its products."""
-        clock, tally = time.perf_counter(), self._tally
-        good = torch.isfinite(last).flatten(1).all(1)
-        tally.spoilt += int((~good).sum())
-        spikes = torch.stack(self._spikes)[:, good].float()
-        before, last = before[good], last[good]
-        if len(last) == 0:
-            return
+        tally = self._tally
+        spikes = torch.stack(self._spikes, 3)
         self._seen += len(last)
-        self._probe = before[:1]
-        self._fired += spikes.sum((0, 1))
-        self._ticks += spikes.shape[0] * spikes.shape[1]
+        if self._probe is None:
+            self._probe = before[:1].clone()
+        self._fired += spikes.sum((0, 3))
+        self._ticks += spikes.shape[0] * spikes.shape[3]
         tally.events += int(spikes.sum())
         tally.chances += spikes.numel()
+        ticks, depth = spikes.shape[3:]
+        hops = hops_from(0, depth, self.topology.strides[2])
+        tally.reached += spikes.numel() // (ticks * depth) * sum(max(0, ticks - far) for far in hops)
         activity = last.square().mean(3).sqrt()
         self._activity += activity.sum(0)
         self._squares += activity.square().sum(0)
         # A cell that never fired in a sentence learns nothing from it by the rules of rates.
-        learns = spikes.amax(0)
+        learns = spikes.any(3).to(last.dtype)
         match self.settings.rule:
             case "stdp":
-                self._add(*self._stdp_products(spikes))
-                self._count_tiles(spikes.flatten(0, 1))
+                _, x, y, ticks, z = spikes.shape
+                for part in spikes.split(max(1, SLAB_NUMBERS // (x * y * ticks * z))):
+                    self._add_stdp(part.float())
             case "bcm":
                 # Post enters as y * (y - theta) along its direction, so that one product serves all samples.
                 weight = learns * (activity - self.theta)
-                self._add(self._products(_by_channel(before), _by_channel(last * weight[:, :, :, None])))
-                self._count_tiles(learns)
+                self._add(0, before, last * weight[:, :, :, None])
             case "oja":
-                self._add(self._products(_by_channel(before), _by_channel(last * learns[:, :, :, None])))
-                self._count_tiles(learns)
-        tally.seconds += time.perf_counter() - clock
+                self._add(0, before, last * learns[:, :, :, None])
 
-    def _count_tiles(self, events: torch.Tensor) -> None:
-        """events [M, X, Y, Z], 0 or 1: in how many runs of TILE cells nothing happened."""
-        z = events.shape[-1]
-        tiles = F.pad(events, (0, -z % TILE)).unflatten(-1, (-1, TILE)).amax(-1)
-        self._tally.tiles += tiles.numel()
-        self._tally.silent_tiles += int((tiles == 0).sum())
-
-    def _stdp_products(self, spikes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Σ over samples and ticks of pre_trace · post spike and of post_trace · pre spike; spikes [T + 1, B, X, Y, Z]."""
+    def _add_stdp(self, spikes: torch.Tensor) -> None:
+        """Σ over samples and ticks of pre_trace · post spike and of post_trace · pre spike; spikes [b, X, Y, T + 1, Z]."""
         pre_trace, post_trace = torch.zeros_like(spikes), torch.zeros_like(spikes)
-        for tick in range(1, len(spikes)):
-            pre_trace[tick] = rules.decayed(pre_trace[tick - 1] + spikes[tick - 1], self.stdp.tau_plus)
-            post_trace[tick] = rules.decayed(post_trace[tick - 1] + spikes[tick - 1], self.stdp.tau_minus)
-        flat = spikes.flatten(0, 1)
-        return self._products(pre_trace.flatten(0, 1), flat), self._products(flat, post_trace.flatten(0, 1))
+        for tick in range(1, spikes.shape[3]):
+            for trace, tau in ((pre_trace, self.stdp.tau_plus), (post_trace, self.stdp.tau_minus)):
+                trace[:, :, :, tick] = rules.decayed(trace[:, :, :, tick - 1] + spikes[:, :, :, tick - 1], tau)
+        self._add(0, pre_trace, spikes)
+        self._add(1, spikes, post_trace)
 
-    def _products(self, pre: torch.Tensor, post: torch.Tensor) -> torch.Tensor:
-        return products(pre, post, self.topology)
-
-    def _add(self, *sums: torch.Tensor) -> None:
-        self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)] if self._sums else list(sums)
+    def _add(self, sum_of: int, pre: torch.Tensor, post: torch.Tensor) -> None:
+        """Adds the products of two fields [b, X, Y, M, Z] to a sum [K, X, Y, Z]."""
+        if sum_of == len(self._sums):
+            self._sums.append(torch.zeros(len(self.topology.offsets), *self.topology.shape, device=post.device))
+        work: Work = self.products(pre, post, self.topology, self._sums[sum_of], self.settings.quiet)
+        self._tally.done += work.done
+        self._tally.possible += work.possible
 
     @torch.no_grad()
     def signal(self, tick: int, grad: torch.Tensor, state: torch.Tensor) -> None:
@@ -173,8 +196,10 @@ class Plasticity(nn.Module):
             return
         clock = time.perf_counter()
         now, credit = -grad[: self._watching].float(), self._credit
+        self._power += float(now.double().square().sum())
+        self._signals += now.numel()
         self._credit = now if credit is None else rules.eligibility_step(credit, now, self.settings.tau_e)
-        self._add(self._products(_by_channel(state[: self._watching].float()), _by_channel(self._credit)))
+        self._add(0, state[: self._watching].detach().float(), self._credit)
         if tick == 0:
             self._credit = None
         self._tally.seconds += time.perf_counter() - clock
@@ -187,28 +212,20 @@ class Plasticity(nn.Module):
 
         Those that are pruned (not in `mask`) or lead over a wall stay as they are.
         """
-        if not self._seen:
+        if not self._seen or not self._sums:
             return
         clock, settings = time.perf_counter(), self.settings
         activity, squares = self._activity / self._seen, self._squares / self._seen
-        exists = present(self.topology, weights.device)
-        if mask is not None:
-            exists &= mask.bool()
-        magnitude, sign = weights.abs(), torch.where(torch.signbit(weights), -1.0, 1.0)
-        wish = self._wish(magnitude, sign, squares) * rate
+        won = None
         if settings.winners:
             won = competition.winners_in_blocks(activity, settings.neighbourhood, settings.winners)
-            wish = competition.competitive_change(wish, won, settings.inhibition)
-        moved = rules.bounded(magnitude, wish * exists, settings.w_min, settings.w_max)
-        if settings.conserve:
-            total = (magnitude * exists).sum(0)
-            moved = competition.conserved(moved, total, settings.w_min, settings.w_max, present=exists)
-        moved = torch.where(exists, moved, magnitude)
-        learned = rules.with_sign(moved, weights)
-        if self._message_change is None:
-            self._message_change = self._change_of_message(weights, learned)
-        weights.copy_(learned)
-        self._changed = moved - magnitude if self._changed is None else self._changed.add_(moved - magnitude)
+        if self._changed is None:
+            self._changed = torch.zeros_like(weights)
+        _, x, y, z = weights.shape
+        step = max(1, SLAB_NUMBERS // (len(weights) * y * z))
+        self._tally.connections = 0
+        for start in range(0, x, step):
+            self._update_rows(slice(start, min(start + step, x)), weights, mask, squares, won, rate)
         self.theta.copy_(rules.bcm_theta(self.theta, squares.sqrt(), settings.tau_theta))
         self.firing.copy_(rules.running_mean(self.firing, self._fired / self._ticks, FIRING_STEPS))
         if settings.homeostasis:
@@ -220,9 +237,41 @@ class Plasticity(nn.Module):
         self._tally.updates += 1
         self._tally.seconds += time.perf_counter() - clock
 
-    def _change_of_message(self, before: torch.Tensor, after: torch.Tensor) -> float:
+    def _update_rows(
+        self,
+        rows: slice,
+        all_weights: torch.Tensor,
+        mask: torch.Tensor | None,
+        squares: torch.Tensor,
+        won: torch.Tensor | None,
+        rate: float,
+    ) -> None:
+        """`update` for the cells in `rows` of x."""
+        settings, weights = self.settings, all_weights[:, rows]
+        exists = present(self.topology, rows, weights.device)
+        if mask is not None:
+            exists &= mask[:, rows].bool()
+        magnitude = weights.abs()
+        sign = torch.copysign(torch.ones_like(weights), weights)
+        wish = self._wish(rows, magnitude, sign, squares[rows], rate)
+        if won is not None:
+            wish = competition.competitive_change(wish, won[rows], settings.inhibition)
+        moved = rules.bounded(magnitude, wish * exists, settings.w_min, settings.w_max)
+        if settings.conserve:
+            total = (magnitude * exists).sum(0)
+            moved = competition.conserved(moved, total, settings.w_min, settings.w_max, present=exists)
+        moved = torch.where(exists, moved, magnitude)
+        learned = rules.with_sign(moved, weights)
+        middle = self.topology.shape[0] // 2
+        if self._message_change is None and rows.start <= middle < rows.stop:
+            self._message_change = self._change_of_message(rows, weights, learned)
+        weights.copy_(learned)
+        self._changed[:, rows] += moved - magnitude
+        self._tally.connections += int(exists.sum())
+
+    def _change_of_message(self, rows: slice, before: torch.Tensor, after: torch.Tensor) -> float:
         """|m' - m| / |m| of the normalised messages of one sentence, in the last tick, under two sets of connections."""
-        old, new = (normalised(reference.message(self._probe, w, self.topology)) for w in (before, after))
+        old, new = (normalised(message(self._probe, w, self.topology, rows)) for w in (before, after))
         return float((new - old).norm() / old.norm().clamp(min=1e-12))
 
     @torch.no_grad()
@@ -231,18 +280,17 @@ class Plasticity(nn.Module):
         tally, changed = self._tally, self._changed
         if changed is None:
             return None
-        exists = present(self.topology, changed.device)
         up, down = int((changed > 0).sum()), int((changed < 0).sum())
         fields = {
             "updates": tally.updates,
             "potentiated": up,
             "depressed": down,
-            "unchanged": int(exists.sum()) - up - down,
+            "unchanged": tally.connections - up - down,
             "active_share": tally.events / max(1, tally.chances),
             "theta": tuple(quantiles(self.theta)),
-            "mean_change": float(changed.abs().sum() / exists.sum()),
+            "mean_change": float(changed.abs().sum() / max(1, tally.connections)),
             "message_change": self._message_change,
-            "skipped_share": tally.silent_tiles / max(1, tally.tiles),
+            "skipped_share": 1 - tally.done / max(1, tally.possible),
             "seconds": tally.seconds,
         }
         self._tally, self._changed, self._message_change = Tally(), None, None
@@ -250,12 +298,19 @@ class Plasticity(nn.Module):
 
     @property
     def spoilt(self) -> int:
-        """Sentences left out since the last report, because a state was not finite."""
+        """Sentences left out since the last report, because a state of their micro-batch was not finite."""
         return self._tally.spoilt
 
-    def _wish(self, magnitude: torch.Tensor, sign: torch.Tensor, squares: torch.Tensor) -> torch.Tensor:
-        """The change of |w| that the rule asks for at rate 1."""
-        sums = [total / self._seen for total in self._sums]
+    @property
+    def busy(self) -> bool:
+        """Since the last report (almost) every cell fired in every tick from the first that it could: timing says nothing."""
+        return self._tally.events >= BUSY * self._tally.reached > 0
+
+    def _wish(
+        self, rows: slice, magnitude: torch.Tensor, sign: torch.Tensor, squares: torch.Tensor, rate: float
+    ) -> torch.Tensor:
+        """The change of |w| that the rule asks for, in `rows` of x."""
+        sums = [total[:, rows] * (rate / self._seen) for total in self._sums]
         match self.settings.rule:
             case "stdp":
                 excitatory = sign > 0
@@ -265,9 +320,13 @@ class Plasticity(nn.Module):
             case "bcm":
                 return sign * sums[0] / self.channels
             case "oja":
-                return rules.oja_change(sign * sums[0] / self.channels, squares, magnitude, 1.0)
+                return rules.oja_change(sign * sums[0] / self.channels, rate * squares, magnitude, 1.0)
             case _:
-                return rules.three_factor_change(sums[0], sign, 1.0)
+                # Relative to the signal's own size: neither batch nor loss scale matters, and a rate of 1 moves |w| by
+                # about 1, as it does in the other rules.
+                size = (self._power / max(1, self._signals)) ** 0.5
+                per_sentence = self._signals / (self._seen * self.topology.cells)
+                return rules.three_factor_change(sums[0], sign, 1 / (size * per_sentence) if size > 0 else 0.0)
 
 
 def normalised(message: torch.Tensor) -> torch.Tensor:
@@ -279,8 +338,3 @@ def quantiles(values: torch.Tensor) -> list[float]:
     """Minimum, quartiles and maximum."""
     ordered = values.flatten().sort().values
     return [float(ordered[round(share * (len(ordered) - 1))]) for share in (0, 0.25, 0.5, 0.75, 1)]
-
-
-def _by_channel(state: torch.Tensor) -> torch.Tensor:
-    """[B, X, Y, C, Z] -> [B * C, X, Y, Z]."""
-    return state.permute(0, 3, 1, 2, 4).flatten(0, 1)

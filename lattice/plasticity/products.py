@@ -1,14 +1,24 @@
 """What a rule sees of a lattice: products of what two connected cells did, summed over samples, ticks and channels.
 
 Every rule of lattice.plasticity.rules needs sums of the form  Σ_m pre_m[i + o_k] · post_m[i]  for each connection k of each
-cell i; what the rules differ in is which fields they pair.  `m` runs over whatever a field holds in a cell: samples and ticks,
-or samples and channels.
+cell i; what the rules differ in is which fields they pair.  Fields are laid out as states are, [B, X, Y, M, Z], and `m` runs
+over whatever they hold in a cell: the ticks or the channels of B sentences.
+
+The work is counted in products of two tiles, 16 cells along z of one value of one sentence.  `products.c` leaves out those of
+which an end is silent, or both together too quiet; the plain version, `plain_products`, does them all.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
+from dataclasses import dataclass
+from importlib import resources
+
 import torch
 
+from lattice.kernels.native import MAX_OFFSETS, Geometry, KernelUnavailable, compiled, pointer
+from lattice.kernels.sparse import TILE
 from presets.topology import Offset, Topology
 
 SLAB_NUMBERS = 8 * 1024 * 1024
@@ -17,14 +27,23 @@ SLAB_NUMBERS = 8 * 1024 * 1024
 Region = tuple[slice, slice, slice]
 
 
-def pairs_of(topology: Topology, offset: Offset) -> list[tuple[Region, Region]]:
+@dataclass(frozen=True)
+class Work:
+    """Products of two tiles: `done` of `possible`."""
+
+    done: int
+    possible: int
+
+
+def pairs_of(topology: Topology, offset: Offset, rows: slice = slice(None)) -> list[tuple[Region, Region]]:
     """(where cells i lie, where i + offset lies), as slices of [X, Y, Z]: cells that read zero outside are left out.
 
-    One pair with walls; with `periodic` up to four, for x and y wrap.  Empty where the offset is longer than the lattice.
+    Only cells i with x in `rows`.  One pair with walls; with `periodic` up to four, for x and y wrap.  Empty where the offset
+    is longer than the lattice.
     """
     x, y, z = topology.shape
     wraps = topology.boundary == "periodic"
-    along_x, along_y = _runs(x, offset[0], wraps), _runs(y, offset[1], wraps)
+    along_x, along_y = _runs(x, offset[0], wraps, rows), _runs(y, offset[1], wraps)
     return [
         ((here_x, here_y, here_z), (there_x, there_y, there_z))
         for here_x, there_x in along_x
@@ -33,37 +52,107 @@ def pairs_of(topology: Topology, offset: Offset) -> list[tuple[Region, Region]]:
     ]
 
 
-def _runs(size: int, step: int, wraps: bool) -> list[tuple[slice, slice]]:
+def _runs(size: int, step: int, wraps: bool, within: slice = slice(None)) -> list[tuple[slice, slice]]:
     """Runs of positions i along one axis with the positions i + step, cut where they leave the axis (or wrap)."""
+    first, last, _ = within.indices(size)
     if wraps:
         step %= size
-        runs = [(slice(0, size - step), slice(step, size)), (slice(size - step, size), slice(0, step))]
+        bounds = [(0, size - step, step), (size - step, size, step - size)]
     else:
-        runs = [(slice(max(0, -step), size - max(0, step)), slice(max(0, step), size - max(0, -step)))]
-    return [(here, there) for here, there in runs if here.start < here.stop and there.start < there.stop]
+        bounds = [(max(0, -step), size - max(0, step), step)]
+    cut = [(max(start, first), min(stop, last), shift) for start, stop, shift in bounds]
+    return [(slice(start, stop), slice(start + shift, stop + shift)) for start, stop, shift in cut if start < stop]
 
 
 @torch.no_grad()
-def products(pre: torch.Tensor, post: torch.Tensor, topology: Topology) -> torch.Tensor:
-    """Σ_m pre[m, i + o_k] · post[m, i] for fields [M, X, Y, Z] -> [K, X, Y, Z], in fp32; 0 where i + o_k lies outside."""
-    total = torch.zeros(len(topology.offsets), *topology.shape, device=post.device)
-    _, _, y, z = post.shape
-    rows = max(1, SLAB_NUMBERS // (post.shape[0] * y * z))
-    for k, offset in enumerate(topology.offsets):
-        for here, there in pairs_of(topology, offset):
-            for start in range(here[0].start, here[0].stop, rows):
-                x = slice(start, min(start + rows, here[0].stop))
-                shift = there[0].start - here[0].start
-                at, beside = (x, *here[1:]), (slice(x.start + shift, x.stop + shift), *there[1:])
-                torch.sum(post[:, *at] * pre[:, *beside], dim=0, out=total[k, *at])
-    return total
+def products(pre: torch.Tensor, post: torch.Tensor, topology: Topology, total: torch.Tensor, quiet: float = 0.0) -> Work:
+    """Adds Σ_b Σ_m pre[b, i + o_k, m] · post[b, i, m] to `total` [K, X, Y, Z]; nothing where i + o_k lies outside.
+
+    Fields [B, X, Y, M, Z] and `total` are fp32 and finite.  A tile's loudness is its sum of |values|; left out are pairs of
+    tiles whose loudness multiplied is not above `quiet` times the product of the mean loudnesses.  At 0 the result is exact,
+    above it a share of the change is given up for a larger one of the work.
+    """
+    kernel = _library() if post.device.type == "cpu" and len(topology.offsets) <= MAX_OFFSETS else None
+    if kernel is None:
+        return plain_products(pre, post, topology, total)
+    batch, x, y, values, z = post.shape
+    steps = [(ctypes.c_int32 * len(topology.offsets))(*axis) for axis in zip(*topology.offsets, strict=True)]
+    geometry = ctypes.byref(
+        Geometry(batch, x, y, z, len(topology.offsets), *map(ctypes.addressof, steps), topology.boundary == "periodic")
+    )
+    fields, count = [pre.contiguous(), post.contiguous()], ctypes.c_int64(values)
+    loudness = [torch.empty(batch, x, y, -(-z // TILE), values) for _ in fields]
+    for field, loud in zip(fields, loudness, strict=True):
+        kernel.loudness(geometry, pointer(field), count, pointer(loud))
+    floor = quiet * float(loudness[0].mean()) * float(loudness[1].mean()) if quiet else 0.0
+    done = kernel.products(
+        geometry, *map(pointer, fields), *map(pointer, loudness), count, ctypes.c_float(floor), pointer(total)
+    )
+    return Work(done, batch * values * tile_pairs(topology))
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The compiled kernel, or None where it can't be built."""
+    sources = {
+        name: resources.files(package).joinpath(name).read_text()
+        for package, name in (
+            ("lattice.kernels", "vectors.h"),
+            ("lattice.kernels", "tiles.h"),
+            ("lattice.plasticity", "products.c"),
+        )
+    }
+    try:
+        library = compiled("products.c", sources, "-Wno-unused-function")
+    except KernelUnavailable:
+        return None
+    library.products.restype = ctypes.c_int64
+    return library
+
+
+@functools.cache
+def tile_pairs(topology: Topology) -> int:
+    """Connections between tiles: of every tile and offset, those that lead to a cell from at least one of the 16."""
+    return sum(
+        (here[0].stop - here[0].start) * (here[1].stop - here[1].start) * (-(-here[2].stop // TILE) - here[2].start // TILE)
+        for offset in topology.offsets
+        for here, _ in pairs_of(topology, offset)
+    )
 
 
 @torch.no_grad()
-def present(topology: Topology, device: torch.device | None = None) -> torch.Tensor:
-    """bool [K, X, Y, Z]: connections that lead to a cell, not over a wall."""
-    inside = torch.zeros(len(topology.offsets), *topology.shape, dtype=torch.bool, device=device)
+def plain_products(pre: torch.Tensor, post: torch.Tensor, topology: Topology, total: torch.Tensor, quiet: float = 0.0) -> Work:
+    """`products` in plain torch, on any device; all of the work is done, however quiet."""
+    batch, _, y, values, z = post.shape
+    step = max(1, SLAB_NUMBERS // (batch * values * y * z))
+    for start in range(0, topology.shape[0], step):
+        for k, offset in enumerate(topology.offsets):
+            for (x, *here), (beside, *there) in pairs_of(topology, offset, slice(start, start + step)):
+                paired = post[:, x, here[0], :, here[1]] * pre[:, beside, there[0], :, there[1]]
+                total[k, x, *here] += paired.sum((0, 3))
+    work = batch * values * tile_pairs(topology)
+    return Work(work, work)
+
+
+@torch.no_grad()
+def present(topology: Topology, rows: slice, device: torch.device | None = None) -> torch.Tensor:
+    """bool [K, rows, Y, Z]: connections of the cells in `rows` of x that lead to a cell, not over a wall."""
+    x, y, z = topology.shape
+    first, last, _ = rows.indices(x)
+    inside = torch.zeros(len(topology.offsets), last - first, y, z, dtype=torch.bool, device=device)
     for k, offset in enumerate(topology.offsets):
-        for here, _ in pairs_of(topology, offset):
-            inside[k, *here] = True
+        for (x, *here), _ in pairs_of(topology, offset, rows):
+            inside[k, x.start - first : x.stop - first, *here] = True
     return inside
+
+
+@torch.no_grad()
+def message(state: torch.Tensor, weights: torch.Tensor, topology: Topology, rows: slice) -> torch.Tensor:
+    """Σ_k w_k[i] · s[i + o_k] of the cells in `rows` of x: state [B, X, Y, C, Z], weights [K, rows, Y, Z]."""
+    first = rows.indices(topology.shape[0])[0]
+    total = torch.zeros_like(state[:, rows])
+    for k, offset in enumerate(topology.offsets):
+        for (x, y, z), (beside, *there) in pairs_of(topology, offset, rows):
+            x = slice(x.start - first, x.stop - first)
+            total[:, x, y, :, z] += weights[k, x, y, None, z] * state[:, beside, there[0], :, there[1]]
+    return total
