@@ -135,12 +135,13 @@ def screenshot(
     run: RunName = "last",
     out: Annotated[Path, typer.Option("--out", help="The picture, an SVG file.")] = Path("lattice-tui.svg"),
     size: Annotated[str, typer.Option("--size", help="Columns x rows.")] = "160x50",
+    home: Annotated[bool, typer.Option("--home", help="The home screen instead of a run's.")] = False,
     runs_dir: RunsDir = None,
 ) -> None:
-    """Draw a run's screen into an SVG file."""
+    """Draw a run's screen, or the home screen, into an SVG file."""
     from app import interface as command
 
-    command.screenshot(run, out, size, runs_dir)
+    command.screenshot(None if home else run, out, size, runs_dir)
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 def bytes_(count: float) -> str:
     """1_234_567 -> "1.23 MB"; GB means 10^9 bytes."""
@@ -43,3 +45,9 @@ def loss(value: float | None) -> str:
 
 def shape(cells: tuple[int, int, int]) -> str:
     return "x".join(map(str, cells))
+
+
+def path(place: Path) -> str:
+    """Below the home folder as ~/..., as shells say it."""
+    home = Path.home()
+    return f"~/{place.relative_to(home)}" if place.is_relative_to(home) and place != home else str(place)

@@ -24,11 +24,11 @@ def attach(run: str, runs_dir: Path | None, fps: int | None, read_only: bool, pl
     _show(runs_dir, _find(run, runs_dir), fps, read_only, plain)
 
 
-def screenshot(run: str, out: Path, size: str, runs_dir: Path | None) -> None:
-    """Draws the run screen as it stands now, without a terminal.  Raises Stop."""
+def screenshot(run: str | None, out: Path, size: str, runs_dir: Path | None) -> None:
+    """Draws the run's screen as it stands now, or without a run the home screen; needs no terminal.  Raises Stop."""
     if not (match := re.fullmatch(r"([1-9]\d{1,2})x([1-9]\d{1,2})", size)):
         raise Stop(ExitCode.USAGE, f"--size: {size!r} is not of the form 160x50")
-    folder = _find(run, runs_dir)
+    folder = _find(run, runs_dir) if run is not None else None
     environment.prepare()
     os.environ["TEXTUAL_COLOR_SYSTEM"] = "truecolor"
     from app.tui.picture import svg

@@ -1,4 +1,4 @@
-"""A run's screen as an SVG picture, drawn without a terminal."""
+"""The home screen, or a run's, as an SVG picture, drawn without a terminal."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from app.tui.app import LatticeApp
 from app.tui.bridge import Reader
+from app.tui.screens.home import HomeScreen
 from app.tui.snapshot import View
 from app.tui.widgets.panel import Panel
 from monitors.runs import RunFolder
@@ -21,22 +22,24 @@ def view_of(folder: RunFolder) -> View:
     return Reader(folder, lambda message: None).read_once()
 
 
-def svg(folder: RunFolder, runs_dir: Path, size: tuple[int, int]) -> str:
-    """`size` in columns and rows."""
+def svg(folder: RunFolder | None, runs_dir: Path, size: tuple[int, int]) -> str:
+    """The run's screen, or the home screen without a run; `size` in columns and rows."""
     return asyncio.run(_draw(folder, runs_dir, size))
 
 
-async def _draw(folder: RunFolder, runs_dir: Path, size: tuple[int, int]) -> str:
-    app = LatticeApp(runs_dir, folder, plain=False, still=view_of(folder))
+async def _draw(folder: RunFolder | None, runs_dir: Path, size: tuple[int, int]) -> str:
+    app = LatticeApp(runs_dir, folder, plain=False, still=view_of(folder) if folder else None)
     async with app.run_test(size=size) as pilot:
         until = time.monotonic() + PATIENCE_S
         while not _is_drawn(app) and time.monotonic() < until:
             await pilot.pause(0.02)
         await pilot.pause()
-        return app.export_screenshot(title=f"lattice-tui attach {folder.name}")
+        return app.export_screenshot(title=f"lattice-tui attach {folder.name}" if folder else "lattice-tui")
 
 
 def _is_drawn(app: LatticeApp) -> bool:
-    """Whether every panel that has a place has its lines."""
+    """Whether every panel that has a place has its lines, or the runs are listed."""
+    if isinstance(app.screen, HomeScreen):
+        return app.screen.has_listed
     panels = [panel for panel in app.screen.query(Panel) if panel.display]
     return bool(panels) and all(panel.has_lines for panel in panels)

@@ -77,6 +77,8 @@ class HomeScreen(Screen[None]):
         self._rows: tuple[dict[str, Any], ...] = ()
         self._lister: Lister | None = None
         self._starting = ""
+        self.has_listed = False
+        """Whether the runs have been read once."""
 
     def compose(self) -> ComposeResult:
         yield Static(id="title")
@@ -126,7 +128,7 @@ class HomeScreen(Screen[None]):
         table = self.query_one("#runs", DataTable)
         at = self._rows[table.cursor_row]["path"] if self._rows and table.cursor_row < len(self._rows) else None
         same = [row["path"] for row in self._rows] == [row["path"] for row in message.rows]
-        self._rows = message.rows
+        self._rows, self.has_listed = message.rows, True
         if same:
             for row in self._rows:
                 for column, cell in zip(table.ordered_columns, run_cells(row), strict=True):
@@ -141,7 +143,7 @@ class HomeScreen(Screen[None]):
         self.show_place(message.trouble)
 
     def show_place(self, trouble: str = "") -> None:
-        place = printable(str(self.app.runs_dir))
+        place = printable(formats.path(self.app.runs_dir))
         if self._starting:
             text = Text(f"Starting {self._starting}; it opens here as soon as it is up ...", "yellow")
         elif trouble:

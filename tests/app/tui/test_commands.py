@@ -69,3 +69,11 @@ def test_a_screenshot_is_an_svg_of_the_run(cli, recorded, runs_dir, tmp_path):
     said = "".join(xml.etree.ElementTree.parse(out).getroot().itertext()).replace("\xa0", " ")
     assert recorded.name in said and "step 20/20" in said
     assert cli("screenshot", "last", "--size", "big", "--runs-dir", runs_dir).code == 2
+
+
+def test_a_screenshot_of_the_home_screen_lists_presets_and_runs(cli, recorded, tmp_path):
+    out = tmp_path / "home.svg"
+    told = cli("screenshot", "--home", "--out", out, "--size", "120x40", "--runs-dir", recorded.path.parent)
+    assert told.code == 0, told.err
+    said = "".join(xml.etree.ElementTree.parse(out).getroot().itertext()).replace("\xa0", " ")
+    assert recorded.name in said and "baseline" in said
