@@ -62,9 +62,6 @@ def main() -> None:
     # Threads that wait should sleep, not spin: beside other work, spinning made a step several times slower.  OpenMP reads
     # this once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # Large tensors on 2-MB pages: with 4-kB ones, a third of a large tick's time went into page faults.  Read by torch's
-    # allocator.
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # Pydantic would read the metadata of every installed package, for plugins that nothing here uses.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:

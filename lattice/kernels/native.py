@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from lattice.kernels.pages import on_huge_pages
 from lattice.kernels.sparse import Pattern
 from presets.topology import Topology
 
@@ -113,7 +114,9 @@ def state_buffer(shape: tuple[int, ...], zero: bool = False) -> torch.Tensor:
     count = 1
     for size in shape:
         count *= size
-    storage = torch.zeros(count + 2 * SLACK) if zero else torch.empty(count + 2 * SLACK)
+    storage = on_huge_pages(torch.empty(count + 2 * SLACK))
+    if zero:
+        storage.zero_()
     storage[:SLACK] = 0
     storage[-SLACK:] = 0
     return storage[SLACK:-SLACK].view(shape)

@@ -11,6 +11,7 @@ import torch
 from lattice.kernels import reference
 from lattice.kernels.compiled import CompiledKernel
 from lattice.kernels.native import KernelUnavailable, NativeKernel
+from lattice.kernels.pages import on_huge_pages
 from lattice.kernels.sparse import TILE, Pattern
 from presets.topology import Topology
 
@@ -107,8 +108,8 @@ class _Propagate(torch.autograd.Function):
             raise RuntimeError("propagate: the states were freed by an earlier backward; run the ticks again")
         functional, kernel = ctx.functional, ctx.kernel
         # The last tick's backward, the first to run, writes these; those after it add to them.
-        grad_cells, fresh = torch.empty_like(cells), True
-        grad_weights = torch.empty_like(weights) if ctx.needs_input_grad[1] else None
+        grad_cells, fresh = on_huge_pages(torch.empty_like(cells)), True
+        grad_weights = on_huge_pages(torch.empty_like(weights)) if ctx.needs_input_grad[1] else None
         grad_gain = torch.zeros_like(gain) if functional is not None else None
         grad_drive = torch.zeros(drive.shape, dtype=torch.float32, device=drive.device)
         grad = grad.clone(memory_format=torch.contiguous_format)  # kernels overwrite it, and it is not ours
