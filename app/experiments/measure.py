@@ -25,8 +25,8 @@ LOOK_SENTENCES = 128
 FIRST_LOOK = 5
 """Looks start after this many intervals: before, no loss is near a target."""
 
-NO_CONNECTIONS = ("cells", "gain", "labels", "plasticity.")
-"""Beginnings of names of a lattice's tensors that are not its connections (weights, and what says where they lie)."""
+NO_CONNECTIONS = ("cells", "gain", "labels", "mean_state", "centroids", "plasticity.")
+"""Beginnings of names of a lattice's tensors that are not its connections; all others count, so that none is overlooked."""
 
 
 @dataclass(frozen=True)

@@ -265,3 +265,17 @@ def test_patterns_choose_arms_in_their_order_and_own_arms_come_last():
     own = Arm("own", ("x.y=[1,2]", "x.z=two words"))
     assert choose(known, "b-*, a-?", ["own x.y=[1,2] 'x.z=two words'"]) == [known[2], known[0], known[1], own]
     assert choose(known, None, []) == known
+
+
+# What the lattice adds
+
+
+def test_arms_trains_all_three_with_every_seed_and_shows_the_controls(cli, sentences):
+    options = ("--preset", "tiny", "--steps", 4, "--set", "run.threads=1", "--data", sentences, "--seeds", 2, "--json")
+    told = cli("experiment", "arms", *options)
+    assert told.code == 0, told.err
+    assert set(told.json) == KEYS
+    found = [(arm["arm"], arm["seed"], sorted(arm["controls"])) for arm in told.json["arms"]]
+    both = ["bypass", "shuffled"]
+    expected = [("trained", both), ("frozen", both), ("identity", ["shuffled"])]
+    assert found == [(name, seed, controls) for seed in (0, 1) for name, controls in expected]

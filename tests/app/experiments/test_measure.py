@@ -124,7 +124,8 @@ def test_connection_bytes_are_those_of_the_weights_and_their_moments(text):
 
 
 def test_connections_that_do_not_learn_by_gradient_have_no_moments_and_no_lattice_has_no_connections(text):
-    trainer = Trainer(config_of("connections.learning=plastic"), text.tokenizer, text.train, text.valid, CPU, [])
+    others = ("connections.learning=plastic", "stages.0.clustering.clusters=4")
+    trainer = Trainer(config_of(*others), text.tokenizer, text.train, text.valid, CPU, [])
     trainer.step([0, 1])
     assert connection_bytes(trainer) == 4 * trainer.model.lattice.weights.numel()
     identity = Trainer(config_of("lattice.arm=identity"), text.tokenizer, text.train, text.valid, CPU, [])
