@@ -380,6 +380,20 @@ def bench_step(
     command.step(preset, assignments, repeats, as_json)
 
 
+@bench_app.command("plasticity")
+def bench_plasticity(
+    preset: Preset = "baseline",
+    assignments: Assignments = [],
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps before the work left out is measured.")] = 100,
+    repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timed calls and pairs of steps.")] = 9,
+    as_json: AsJson = False,
+) -> None:
+    """Time plasticity's update and its share of a training step, and sweep how much of its work can be left out."""
+    from app import bench_plasticity as command
+
+    command.plasticity(preset, assignments, steps, repeats, as_json)
+
+
 @bench_app.command("tui")
 def bench_tui(
     preset: Preset = "baseline",

@@ -131,7 +131,7 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
     centroids = stage.clustering.clusters if cells else 0
 
     cells_learn = config.lattice.cells == "gradient"
-    weights_learn = config.connections.learning == "gradient" and stage.profile != "freeze"
+    weights_learn = config.connections.learning in ("gradient", "hybrid") and stage.profile != "freeze"
     lattice_trained = cell_parameters * cells_learn + weights * weights_learn
     trained = text + lattice_trained
 
