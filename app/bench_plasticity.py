@@ -23,7 +23,8 @@ def plasticity(preset: str, assignments: list[str], steps: int, repeats: int, as
     prepare(config)
     rows = [row for shape in SHAPES for row in bench_update(shape, repeats, config.plasticity)]
     trained = Trained(config, steps)
-    share, avoided = trained.share(repeats), sweep(trained)
+    avoided = sweep(trained)  # before the timed steps, half of which change the lattice by plasticity
+    share = trained.share(repeats)
     if as_json:
         told = {"machine": machine(), "copy_gbps": rows[-1].copy_gbps, "step_share": share, "trained_steps": steps}
         print(

@@ -526,7 +526,7 @@ def test_a_kernel_is_built_once_and_then_taken_from_the_cache(no_library_kept, m
 def test_a_spoilt_kernel_in_the_cache_is_built_again(no_library_kept, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    def write_nothing(source, arguments, path):
+    def write_nothing(main, sources, arguments, path):
         path.parent.mkdir(parents=True)
         path.write_bytes(b"")
 
