@@ -194,11 +194,13 @@ def correlations(trainer: Trainer) -> torch.Tensor:
     power = torch.zeros(topology.shape, device=trainer.device)
     together = torch.zeros(len(topology.offsets), *topology.shape, device=trainer.device)
     for source, _, _ in _probe(trainer):
-        centred = (model.state(source).float() - mean).permute(0, 3, 1, 2, 4).flatten(0, 1)
-        power += centred.square().sum(0)
-        together += products(centred, centred, topology)
-    scale = torch.where(power > QUIET, power.rsqrt(), 0.0)[None]
-    return tile_means(together.mul_(products(scale, scale, topology)).abs_())
+        centred = torch.nan_to_num(model.state(source).float() - mean, posinf=0.0, neginf=0.0)
+        power += centred.square().sum((0, 3))
+        products(centred, centred, topology, together)
+    scale = torch.where(power > QUIET, power.rsqrt(), 0.0)[None, :, :, None]
+    both = torch.zeros_like(together)
+    products(scale, scale, topology, both)
+    return tile_means(together.mul_(both).abs_())
 
 
 def gradients(trainer: Trainer) -> torch.Tensor:
