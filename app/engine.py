@@ -35,6 +35,7 @@ from lattice.kernels.native import KernelUnavailable
 from lattice.memory_monitor import MemoryMonitor
 from lattice.plasticity.monitor import PlasticityMonitor
 from lattice.recluster import Recluster
+from lattice.rewiring import Rewiring
 from lattice.text.tokenizer import Tokenizer
 from lattice.trainer import Progress, Trainer, TrainingFailed
 from lattice.volume_monitor import VolumeMonitor
@@ -225,9 +226,10 @@ def _train(
             limit = config.text.max_tokens
             train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
             monitor = DecodeMonitor()
-            # In this order: what is decoded and saved after a step has the labels that the next step will use.
-            watching = [Recluster(), monitor, PlasticityMonitor(), VolumeMonitor(folder.volumes), MemoryMonitor()]
-            trainer = Trainer(config, tokenizer, train, valid, device, [record, *callbacks, *watching, checkpointer])
+            # In this order: what is decoded and saved after a step has the labels and connections that the next step will use.
+            shaping = [Recluster(), Rewiring()]
+            watching = [monitor, PlasticityMonitor(), VolumeMonitor(folder.volumes), MemoryMonitor()]
+            trainer = Trainer(config, tokenizer, train, valid, device, [record, *callbacks, *shaping, *watching, checkpointer])
             if saved is not None:
                 trainer.resume(saved.model, saved.optimizer, saved.state)
                 log.rewind(trainer.progress.step, trainer.progress.edits)

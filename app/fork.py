@@ -104,8 +104,7 @@ def fork(name: str, changes: Changes, runs_dir: Path) -> RunFolder:
         trainer.resume(start.saved.model, start.saved.optimizer, start.saved.state | {"live": live_settings(config)})
     except ValueError as error:
         raise Stop(ExitCode.USAGE, f"{start.name} can't begin with these settings: {error}") from error
-    if trainer.stage.sparsity != start.config.stages[start.progress.stage].sparsity and trainer.model.lattice is not None:
-        trainer.model.lattice.prune(trainer.stage.sparsity)
+    trainer.reach_sparsity()
     if reopened:
         trainer.progress.stage_over, trainer.progress.leave_for = "", None
     trainer.progress.edits += len(edits)

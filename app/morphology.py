@@ -19,6 +19,7 @@ from lattice.batches import Sentences
 from lattice.clusters import spherical_kmeans
 from lattice.data import DataError, read_pairs
 from lattice.emergence import Emergence, emergence, stability
+from lattice.kernels.sparse import Pattern
 from lattice.model import TextLattice, generator
 from lattice.morphology import Reading, fields, read_all, shuffle
 from lattice.trainer import Progress
@@ -47,9 +48,9 @@ def run(run: str, data: Path | None, surrogates: int, best: bool, device: str, r
     if start is None:
         print("note: the stage's start is not kept; what it began with can't be told from what it learned", file=sys.stderr)
     began = None if start is None else fields(start, topology)
-    learned = trained.lattice.weights.detach()
+    learned = trained.lattice.dense()
     cases = {
-        "fresh": (fresh, fresh.lattice.weights, None),
+        "fresh": (fresh, fresh.lattice.dense(), None),
         "trained": (trained, learned, began),
         "shuffled": (trained, shuffle(learned, topology, generator(seed, "morphology", "shuffle")), began),
     }
@@ -59,7 +60,7 @@ def run(run: str, data: Path | None, surrogates: int, best: bool, device: str, r
         stream = generator(seed, "morphology", name)
         try:
             readings[name] = read_all(fields(weights, topology), topology.boundary, stream, before, surrogates)
-            model.lattice.weights.data = weights.detach()
+            model.lattice.become(weights, None)
             scores[name] = _score(model, tokens, opened, readings[name], stream)
         except ValueError as error:
             raise Stop(ExitCode.USAGE, f"{folder.name}, {name} lattice: {error}") from error
@@ -89,8 +90,7 @@ def _fresh(opened: Opened) -> TextLattice:
     """The model as its stage would start it from nothing; pruned like the trained one, so that they can be compared."""
     device = next(opened.model.parameters()).device
     model = TextLattice(opened.config, opened.progress.stage, opened.tokenizer.vocabulary, device).eval()
-    model.lattice.mask = opened.model.lattice.mask
-    model.lattice.apply_mask()
+    model.lattice.rewire(opened.model.lattice.pattern, torch.Generator())
     return model
 
 
@@ -100,7 +100,7 @@ def _start(folder: RunFolder, opened: Opened, fresh: TextLattice) -> tuple[torch
     The first stage starts from the seed.  Later ones start from what was carried over, which only checkpoints hold.
     """
     if opened.progress.stage == 0:
-        return fresh.lattice.weights.detach().clone(), 0
+        return fresh.lattice.dense().clone(), 0
     for step, path in reversed(checkpoint.steps(folder.checkpoints)):
         if step >= opened.progress.step:
             break
@@ -110,9 +110,11 @@ def _start(folder: RunFolder, opened: Opened, fresh: TextLattice) -> tuple[torch
             print(f"note: {error}", file=sys.stderr)
             continue
         if Progress.from_json(saved.state["progress"]).stage == opened.progress.stage:
-            weights = saved.model["lattice.weights"].to(fresh.lattice.weights.device)
-            mask = opened.model.lattice.mask
-            return (weights if mask is None else weights * mask), step
+            device, offsets, pattern = fresh.lattice.weights.device, len(fresh.lattice.topology.offsets), fresh.lattice.pattern
+            weights, index = saved.model["lattice.weights"].to(device), saved.model.get("lattice.index")
+            if index is not None:
+                weights = Pattern(index.to(device), offsets).expand(weights)
+            return (weights if pattern is None else weights * pattern.mask(weights.shape[-1])), step
     return None, None
 
 

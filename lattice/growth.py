@@ -52,7 +52,10 @@ def _along(axis: int, distance: int) -> Offset:
 
 @torch.no_grad()
 def carry_over(old: TextLattice, new: TextLattice) -> None:
-    """Copies encoder, decoder and ports, and interpolates the lattice, in place into `new`."""
+    """Copies encoder, decoder and ports, and interpolates the lattice, in place into `new`, whose lattice is dense.
+
+    A pattern of the old shape means nothing in the new one: the stage prunes anew to its own sparsity.
+    """
     for part in ("encoder", "decoder", "input_port", "output_port"):
         if hasattr(old, part):
             getattr(new, part).load_state_dict(getattr(old, part).state_dict())
@@ -65,8 +68,9 @@ def _carry_lattice(old: Lattice, new: Lattice) -> None:
     for part in range(new.cells.shape[0]):
         fields = old.cells[part].permute(2, 0, 1, 3)  # [C, X, Y, Z]
         new.cells[part] = resample(fields, shape).permute(1, 2, 0, 3)
+    weights = old.dense()
     for k, before in matching_offsets(old.topology, new.topology).items():
-        new.weights[k] = resample(old.weights[before : before + 1], shape)[0]
+        new.weights[k] = resample(weights[before : before + 1], shape)[0]
     if new.clusters and old.clusters:
         new.gain.copy_(resample(old.gain.permute(2, 0, 1, 3), shape).permute(1, 2, 0, 3))
         new.mean_state.copy_(resample(old.mean_state.permute(3, 0, 1, 2), shape).permute(1, 2, 3, 0))
@@ -75,7 +79,6 @@ def _carry_lattice(old: Lattice, new: Lattice) -> None:
             new.centroids.copy_(old.centroids)
     if old.plasticity is not None and new.plasticity is not None:
         _carry_plasticity(old.plasticity, new.plasticity)
-    new.mask = None  # a pattern of the old shape means nothing here; the stage prunes anew to its own sparsity
 
 
 def _carry_plasticity(old: Plasticity, new: Plasticity) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 
 from lattice.kernels import Functional, propagate
 from lattice.kernels.propagate import Kernel
-from lattice.kernels.sparse import TILE
+from lattice.kernels.sparse import Pattern, moved
 from lattice.plasticity.plasticity import Plasticity
 from presets.schema import Connections
 from presets.topology import Topology
@@ -108,7 +108,10 @@ def initial_cells(shape: tuple[int, int, int], channels: int, generator: torch.G
 
 
 class Lattice(nn.Module):
-    """weights [K, X, Y, Z] and cells [6, X, Y, C, Z].
+    """weights [kept, X, Y, Z] and cells [6, X, Y, C, Z].
+
+    A dense lattice keeps all K offsets and has no `index`; a pruned one has the `index` [kept, X, Y, tiles] of the offsets
+    that each tile of cells keeps (lattice.kernels.sparse), and nothing in memory for the others.
 
     Where clusters are on, also `gain` [X, Y, C, Z], `labels` [X, Y, Z], and what these are formed anew by: `mean_state`
     [X, Y, Z, C], a running mean (zero before the first look), and `centroids` [clusters, C] (zero before the first fit).
@@ -131,7 +134,9 @@ class Lattice(nn.Module):
         self.kernel: Kernel | None = None
         self.plasticity: Plasticity | None = None
         self._watched = False
-        self.register_buffer("mask", None)
+        self.excitatory = start.excitatory
+        self.register_buffer("index", None)
+        self._pattern: Pattern | None = None
         if clusters:
             x, y, z = topology.shape
             self.gain = nn.Parameter(torch.full((x, y, channels, z), float(integration)))
@@ -139,29 +144,42 @@ class Lattice(nn.Module):
             self.register_buffer("mean_state", torch.zeros(x, y, z, channels))
             self.register_buffer("centroids", torch.zeros(clusters, channels))
 
-    @torch.no_grad()
-    def prune(self, sparsity: float) -> None:
-        """Drops the weakest `sparsity` of the offsets of every z-tile, and keeps them dropped.
+    @property
+    def pattern(self) -> Pattern | None:
+        """Which connections there are; None where all are."""
+        if self.index is None:
+            return None
+        if self._pattern is None or self._pattern.index is not self.index:
+            self._pattern = Pattern(self.index, len(self.topology.offsets))
+        return self._pattern
 
-        All cells of a run of TILE cells along z share one pattern (constant fan-in per tile), ranked by mean |w|.  The
-        number kept is at least 1.
+    @torch.no_grad()
+    def dense(self) -> torch.Tensor:
+        """All connections [K, X, Y, Z], zero where there is none; a copy where the lattice is pruned."""
+        weights = self.weights.detach()
+        return weights if self.pattern is None else self.pattern.expand(weights)
+
+    @torch.no_grad()
+    def rewire(self, pattern: Pattern | None, stream: torch.Generator) -> None:
+        """Goes over to another pattern (None: all connections); the weights of both stay as they are.
+
+        New connections start at zero.  Zero has a sign, which plasticity keeps: it is drawn from `stream`, and positive in
+        an excitatory lattice.  What else belongs to connections follows with lattice.kernels.sparse.moved.
         """
-        offsets, _, _, z = self.weights.shape
-        keep = max(1, round(offsets * (1 - sparsity)))
-        magnitude = self.weights.abs() * self.mask if self.mask is not None else self.weights.abs()
-        mask = torch.zeros_like(self.weights, dtype=torch.bool)
-        for start in range(0, z, TILE):
-            tile = magnitude[..., start : start + TILE].mean(-1)
-            kept = tile.topk(keep, dim=0).indices[..., None].expand(-1, -1, -1, min(TILE, z - start))
-            mask[..., start : start + TILE].scatter_(0, kept, True)
-        self.mask = mask
-        self.apply_mask()
+        old = self.pattern
+        weights = moved(self.weights.detach(), old, pattern)
+        if old is not None and not self.excitatory:
+            negative = torch.randint(2, weights.shape, generator=stream, dtype=torch.uint8).bool().to(weights.device)
+            kept = old.mask(weights.shape[-1])
+            weights[~(kept if pattern is None else pattern.take(kept)) & negative] = -0.0
+        self.become(weights, pattern)
 
     @torch.no_grad()
-    def apply_mask(self) -> None:
-        """Zeroes pruned weights again, after an optimizer step moved them."""
-        if self.mask is not None:
-            self.weights.mul_(self.mask)
+    def become(self, weights: torch.Tensor, pattern: Pattern | None) -> None:
+        """Takes these weights [kept, X, Y, Z] of this pattern.  The parameter stays the same object, for its optimizer."""
+        self.weights.grad = None
+        self.weights.data = weights
+        self.index = None if pattern is None else pattern.index
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -176,8 +194,13 @@ class Lattice(nn.Module):
 
     def learn(self, rate: float) -> None:
         """Plasticity changes the connections by what it saw, `rate` times."""
-        if self.plasticity is not None:
-            self.plasticity.update(self.weights, self.mask, rate)
+        if self.plasticity is None:
+            return
+        pattern, weights = self.pattern, self.dense()
+        self.plasticity.update(weights, None if pattern is None else pattern.mask(weights.shape[-1]), rate)
+        if pattern is not None:
+            with torch.no_grad():
+                self.weights.copy_(pattern.take(weights))
 
     @property
     def functional(self) -> Functional | None:
@@ -195,7 +218,7 @@ class Lattice(nn.Module):
         weights = torch.zeros_like(self.weights) if bypass else self.weights
         functional = None if bypass else self.functional
         observer = self.plasticity if self._watched else None
-        return propagate(drive, weights, self.cells, self.topology, self.ticks, self.kernel, functional, observer=observer)
+        return propagate(drive, weights, self.cells, self.topology, self.ticks, self.kernel, functional, self.pattern, observer)
 
 
 def block_labels(shape: tuple[int, int, int], clusters: int) -> torch.Tensor:

@@ -100,12 +100,15 @@ class TextLattice(nn.Module):
             return self.decoder.greedy(self.slots(source, control))
 
     @torch.no_grad()
-    def mean_state(self, source: torch.Tensor) -> torch.Tensor:
-        """The lattice's state [X, Y, Z, C] after the ticks, as a mean over source tokens [B, N]."""
+    def state(self, source: torch.Tensor) -> torch.Tensor:
+        """The lattice's state [B, X, Y, C, Z] after the ticks, for source tokens [B, N]."""
         with self._autocast():
             slots = self.encoder(source)
-        state = self.lattice.state(self.input_port.drive(slots.float()).to(self.state_dtype))
-        return state.mean(0, dtype=torch.float32).permute(0, 1, 3, 2)
+        return self.lattice.state(self.input_port.drive(slots.float()).to(self.state_dtype))
+
+    def mean_state(self, source: torch.Tensor) -> torch.Tensor:
+        """The lattice's state [X, Y, Z, C] after the ticks, as a mean over source tokens [B, N]."""
+        return self.state(source).mean(0, dtype=torch.float32).permute(0, 1, 3, 2)
 
     @torch.no_grad()
     def change(self, source: torch.Tensor) -> torch.Tensor | None:

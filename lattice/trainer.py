@@ -7,9 +7,9 @@
         until the stage ends:
             sentences of (seed, stage, step)
             micro-batches: loss, backward, gradients add up
-            finite?  clip, AdamW, pruned weights back to zero     Trained
+            finite?  clip, AdamW                                  Trained
             not?     skip and count                               BadStep
-            callbacks.after_step: decode, save                    Decoded, Saved
+            callbacks.after_step: rewire, decode, save            Rewired, Decoded, Saved
             steering: apply what the operator asked for, pause    Edited
             end rule met, or a stop asked for?
         callbacks.at_stage_end                                    StageEnded
@@ -33,17 +33,21 @@ import torch
 from lattice.batches import Schedule, Sentences
 from lattice.callbacks import Callback
 from lattice.growth import carry_over
-from lattice.model import TextLattice
+from lattice.kernels.sparse import TILE, Pattern, moved
+from lattice.model import TextLattice, generator
+from lattice.rewiring import rewire
 from lattice.steering import Steering
 from lattice.text.tokenizer import Tokenizer
 from monitors import gauges
-from monitors.events import AnyEvent, BadStep, StageEnded, StageStarted, Trained
+from monitors.events import AnyEvent, BadStep, Rewired, StageEnded, StageStarted, Trained
 from presets.live import live_settings, with_settings
 from presets.plan import StagePlan, plan
 from presets.schema import RunConfig, Stage
 
 PROFILE_RATE = {"discovery": 2.0, "learning": 1.0, "consolidation": 0.4, "freeze": 0.0}
 """Learning rate of the connections relative to the rest, by a stage's plasticity profile (the ratios of the seed's)."""
+
+CONNECTION_MOMENTS = ("lattice.weights/exp_avg", "lattice.weights/exp_avg_sq")
 
 
 class TrainingFailed(RuntimeError):
@@ -131,8 +135,8 @@ class Trainer:
         # fp16 gradients underflow; the scaler is inert for the other precisions.
         self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**12, enabled=config.run.precision == "fp16")
         self.model = TextLattice(config, 0, tokenizer.vocabulary, device)
-        self._prune()
         self._build_optimizer()
+        self._pruned = self.reach_sparsity()
         self._resumed = False
 
     # The run
@@ -158,6 +162,9 @@ class Trainer:
     def _run_stage(self) -> str:
         progress, stage = self.progress, self.stage
         self.emit(self._stage_started())
+        if self._pruned is not None:
+            self.emit(self._pruned)
+            self._pruned = None
         batch, seed = self.config.training.batch, self.config.run.seed
         schedule = Schedule(len(self.train_sentences), stage.data_share, batch, seed, progress.stage)
         self._discover(schedule)
@@ -222,10 +229,21 @@ class Trainer:
         progress.best_valid_loss, progress.valid_loss = math.inf, None
         self.model = TextLattice(self.config, progress.stage, self.tokenizer.vocabulary, self.device)
         carry_over(before, self.model)
-        self._prune()
         self._build_optimizer()
+        self._pruned = self.reach_sparsity()
         # Moments of the size-free parts carry over; a lattice of another shape starts its own.
-        self._load_optimizer_tensors(moments)
+        self._load_optimizer_tensors(self._following_moments(moments, before))
+
+    def _following_moments(self, moments: dict[str, torch.Tensor], before: TextLattice) -> dict[str, torch.Tensor]:
+        """Those of connections go to where their connection is now, or are left out with those of another topology."""
+        old, new = before.lattice, self.model.lattice
+        if old is None or new is None:
+            return moments
+        own = [name for name in CONNECTION_MOMENTS if name in moments]
+        rest = {name: value for name, value in moments.items() if name not in own}
+        if old.topology == new.topology:
+            rest |= {name: moved(moments[name], old.pattern, new.pattern) for name in own}
+        return rest
 
     # One step
 
@@ -244,10 +262,8 @@ class Trainer:
         progress.loss = loss if math.isfinite(loss) else None
         if math.isfinite(loss) and math.isfinite(norm):
             self.scaler.step(self.optimizer)
-            if self.model.lattice is not None:
-                if self._plastic:
-                    self.model.lattice.learn(self.config.plasticity.rate * PROFILE_RATE[self.stage.profile])
-                self.model.lattice.apply_mask()
+            if self.model.lattice is not None and self._plastic:
+                self.model.lattice.learn(self.config.plasticity.rate * PROFILE_RATE[self.stage.profile])
             progress.bad_in_a_row = 0
         else:
             self._bad_step(loss, norm)
@@ -308,8 +324,9 @@ class Trainer:
             return
         if lattice.plasticity is not None:
             lattice.plasticity.configure(config.plasticity, self.stage.activity_threshold)
-        if self.stage.sparsity != before.sparsity:
-            lattice.prune(self.stage.sparsity)
+        changed = self.reach_sparsity()
+        if changed is not None:
+            self.emit(changed)
         if self.stage.profile != before.profile and "freeze" in (self.stage.profile, before.profile):
             moments = self._optimizer_tensors()
             lattice.weights.requires_grad_(
@@ -318,6 +335,23 @@ class Trainer:
             lattice.weights.grad = None
             self._build_optimizer()
             self._load_optimizer_tensors(moments)
+
+    # Connections
+
+    def reach_sparsity(self) -> Rewired | None:
+        """Prunes or regrows to what the stage asks for by now, by the weights as they are; returns what came of it, if so."""
+        lattice = self.model.lattice
+        return rewire(self, self.stage.kept(self.progress.stage_step)) if lattice is not None else None
+
+    def rewire(self, pattern: Pattern | None) -> None:
+        """The lattice goes over to another pattern of connections; their moments follow, and are 0 for new ones."""
+        lattice, progress = self.model.lattice, self.progress
+        before = lattice.pattern
+        lattice.rewire(pattern, generator(self.config.run.seed, "signs", progress.stage, progress.stage_step))
+        state = self.optimizer.state.get(lattice.weights, {})
+        for name in ("exp_avg", "exp_avg_sq"):
+            if name in state:
+                state[name] = moved(state[name], before, pattern)
 
     # State
 
@@ -353,12 +387,7 @@ class Trainer:
         self._load_optimizer_tensors(optimizer)
         if state["scaler"]:  # empty where the checkpoint was not trained in fp16
             self.scaler.load_state_dict(state["scaler"])
-        self._resumed = True
-
-    def _prune(self) -> None:
-        """To the stage's sparsity, by the weights as they are now: fresh ones, or those that were carried over."""
-        if self.stage.sparsity and self.model.lattice is not None:
-            self.model.lattice.prune(self.stage.sparsity)
+        self._resumed, self._pruned = True, None
 
     def _build_optimizer(self) -> None:
         section, lattice = self.config.optimizer, self.model.lattice
@@ -422,9 +451,13 @@ class Trainer:
 
 def load_model(model: TextLattice, tensors: dict[str, torch.Tensor]) -> None:
     """Loads a checkpoint's tensors into a model of the same config.  Raises ValueError naming what does not fit."""
-    if model.lattice is not None:
-        mask = tensors.get("lattice.mask")
-        model.lattice.mask = None if mask is None else mask.to(model.lattice.weights.device)
+    index = tensors.get("lattice.index")
+    if model.lattice is not None and index is not None:
+        offsets, (x, y, z) = len(model.lattice.topology.offsets), model.lattice.topology.shape
+        if tuple(index.shape[1:]) != (x, y, -(-z // TILE)) or index.dtype != torch.uint8 or int(index.max()) >= offsets:
+            raise ValueError("the checkpoint does not fit this config: lattice.index is of another lattice")
+        device = model.lattice.weights.device
+        model.lattice.become(torch.empty(len(index), x, y, z, device=device), Pattern(index.to(device), offsets))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

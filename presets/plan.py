@@ -23,9 +23,11 @@ GB = 1_000_000_000
 RUNTIME_BYTES = 600_000_000
 """Taken for the interpreter, torch itself and some ten thousand sentences of text, whatever the lattice (measured)."""
 
-FLOAT, LABEL, MASK = 4, 8, 1
-"""Bytes of a parameter or running mean (always fp32), of a cell's cluster label (int64) and of a pruned connection's mask
-(bool)."""
+FLOAT, LABEL = 4, 8
+"""Bytes of a parameter or running mean (always fp32), and of a cell's cluster label (int64)."""
+
+TILE = 16
+"""Cells along z that keep the same connections in a pruned lattice, as in lattice.kernels.sparse."""
 
 STATE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
@@ -126,7 +128,10 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
         text += _ports_size(config.text, channels)
         cells = math.prod(stage.shape)
     cell_parameters = (CELL_VECTORS + functional) * channels * cells
-    weights = len(stage.topology(config.lattice.boundary).offsets) * cells
+    offsets, kept = len(stage.topology(config.lattice.boundary).offsets), stage.kept(0)
+    weights, sparse = kept * cells, cells > 0 and kept < offsets
+    # A byte for each offset that a tile keeps, and for each that it might where that one is looked up.
+    index = (kept + offsets) * math.prod(stage.shape[:2]) * -(-stage.shape[2] // TILE) * sparse
 
     centroids = stage.clustering.clusters if cells else 0
 
@@ -146,11 +151,15 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
         in_backward += lattice_trained  # a micro-batch's gradient is complete before it is added to the step's
     if compiled:
         in_backward += written  # so is a tick's; the native kernel adds in place
+        # It takes dense connections only: pruned ones are expanded, and so are their gradients, a tick's and the sum.
+        in_backward += sparse * (offsets * cells + (2 * offsets * cells - weights) * weights_learn)
+    if sparse and stage.rewiring.regrow == "gradient":
+        in_backward += 4 * weights  # a probe's copy with as many absent connections, and its gradient
     # After backward, clipping and the fused AdamW work in place.
 
     return {
         "cell_parameters": FLOAT * cell_parameters,
-        "connections": (FLOAT + MASK * (stage.sparsity > 0)) * weights,
+        "connections": FLOAT * weights + index,
         "clusters": LABEL * cells * functional + FLOAT * channels * (cells * functional + centroids),
         "text": FLOAT * text,
         "gradients": FLOAT * trained,

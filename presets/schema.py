@@ -9,6 +9,7 @@ would do.  This package never imports torch.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -64,6 +65,36 @@ class Clustering(Section):
         return self
 
 
+class Rewiring(Section):
+    """How the connections of a sparse lattice come and go during a stage."""
+
+    regrow: Literal["none", "activity", "gradient", "random"] = Field(
+        "none",
+        description="where dropped connections grow anew: between cells whose states correlate, where the loss pulls hardest, "
+        "anywhere; none = the pattern stays (and what a lowered sparsity brings back grows anywhere)",
+        json_schema_extra=LIVE,
+    )
+    every: Count = Field(100, description="steps between rewirings", json_schema_extra=LIVE)
+    share: Annotated[float, Field(ge=0, le=0.5)] = Field(
+        0.3,
+        description="share of the connections dropped (weakest first) for as many new ones; falls as a cosine over the stage",
+        json_schema_extra=LIVE,
+    )
+    prune_at: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="step of the stage by which its sparsity is reached, in four prunings; 0 = at the start",
+        json_schema_extra=LIVE,
+    )
+    protect_clusters: bool = Field(False, description="connections within a functional cluster are the last to be dropped")
+    min_fan_in: Count = Field(3, description="connections that every cell keeps (over walls included), whatever the sparsity")
+
+
+PRUNINGS = 4
+"""Prunings on the way to a stage's sparsity, where it is not reached at once."""
+
+MAX_SPARSE_CONNECTIONS = 254
+"""Most connections a cell may have for some to be pruned: what is kept is indexed in one byte."""
+
 Profile = Literal["discovery", "learning", "consolidation", "freeze"]
 
 
@@ -87,8 +118,9 @@ class Stage(Section):
         0, description="discovery: batches that run through the lattice with plasticity and no backward, before the first step"
     )
     sparsity: Annotated[float, Field(ge=0, le=0.95)] = Field(
-        0.0, description="share of each cell's connections pruned (weakest first) when the stage starts", json_schema_extra=LIVE
+        0.0, description="share of each cell's connections pruned, weakest first", json_schema_extra=LIVE
     )
+    rewiring: Rewiring = Rewiring()
     activity_threshold: Annotated[float, Field(gt=0)] = Field(
         0.01, description="RMS state change per tick above which a cell counts as active", json_schema_extra=LIVE
     )
@@ -103,6 +135,16 @@ class Stage(Section):
     def topology(self, boundary: str) -> Topology:
         return Topology(self.shape, (self.strides.x, self.strides.y, self.strides.z), boundary)
 
+    def kept(self, step: int | None = None) -> int:
+        """Connections of each cell at `step` of the stage (from 0), or once its sparsity is reached.
+
+        Until then the share pruned rises fast and then slowly, as a cubic in PRUNINGS steps (Zhu and Gupta, 2017).
+        """
+        done, by = 1.0, self.rewiring.prune_at
+        if step is not None and step < by:
+            done = 1 - (1 - step * PRUNINGS // by / PRUNINGS) ** 3
+        return max(1, round(len(self.topology("walls").offsets) * (1 - self.sparsity * done)))
+
     @model_validator(mode="after")
     def _strides_fit(self) -> Stage:
         for axis, size in zip("xyz", self.shape, strict=True):
@@ -111,6 +153,28 @@ class Stage(Section):
                 raise ValueError(f"strides.{axis}: {too_far[0]} does not fit {size} cells; use strides below {size}")
             if len(set(strides)) < len(strides):
                 raise ValueError(f"strides.{axis}: {list(strides)} names a stride twice")
+        return self
+
+    @model_validator(mode="after")
+    def _connections_remain(self) -> Stage:
+        offsets, least = len(self.topology("walls").offsets), self.rewiring.min_fan_in
+        if least > offsets:
+            raise ValueError(f"rewiring.min_fan_in: {least} is more than the {offsets} connections of a cell")
+        if self.kept() < least:
+            most = math.floor(100 * (1 - least / offsets)) / 100
+            raise ValueError(
+                f"sparsity: {self.sparsity:g} keeps {self.kept()} of {offsets} connections a cell, fewer than "
+                f"rewiring.min_fan_in {least}; use {most:g} or less"
+            )
+        if self.sparsity and offsets > MAX_SPARSE_CONNECTIONS:
+            raise ValueError(
+                f"sparsity: {offsets} connections a cell are more than the {MAX_SPARSE_CONNECTIONS} that pruning can index; "
+                "use fewer strides, or sparsity 0"
+            )
+        if self.rewiring.protect_clusters and not self.clustering.clusters:
+            raise ValueError("rewiring.protect_clusters: there are no clusters to protect; set clustering.clusters")
+        if self.rewiring.prune_at > self.steps:
+            raise ValueError(f"rewiring.prune_at: {self.rewiring.prune_at} is past the stage's {self.steps} steps")
         return self
 
     @model_validator(mode="after")
@@ -374,6 +438,16 @@ class RunConfig(Section):
                 raise ValueError(
                     f"stages.{i}.waves: {stage.waves} waves run without a backward, and plasticity.rule three_factor learns "
                     "only from one; use another rule, or 0 waves"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _what_regrows_learns(self) -> RunConfig:
+        for i, stage in enumerate(self.stages):
+            if stage.rewiring.regrow != "none" and self.connections.learning == "frozen":
+                raise ValueError(
+                    f"stages.{i}.rewiring.regrow: {stage.rewiring.regrow} regrows connections at zero, where they would stay "
+                    "with connections.learning = frozen; use none"
                 )
         return self
 

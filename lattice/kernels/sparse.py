@@ -10,6 +10,7 @@ import functools
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 TILE = 16
 """Cells along z that share one pattern: the lanes of a vector in the C kernel."""
@@ -34,13 +35,26 @@ class Pattern:
         tiles = mask[..., ::TILE]
         if not torch.equal(tiles.repeat_interleave(TILE, -1)[..., : mask.shape[-1]], mask):
             raise ValueError(f"mask: the {TILE} cells of a tile along z must keep the same offsets")
+        return cls.of_tiles(tiles)
+
+    @classmethod
+    def of_tiles(cls, tiles: torch.Tensor) -> Pattern:
+        """From which offsets each tile keeps [K, X, Y, tiles] (bool), listed in the topology's order.
+
+        Raises ValueError where tiles keep different numbers of offsets.
+        """
         counts = tiles.sum(0)
         kept = int(counts.max())
         if int(counts.min()) != kept:
             raise ValueError(f"mask: every tile must keep as many offsets, not {int(counts.min())} here and {kept} there")
         # A stable sort puts the kept ones first, in the topology's order.
         order = torch.sort(tiles.to(torch.uint8), dim=0, descending=True, stable=True).indices
-        return cls(order[:kept].to(torch.uint8).contiguous(), len(mask))
+        return cls(order[:kept].to(torch.uint8).contiguous(), len(tiles))
+
+    @property
+    def kept(self) -> int:
+        """Connections of each cell, those over a wall included."""
+        return len(self.index)
 
     @functools.cached_property
     def slots(self) -> torch.Tensor:
@@ -49,15 +63,58 @@ class Pattern:
         positions = torch.arange(len(self.index), dtype=torch.uint8, device=self.index.device)
         return slots.scatter_(0, self.index.long(), positions.view(-1, 1, 1, 1).expand_as(self.index))
 
+    @property
+    def tiles(self) -> torch.Tensor:
+        """Which offsets each tile keeps [offsets, X, Y, tiles] (bool)."""
+        return self.slots != NONE
+
+    def mask(self, depth: int) -> torch.Tensor:
+        """Which connections each cell keeps [offsets, X, Y, depth] (bool)."""
+        return self.tiles.repeat_interleave(TILE, -1)[..., :depth]
+
     def take(self, dense: torch.Tensor) -> torch.Tensor:
         """The kept weights [kept, X, Y, Z] of dense ones [K, X, Y, Z]; differentiable."""
-        return dense.gather(0, self._cells(dense.shape[-1]))
+        return _untiled(_tiled(dense).gather(0, _lanes(self.index)), dense.shape[-1])
 
     def expand(self, weights: torch.Tensor) -> torch.Tensor:
         """Dense weights [K, X, Y, Z], zero where nothing is kept, of compact ones; differentiable."""
-        dense = weights.new_zeros(self.offsets, *weights.shape[1:])
-        return dense.scatter(0, self._cells(weights.shape[-1]), weights)
+        tiled = _tiled(weights)
+        dense = tiled.new_zeros(self.offsets, *tiled.shape[1:])
+        return _untiled(dense.scatter(0, _lanes(self.index), tiled), weights.shape[-1])
 
-    def _cells(self, depth: int) -> torch.Tensor:
-        """The index by cell instead of by tile [kept, X, Y, Z] (int64)."""
-        return self.index.long().repeat_interleave(TILE, -1)[..., :depth]
+
+def tile_means(values: torch.Tensor) -> torch.Tensor:
+    """values [..., Z] -> the mean over each tile's cells [..., tiles]; the last tile may be short."""
+    depth = values.shape[-1]
+    sizes = torch.full((-(-depth // TILE),), float(TILE), device=values.device)
+    sizes[-1] = depth - TILE * (len(sizes) - 1)
+    return _tiled(values).sum(-1) / sizes
+
+
+def moved(values: torch.Tensor, old: Pattern | None, new: Pattern | None) -> torch.Tensor:
+    """What belongs to connections (weights, moments), from one pattern to another; None is dense.
+
+    Connections that both have keep their values exactly; new ones get 0.
+    """
+    if new is None:
+        return values if old is None else old.expand(values)
+    if old is None:
+        return new.take(values)
+    slots = old.slots.gather(0, new.index.long())  # where each connection of the new pattern lies in the old one
+    found = _tiled(values).gather(0, _lanes(slots.clamp(max=old.kept - 1)))
+    return _untiled(found.masked_fill_((slots == NONE)[..., None], 0), values.shape[-1])
+
+
+def _tiled(values: torch.Tensor) -> torch.Tensor:
+    """[..., Z] -> [..., tiles, TILE], with zeros behind the last cell."""
+    short = -values.shape[-1] % TILE
+    return (F.pad(values, (0, short)) if short else values).unflatten(-1, (-1, TILE))
+
+
+def _untiled(tiles: torch.Tensor, depth: int) -> torch.Tensor:
+    return tiles.flatten(-2)[..., :depth].contiguous()
+
+
+def _lanes(index: torch.Tensor) -> torch.Tensor:
+    """An index by tile as one by cell, [..., tiles, TILE] (int64), without taking memory for each cell."""
+    return index.long()[..., None].expand(*index.shape, TILE)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lattice.growth import carry_over, matching_offsets, resample
+from lattice.kernels.sparse import Pattern
 from lattice.model import TextLattice
 from presets.topology import LOCAL_OFFSETS, Topology
 
@@ -176,11 +177,17 @@ def test_a_single_cell_face_grows(build):
         assert torch.allclose(new.lattice.cells[..., z_new], wanted, atol=1e-6)
 
 
-def test_the_old_pruning_pattern_does_not_outlive_its_shape(build):
-    old, new = scramble(build(0)), build(1)
-    old.lattice.prune(0.5)
+def test_a_pruned_lattice_grows_like_one_whose_other_connections_are_zero_and_its_pattern_ends_there(build):
+    old, zeroed, new, wanted = scramble(build(0)), scramble(build(0)), build(1), build(1)
+    tiles = torch.zeros(len(old.lattice.topology.offsets), *old.lattice.topology.shape[:2], 1, dtype=torch.bool)
+    tiles[::2] = True
+    pattern = Pattern.of_tiles(tiles)
+    old.lattice.rewire(pattern, torch.Generator())
+    with torch.no_grad():
+        zeroed.lattice.weights *= pattern.mask(old.lattice.topology.shape[2])
     carry_over(old, new)
-    assert new.lattice.mask is None
+    carry_over(zeroed, wanted)
+    assert new.lattice.index is None and new.lattice.weights.equal(wanted.lattice.weights)
 
 
 def test_growing_changes_neither_the_old_model_nor_shares_its_memory(build):

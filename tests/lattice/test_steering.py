@@ -13,7 +13,7 @@ from lattice.checkpointer import Checkpointer
 from lattice.decode_monitor import DecodeMonitor
 from lattice.steering import Order
 from lattice.trainer import Trainer, learning_rate
-from monitors.events import Decoded, Edited, EventLog, Saved, StageEnded, StageStarted, Trained, read_events
+from monitors.events import Decoded, Edited, EventLog, Rewired, Saved, StageEnded, StageStarted, Trained, read_events
 
 
 class Operator(Callback):
@@ -123,19 +123,22 @@ def test_a_setting_of_a_stage_that_is_over_is_refused_and_of_a_later_one_waits(s
     assert [e.step for e in run.heard.of(StageEnded)] == [6, 9]
 
 
-def test_sparsity_of_the_current_stage_prunes_at_once_and_can_be_taken_back(steer):
-    class Zeros(Callback):
+def test_sparsity_of_the_current_stage_prunes_at_once_and_regrows_when_it_is_lowered(steer):
+    class Kept(Callback):
         def __init__(self) -> None:
-            self.share: dict[int, float] = {}
+            self.at: dict[int, int] = {}
 
         def after_step(self, trainer) -> None:
-            self.share[trainer.progress.step] = (trainer.model.lattice.weights == 0).float().mean().item()
+            self.at[trainer.progress.step] = len(trainer.model.lattice.weights)
 
-    zeros = Zeros()
-    steer({2: [("set", "stages.0.sparsity", 0.5)], 4: [("set", "stages.0.sparsity", 0.0)]}, callbacks=[zeros])
-    assert (
-        zeros.share[2] < 0.1 and zeros.share[3] == zeros.share[4] == pytest.approx(0.5, abs=0.05) and zeros.share[5] < 0.3
-    )  # some have no gradient
+    kept = Kept()
+    orders = {2: [("set", "stages.0.sparsity", 0.5)], 3: [("set", "stages.0.sparsity", 0.25)]}
+    run, _, _ = steer(orders | {4: [("set", "stages.0.sparsity", 0.0)]}, callbacks=[kept])
+    assert [kept.at[step] for step in (2, 3, 4, 5)] == [28, 14, 21, 28]
+    events = run.heard.of(Rewired)
+    assert [event.sparsity for event in events] == [0.5, 0.25, 0.0]
+    assert [(event.pruned > 0, event.regrown > 0) for event in events] == [(True, False), (False, True), (False, True)]
+    assert events[0].pruned == events[1].regrown + events[2].regrown
 
 
 def test_a_setting_beyond_the_memory_budget_is_refused(steer, monkeypatch):

@@ -14,7 +14,6 @@ from lattice.callbacks import Callback
 from lattice.checkpointer import Checkpointer
 from lattice.decode_monitor import DecodeMonitor
 from lattice.evaluate import evaluate, say
-from lattice.lattice3d import TILE
 from lattice.trainer import PROFILE_RATE, Progress, Trainer, TrainingFailed, learning_rate
 from monitors.events import BadStep, Decoded, Saved, StageEnded, StageStarted, Trained, Warned
 
@@ -390,18 +389,16 @@ def test_the_identity_arm_has_no_lattice_and_trains_its_text_parts(bench):
     assert look.gradient_share is None and look.active_share == 0.0
 
 
-def test_pruned_connections_stay_zero_and_every_tile_keeps_its_share_through_training_growth_and_resume(bench, tmp_path):
+def test_every_tile_keeps_its_share_of_connections_through_training_growth_and_resume(bench, tmp_path):
     stage = '{name="%s", shape=%s, ticks=8, steps=3, strides={z=[5]}, sparsity=%s}'
     stages = "stages=[{}, {}]".format(stage % ("a", "[2,3,20]", 0.5), stage % ("b", "[3,3,21]", 0.75))
 
     class Check(Callback):
         def after_step(self, trainer: Trainer) -> None:
-            weights, mask = trainer.model.lattice.weights.detach(), trainer.model.lattice.mask
-            assert torch.equal(weights != 0, mask)
-            for start in range(0, weights.shape[-1], TILE):
-                tile = mask[..., start : start + TILE]
-                assert torch.equal(tile, tile[..., :1].expand_as(tile))  # one pattern a tile
-                assert set(tile[..., 0].sum(0).flatten().tolist()) == {(14, 7)[trainer.progress.stage]}  # of 28 offsets
+            lattice, kept = trainer.model.lattice, (14, 7)[trainer.progress.stage]  # of 28 offsets
+            assert len(lattice.weights) == len(lattice.index) == kept
+            assert set(lattice.pattern.tiles.sum(0).flatten().tolist()) == {kept}  # all different
+            assert all(m.shape == lattice.weights.shape for n, m in trainer.tensors()[1].items() if "weights/exp_avg" in n)
 
     run = bench(stages, callbacks=[Check(), Checkpointer(tmp_path, "data")])
     start = run.trainer.model.lattice.weights.detach().clone()
@@ -410,7 +407,8 @@ def test_pruned_connections_stay_zero_and_every_tile_keeps_its_share_through_tra
     saved, _ = checkpoint.load_newest(tmp_path)
     again = bench(stages)
     again.trainer.resume(saved.model, saved.optimizer, saved.state)
-    assert torch.equal(again.trainer.model.lattice.mask, run.trainer.model.lattice.mask)
+    assert torch.equal(again.trainer.model.lattice.index, run.trainer.model.lattice.index)
+    assert torch.equal(again.trainer.model.lattice.weights, run.trainer.model.lattice.weights)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

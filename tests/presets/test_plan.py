@@ -77,12 +77,15 @@ VARIANTS = {
 def test_parameters_and_gradients_are_those_of_the_model_that_is_built(
     preset: str, changes: list[str], torch: ModuleType
 ) -> None:
+    from lattice.kernels.sparse import Pattern
     from lattice.model import TextLattice
 
     config = load(preset, None, ["run.kernel=reference", *changes]).config
     model = TextLattice(config, 0, config.text.vocabulary, torch.device("cpu"))
     if model.lattice is not None and config.stages[0].sparsity:
-        model.lattice.prune(config.stages[0].sparsity)  # as the trainer does
+        kept, (x, y, z) = config.stages[0].kept(), config.stages[0].shape
+        index = torch.arange(kept, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, x, y, -(-z // 16)).contiguous()
+        model.lattice.rewire(Pattern(index, len(model.lattice.topology.offsets)), torch.Generator())
     components = plan(config)[0].components
 
     def taken(tensors: Iterable[Any]) -> int:
@@ -94,7 +97,7 @@ def test_parameters_and_gradients_are_those_of_the_model_that_is_built(
     assert components["text"] == taken(text.values())
     assert components["cell_parameters"] == taken(lattice[name] for name in ("cells", "gain") if name in lattice)
     connections = [lattice["weights"]] if lattice else []
-    connections += [buffers["lattice.mask"]] if "lattice.mask" in buffers else []
+    connections += [buffers["lattice.index"], model.lattice.pattern.slots] if "lattice.index" in buffers else []
     assert components["connections"] == taken(connections)
     functional = ("lattice.labels", "lattice.mean_state", "lattice.centroids")
     assert components["clusters"] == taken(buffers[name] for name in functional if name in buffers)
