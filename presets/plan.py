@@ -38,12 +38,13 @@ CONTROL_POINTS = 3 * 3
 """A slot drives its patch of the face through so many points of C numbers."""
 
 # State-sized fp32 buffers of a backward tick (measured, see above).
-TICK_GRADIENTS = 4
-"""The gradient that arrives, the two a tick computes (of its state, of its message), and the last tick's of its message."""
-FUNCTIONAL_BUFFERS = 3
-"""Cluster means spread over the cells, their product with the gain, and the pull on the state."""
-COMPILED_BUFFERS = 3
-"""What the compiled kernel stores between its loops (measured on the CPU, not yet on a GPU); the native one needs nothing."""
+TICK_GRADIENTS = 3
+"""The gradient that arrives, which the one of the state replaces, a tick's gradient of its message, and the last tick's."""
+FUNCTIONAL_BUFFERS = 4
+"""Cluster means spread over the cells, their product with the gain, the pull on the state, and one more (measured)."""
+COMPILED_BUFFERS = 4
+"""The state's gradient beside the one that arrives, and what the compiled kernel stores between its loops (measured on the
+CPU, not yet on a GPU); the native one needs nothing."""
 
 
 @dataclass(frozen=True)
