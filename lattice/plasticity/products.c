@@ -11,7 +11,35 @@
  * Every output element is written by exactly one thread and summed in a fixed order: results do not depend on the number of
  * threads.
  */
-#include "tiles.h"
+#include "vectors.h"
+
+typedef struct { /* as in products.py */
+    int64_t batch, size_x, size_y, size_z, offsets;
+    const int32_t *dx, *dy, *dz; /* [offsets] each */
+    int32_t periodic;            /* wraps x and y; z always ends in walls */
+} Geometry;
+
+static inline int lanes(const Geometry *g, int64_t z0) { return g->size_z - z0 < LANES ? (int)(g->size_z - z0) : LANES; }
+
+/* Lanes of the tile at z0 whose neighbour dz further lies inside: [*first, *last), empty if *first >= *last. */
+static inline void paired_lanes(const Geometry *g, int64_t z0, int64_t dz, int *first, int *last) {
+    const int64_t start = z0 + dz, left = g->size_z - start;
+    const int n = lanes(g, z0);
+    *first = start >= 0 ? 0 : start > -LANES ? (int)-start : LANES;
+    *last = left >= n ? n : left > 0 ? (int)left : 0;
+}
+
+static inline int64_t around(int64_t i, int64_t n) { return ((i % n) + n) % n; }
+
+/* The column that offset k leads to from this one, -1 outside the lattice. */
+static inline int64_t neighbour(const Geometry *g, int64_t column, int64_t k) {
+    int64_t x = column / g->size_y + g->dx[k], y = column % g->size_y + g->dy[k];
+    if (g->periodic) {
+        x = around(x, g->size_x);
+        y = around(y, g->size_y);
+    }
+    return x < 0 || x >= g->size_x || y < 0 || y >= g->size_y ? -1 : x * g->size_y + y;
+}
 
 static inline float total(vec v) {
     float sum = 0;
@@ -74,25 +102,24 @@ int64_t products(const Geometry *g, const float *pre, const float *post, const f
     int64_t done = 0;
 #pragma omp parallel for schedule(static) reduction(+ : done)
     for (int64_t column = 0; column < columns; column++) {
-        Column around;
-        look_around(&around, g, column, (int)values, +1);
         for (int64_t t = 0; t < tiles; t++) {
             const int64_t z0 = t * LANES;
             for (int64_t k = 0; k < g->offsets; k++) {
                 int first, last;
-                lanes_inside(g, z0, g->dz[k], &first, &last);
-                if (around.neighbour[k] < 0 || first >= last) continue;
+                paired_lanes(g, z0, g->dz[k], &first, &last);
+                const int64_t beside = neighbour(g, column, k), shift = (beside - column) * block + g->dz[k];
+                if (beside < 0 || first >= last) continue;
                 const int64_t near = (z0 + g->dz[k] + first) / LANES, far = (z0 + g->dz[k] + last - 1) / LANES;
                 vec sum = {0};
                 for (int64_t b = 0; b < g->batch; b++) {
                     const float *own = post_loud + ((b * columns + column) * tiles + t) * values;
-                    const float *there = pre_loud + (b * columns + around.neighbour[k]) * tiles * values;
+                    const float *there = pre_loud + (b * columns + beside) * tiles * values;
                     for (int64_t m = 0; m < values; m += LANES) {
                         const int n = values - m < LANES ? (int)(values - m) : LANES;
                         uint32_t busy = loud_enough(own + m, there + near * values + m, there + far * values + m, n, floor);
                         if (!busy) continue;
                         const int64_t here = b * sample + column * block + m * Z + z0;
-                        const float *p = post + here, *q = pre + here + around.shift[k];
+                        const float *p = post + here, *q = pre + here + shift;
                         uint8_t some[LANES];
                         const uint8_t *list = every;
                         const int count = __builtin_popcount(busy);

@@ -17,7 +17,7 @@ from importlib import resources
 
 import torch
 
-from lattice.kernels.native import MAX_OFFSETS, Geometry, KernelUnavailable, compiled, pointer
+from lattice.kernels.native import KernelUnavailable, compiled, pointer
 from lattice.kernels.sparse import TILE
 from presets.topology import Offset, Topology
 
@@ -72,13 +72,13 @@ def products(pre: torch.Tensor, post: torch.Tensor, topology: Topology, total: t
     tiles whose loudness multiplied is not above `quiet` times the product of the mean loudnesses.  At 0 the result is exact,
     above it a share of the change is given up for a larger one of the work.
     """
-    kernel = _library() if post.device.type == "cpu" and len(topology.offsets) <= MAX_OFFSETS else None
+    kernel = _library() if post.device.type == "cpu" else None
     if kernel is None:
         return plain_products(pre, post, topology, total)
     batch, x, y, values, z = post.shape
     steps = [(ctypes.c_int32 * len(topology.offsets))(*axis) for axis in zip(*topology.offsets, strict=True)]
     geometry = ctypes.byref(
-        Geometry(batch, x, y, z, len(topology.offsets), *map(ctypes.addressof, steps), topology.boundary == "periodic")
+        _Geometry(batch, x, y, z, len(topology.offsets), *map(ctypes.addressof, steps), topology.boundary == "periodic")
     )
     fields, count = [pre.contiguous(), post.contiguous()], ctypes.c_int64(values)
     loudness = [torch.empty(batch, x, y, -(-z // TILE), values) for _ in fields]
@@ -91,19 +91,25 @@ def products(pre: torch.Tensor, post: torch.Tensor, topology: Topology, total: t
     return Work(done, batch * values * tile_pairs(topology))
 
 
+class _Geometry(ctypes.Structure):
+    """As in products.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("batch", "size_x", "size_y", "size_z", "offsets")),
+        *((name, ctypes.c_void_p) for name in ("dx", "dy", "dz")),
+        ("periodic", ctypes.c_int32),
+    ]
+
+
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     """The compiled kernel, or None where it can't be built."""
     sources = {
-        name: resources.files(package).joinpath(name).read_text()
-        for package, name in (
-            ("lattice.kernels", "vectors.h"),
-            ("lattice.kernels", "tiles.h"),
-            ("lattice.plasticity", "products.c"),
-        )
+        "vectors.h": resources.files("lattice.kernels").joinpath("vectors.h").read_text(),
+        "products.c": resources.files("lattice.plasticity").joinpath("products.c").read_text(),
     }
     try:
-        library = compiled("products.c", sources, "-Wno-unused-function")
+        library = compiled("products.c", sources)
     except KernelUnavailable:
         return None
     library.products.restype = ctypes.c_int64
