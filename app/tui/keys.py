@@ -76,6 +76,7 @@ RUN = (
     Key("r", "r", "learning_rate", "learning rate", "Steering", "rate", steers=True),
     Key("y", "y", "sparsity", "sparsity target of this stage", "Steering", steers=True),
     Key("o", "o", "profile", "plasticity profile of this stage", "Steering", steers=True),
+    Key("O", "O", "plasticity_rate", "plasticity rate", "Steering", steers=True),
     Key("right_square_bracket", "]", "stage_next", "end this stage, start the next", "Steering", steers=True),
     Key("h", "h", "stage_hold", "hold this stage past its end", "Steering", steers=True),
     Key("H", "H", "stage_release", "let a held stage end", "Steering", steers=True),

@@ -103,6 +103,10 @@ class SteeredScreen(Screen[None]):
 
         self.app.push_screen(Choose("Plasticity profile of this stage", PROFILES), set_it)
 
+    def action_plasticity_rate(self) -> None:
+        rate = f"{self.view.config.plasticity.rate:g}" if self.view and self.view.config else ""
+        self._ask_setting("plasticity.rate", "Rate of the plasticity rule", rate, number_in(0, 1), float)
+
     def action_stage_next(self) -> None:
         def go(answer: str | None) -> None:
             if answer == "next":

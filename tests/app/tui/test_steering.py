@@ -41,6 +41,14 @@ def test_steering_a_run_from_the_keys(use, live):
         await screen.shows("consolidation")
         await screen.press("c")
         await screen.shows("stages.0.profile = consolidation: applied at step")
+        await screen.press("y")
+        await screen.shows("Share of connections pruned")
+        await screen.press("backspace", *"0.5", "enter")
+        await screen.shows("stages.0.sparsity = 0.5: applied at step")
+        await screen.press("O")
+        await screen.shows("Rate of the plasticity rule")
+        await screen.press("backspace", *"0.005", "enter")
+        await screen.shows("plasticity.rate = 0.005: applied at step")
         await screen.press("h", "H")
         await screen.shows("hold this stage: applied", "release this stage: applied")
         await screen.press("H")
@@ -58,8 +66,8 @@ def test_steering_a_run_from_the_keys(use, live):
         await screen.until(lambda: not screen.app.is_running)
 
     use(LatticeApp(live.path.parent, live), (130, 40), steer)
-    done = ["set", "set", "pause", "checkpoint", "decode", "resume", "set", "stage hold", "stage release", "stage goto", "stop"]
-    assert edits(live) == done
+    done = ["set", "set", "pause", "checkpoint", "decode", "resume", *["set"] * 3, "stage hold", "stage release"]
+    assert edits(live) == [*done, "stage goto", "stop"]
     log = read_events(live.events_jsonl).events
     steps = [event.step for event in log if isinstance(event, Trained)]
     assert steps == list(range(1, len(steps) + 1))
