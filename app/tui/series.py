@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-MOST_SPANS = 2048
+MOST_SPANS = 1024
 """When a curve has more spans than this, neighbours are joined and each span holds twice the points from then on."""
 
-MOST_RECENT = 2048
+MOST_RECENT = 1024
 """Newest points kept one by one, for windows and smoothing."""
 
 
