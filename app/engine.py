@@ -34,8 +34,7 @@ from lattice.decode_monitor import DecodeMonitor
 from lattice.kernels.native import KernelUnavailable
 from lattice.memory_monitor import MemoryMonitor
 from lattice.plasticity.monitor import PlasticityMonitor
-from lattice.recluster import Recluster
-from lattice.rewiring import Rewiring
+from lattice.shaping import shaping
 from lattice.text.tokenizer import Tokenizer
 from lattice.trainer import Progress, Trainer, TrainingFailed
 from lattice.volume_monitor import VolumeMonitor
@@ -226,10 +225,9 @@ def _train(
             limit = config.text.max_tokens
             train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
             monitor = DecodeMonitor()
-            # In this order: what is decoded and saved after a step has the labels and connections that the next step will use.
-            shaping = [Recluster(), Rewiring()]
             watching = [monitor, PlasticityMonitor(), VolumeMonitor(folder.volumes), MemoryMonitor()]
-            trainer = Trainer(config, tokenizer, train, valid, device, [record, *callbacks, *shaping, *watching, checkpointer])
+            hung = [record, *callbacks, *shaping(), *watching, checkpointer]
+            trainer = Trainer(config, tokenizer, train, valid, device, hung)
             if saved is not None:
                 trainer.resume(saved.model, saved.optimizer, saved.state)
                 log.rewind(trainer.progress.step, trainer.progress.edits)

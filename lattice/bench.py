@@ -24,6 +24,7 @@ from lattice.kernels.native import KernelUnavailable
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.lattice3d import initial_cells, initial_weights
 from lattice.model import generator
+from lattice.shaping import shaping
 from lattice.trainer import Trainer
 from presets.schema import Connections, RunConfig
 from presets.topology import Topology
@@ -187,7 +188,7 @@ def bench_step(config: RunConfig, repeats: int) -> tuple[list[Row], dict[str, fl
     tokenizer = corpus_tokenizer(corpus, config.text.vocabulary)
     limit, device = config.text.max_tokens, torch.device("cpu")
     train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
-    trainer = Trainer(config, tokenizer, train, valid, device, [])
+    trainer = Trainer(config, tokenizer, train, valid, device, shaping())
     monitor, stage = DecodeMonitor(), config.stages[0]
     schedule = Schedule(len(train), stage.data_share, config.training.batch, config.run.seed, 0)
 

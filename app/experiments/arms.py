@@ -21,6 +21,7 @@ from lattice.batches import Sentences, corpus_tokenizer
 from lattice.data import Corpus, DataError, Pair, read_pairs
 from lattice.evaluate import chunk_size, evaluate
 from lattice.model import CONTROLS
+from lattice.shaping import shaping
 from lattice.trainer import Trainer, TrainingFailed
 from monitors import gauges
 from monitors.quality import Quality, score
@@ -116,7 +117,7 @@ def _train_arm(name: str, seed: int, config: RunConfig, corpus: Corpus, scored: 
     device, _ = prepare(config)
     tokenizer, limit = corpus_tokenizer(corpus, config.text.vocabulary), config.text.max_tokens
     train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
-    trainer = Trainer(config, tokenizer, train, valid, device, [])
+    trainer = Trainer(config, tokenizer, train, valid, device, shaping())
     cpu = gauges.cpu_seconds()
     try:
         trainer.run()

@@ -14,6 +14,7 @@ from lattice.callbacks import Callback
 from lattice.data import Corpus, Pair
 from lattice.evaluate import chunk_size, evaluate, held_out_loss
 from lattice.kernels.native import KernelUnavailable
+from lattice.shaping import shaping
 from lattice.text.tokenizer import Tokenizer
 from lattice.trainer import Trainer, TrainingFailed
 from monitors import gauges
@@ -183,7 +184,7 @@ def train(arm: str, seed: int, config: RunConfig, text: Text, device: torch.devi
 
 
 def _train(config: RunConfig, text: Text, device: torch.device, conditions: Conditions) -> tuple[Looks, Trainer, str]:
-    trainer = Trainer(config, text.tokenizer, text.train, text.valid, device, [])
+    trainer = Trainer(config, text.tokenizer, text.train, text.valid, device, shaping())
     looks = Looks(conditions)
     trainer.callbacks.append(looks)
     try:
