@@ -23,6 +23,7 @@ import torch
 from app import launch
 from app.exit_codes import ExitCode, Stop
 from app.feed import Feed
+from app.protocol import RECENT
 from app.server import Server
 from app.version import VERSION
 from lattice import checkpoint
@@ -32,6 +33,7 @@ from lattice.checkpointer import Checkpointer
 from lattice.data import Corpus, DataError, load_corpus
 from lattice.decode_monitor import DecodeMonitor
 from lattice.kernels.native import KernelUnavailable
+from lattice.leak_monitor import LeakMonitor
 from lattice.memory_monitor import MemoryMonitor
 from lattice.plasticity.monitor import PlasticityMonitor
 from lattice.recluster import Recluster
@@ -41,6 +43,7 @@ from lattice.trainer import Progress, Trainer, TrainingFailed
 from lattice.volume_monitor import VolumeMonitor
 from monitors import gauges
 from monitors.events import AnyEvent, Decoded, Edited, EventLog, RunEnded, RunStarted, StageStarted, Warned
+from monitors.leak_detector import Buffer, Detector
 from monitors.runs import RunFolder, RunFolderError, RunInfo
 from monitors.text_safety import printable
 from monitors.volumes import Volumes
@@ -164,8 +167,10 @@ def read_corpus(config: RunConfig) -> Corpus:
         raise Stop(ExitCode.USAGE, str(error)) from error
 
 
-def start(config: RunConfig, preset: str, runs_dir: Path, callbacks: list[Callback]) -> Outcome:
-    """A new run, to its end.  Raises Stop if it can't begin."""
+def start(
+    config: RunConfig, preset: str, runs_dir: Path, callbacks: list[Callback], leaks: LeakMonitor | None = None
+) -> Outcome:
+    """A new run, to its end; `leaks` where its window reaches beyond the run.  Raises Stop if it can't begin."""
     device, corpus = prepare(config)
     tokenizer = corpus_tokenizer(corpus, config.text.vocabulary)
     try:
@@ -175,7 +180,7 @@ def start(config: RunConfig, preset: str, runs_dir: Path, callbacks: list[Callba
         folder.write_info(info)
     except (RunFolderError, OSError) as error:
         raise Stop(ExitCode.FAILED, f"the run folder can't be written: {error}") from error
-    return _train(folder, info, config, corpus, tokenizer, device, callbacks, None)
+    return _train(folder, info, config, corpus, tokenizer, device, callbacks, None, leaks)
 
 
 def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> Outcome:
@@ -210,6 +215,7 @@ def _train(
     device: torch.device,
     callbacks: list[Callback],
     saved: checkpoint.Saved | None,
+    leaks: LeakMonitor | None = None,
 ) -> Outcome:
     with contextlib.ExitStack() as stack:
         try:
@@ -229,7 +235,12 @@ def _train(
             # In this order: what is decoded and saved after a step has the labels and connections that the next step will use.
             shaping = [Recluster(), Rewiring()]
             watching = [monitor, PlasticityMonitor(), VolumeMonitor(folder.volumes), MemoryMonitor()]
-            trainer = Trainer(config, tokenizer, train, valid, device, [record, *callbacks, *shaping, *watching, checkpointer])
+            # Last, when all that a step leaves behind is there.
+            if leaks is None:
+                leaks = LeakMonitor(stack.enter_context(contextlib.closing(Detector())))
+            leaks.detector.join("feed", Buffer(feed.held, RECENT))
+            last = [checkpointer, leaks]
+            trainer = Trainer(config, tokenizer, train, valid, device, [record, *callbacks, *shaping, *watching, *last])
             if saved is not None:
                 trainer.resume(saved.model, saved.optimizer, saved.state)
                 log.rewind(trainer.progress.step, trainer.progress.edits)

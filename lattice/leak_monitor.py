@@ -1,0 +1,52 @@
+"""Looks for leaks while training goes on: a sample at quiet points of equal work, and what the detector makes of it.
+
+A quiet point is the end of a step at which the decode monitor has looked; what the step saves and forms anew is done by then.
+Work is equal where cells, sparsity and profile are.  It goes last among the callbacks.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lattice.callbacks import Callback
+from lattice.trainer import Trainer
+from monitors import torch_memory
+from monitors.gauges import Absent
+from monitors.leak_detector import Detector
+
+EVERY = 10
+"""Least steps between two samples: one takes 50 to 100 ms, most of it for collecting garbage."""
+
+
+class LeakMonitor(Callback):
+    """Emits LeaksJudged.  `detector` may be another run's of this process: its window then goes on, and so do its steps."""
+
+    def __init__(self, detector: Detector, every: int = EVERY) -> None:
+        self.detector, self._every = detector, every
+        self._start: float | None = None
+        self._last = 0
+        self._has_looked = False
+
+    def after_look(self, trainer: Trainer, change: torch.Tensor | None) -> None:
+        self._has_looked = True
+
+    def after_step(self, trainer: Trainer) -> None:
+        step = trainer.progress.step
+        if self._start is None:
+            self._start, self._last = self.detector.step - (step - 1), step - 1
+        if not self._has_looked or step - self._last < self._every:
+            return
+        self._has_looked, self._last = False, step
+        device, stage = trainer.device, trainer.stage
+        read = {
+            "allocated": torch_memory.allocated(device),
+            "reserved": torch_memory.reserved(device),
+            "driver": torch_memory.driver_used(device),
+        }
+        found = self.detector.sample(
+            self._start + step,
+            f"{stage.shape} {stage.sparsity} {stage.profile}",
+            {name: value for name, value in read.items() if not isinstance(value, Absent)},
+            {"tensors": torch_memory.tensors},
+        )
+        trainer.emit(found.model_copy(update={"step": step, "stage": trainer.progress.stage}))
