@@ -15,7 +15,6 @@ import gc
 import json
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -195,7 +194,9 @@ def summary(
     """The object of `--json`."""
     meters = [meter for phase in phases for meter in phase.meters()]
     verdict = leaks.worst([phase.detector.latest.verdict for phase in phases])
-    counts = {phase.name: {"runs": phase.runs, "steps": phase.steps, "samples": phase.detector.latest.samples} for phase in phases}
+    counts = {
+        phase.name: {"runs": phase.runs, "steps": phase.steps, "samples": phase.detector.latest.samples} for phase in phases
+    }
     told = {"preset": preset, "chaos": chaos, "machine": machine(), "phases": counts, "acts": acts, "errors": errors}
     return {"verdict": verdict, "meters": meters, "duration_s": round(duration_s, 1)} | told
 
@@ -225,7 +226,9 @@ def _show(report: dict[str, Any], out: Path) -> None:
         f"{name} {formats.count(each['steps'])} steps in {each['runs']} runs, {each['samples']} samples"
         for name, each in report["phases"].items()
     )
-    console.print(f"{formats.duration(report['duration_s'])}: {done}; {sum(report['acts'].values())} acts from outside", markup=False)
+    console.print(
+        f"{formats.duration(report['duration_s'])}: {done}; {sum(report['acts'].values())} acts from outside", markup=False
+    )
     for error in report["errors"]:
         console.print(f"error: {printable(error)}", markup=False)
     console.print(f"verdict: {report['verdict'].upper()}; {printable(str(out / 'soak.png'))}, soak.json", markup=False)

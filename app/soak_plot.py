@@ -50,5 +50,7 @@ def draw(path: Path, report: Mapping[str, Any], windows: Mapping[str, Window]) -
     for axis in list(figure.axes)[len(meters) :]:
         axis.set_axis_off()
     title = f"{report['preset']}{' --chaos' if report['chaos'] else ''}, {formats.duration(report['duration_s'])}"
-    figure.suptitle(f"{title}: {report['verdict'].upper()}  (readings over optimizer steps; dashed: Theil-Sen slope)", fontsize=11)
+    figure.suptitle(
+        f"{title}: {report['verdict'].upper()}  (readings over optimizer steps; dashed: Theil-Sen slope)", fontsize=11
+    )
     figure.savefig(path, format="png", dpi=110)

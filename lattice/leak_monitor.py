@@ -11,21 +11,26 @@ import torch
 from lattice.callbacks import Callback
 from lattice.trainer import Trainer
 from monitors import torch_memory
+from monitors.events import Warned
 from monitors.gauges import Absent
 from monitors.leak_detector import Detector
 
-EVERY = 10
+EVERY = 50
 """Least steps between two samples: one takes 50 to 100 ms, most of it for collecting garbage."""
 
 
 class LeakMonitor(Callback):
-    """Emits LeaksJudged.  `detector` may be another run's of this process: its window then goes on, and so do its steps."""
+    """Emits LeaksJudged, and Warned when a meter is first found to leak.
+
+    `detector` may be that of an earlier run of this process: its window then goes on, and so do its steps.
+    """
 
     def __init__(self, detector: Detector, every: int = EVERY) -> None:
         self.detector, self._every = detector, every
         self._start: float | None = None
         self._last = 0
         self._has_looked = False
+        self._warned: set[str] = set()
 
     def after_look(self, trainer: Trainer, change: torch.Tensor | None) -> None:
         self._has_looked = True
@@ -49,4 +54,10 @@ class LeakMonitor(Callback):
             {name: value for name, value in read.items() if not isinstance(value, Absent)},
             {"tensors": torch_memory.tensors},
         )
-        trainer.emit(found.model_copy(update={"step": step, "stage": trainer.progress.stage}))
+        here = {"step": step, "stage": trainer.progress.stage}
+        trainer.emit(found.model_copy(update=here))
+        for meter in found.meters:
+            if meter.verdict == "leak" and meter.name not in self._warned:
+                self._warned.add(meter.name)
+                told = f"{meter.name} grow by {meter.slope:.3g} {meter.unit} a step; `soak` and docs/reliability.md tell more"
+                trainer.emit(Warned(message=f"this process leaks: {told}", **here))

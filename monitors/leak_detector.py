@@ -164,4 +164,8 @@ def _sites() -> dict[str, int]:
     """Bytes alive by the line that allocated them, since tracing began; without tracemalloc's own."""
     snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(False, tracemalloc.__file__)])
     lines = snapshot.statistics("lineno")
-    return {f"{os.sep.join(line.traceback[0].filename.split(os.sep)[-3:])}:{line.traceback[0].lineno}": line.size for line in lines}
+    return {_site(line.traceback[0]): line.size for line in lines}
+
+
+def _site(frame: tracemalloc.Frame) -> str:
+    return f"{os.sep.join(frame.filename.split(os.sep)[-3:])}:{frame.lineno}"

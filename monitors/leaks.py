@@ -52,7 +52,7 @@ KIB, MIB = 1024, 1024 * 1024
 
 @dataclass(frozen=True)
 class Meter:
-    """What is metered.  `floor`: growth below it is not spoken of, in the meter's unit; `confirmed_by`: byte meters, by name."""
+    """What is metered.  Growth below `floor`, in the meter's unit, is not spoken of; `confirmed_by`: byte meters, by name."""
 
     name: str
     unit: Literal["bytes", "count"]
@@ -148,7 +148,7 @@ class Window:
 
 
 def judge(meter: Meter, steps: Sequence[float], values: Sequence[float], works: Sequence[int] | None = None) -> Judged:
-    """One meter by itself: "measuring", "flat", or "suspicious" where it grows; `works` says which samples are of equal work."""
+    """One meter by itself: "measuring", "flat", or "suspicious" where it grows; `works`: which samples are of equal work."""
     import numpy as np
     from scipy.stats import theilslopes
 
@@ -173,11 +173,7 @@ def judge(meter: Meter, steps: Sequence[float], values: Sequence[float], works: 
     size = len(x) // 3
     late = theilslopes((y - middle_y)[-size:], (x - middle_x)[-size:], LAST_CONFIDENCE)[2]
     grows = (
-        low > 0
-        and growth >= meter.floor
-        and second - first >= PART * growth
-        and third - second >= PART * growth
-        and late > 0
+        low > 0 and growth >= meter.floor and second - first >= PART * growth and third - second >= PART * growth and late > 0
     )
     return Judged(meter, last, len(x), float(slope), float(low), growth, "suspicious" if grows else "flat")
 
