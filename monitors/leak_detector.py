@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -92,6 +93,7 @@ class Detector:
         readings, too).  Collects garbage first: what waits to be collected is no leak.
         """
         gc.collect()
+        _clear_type_cache()
         self._samples, self.step = self._samples + 1, step
         known: dict[str, Census] = {"descriptors": meters.descriptors, "threads": meters.threads, **censuses}
         counted = {name: census() for name, census in known.items()}
@@ -158,6 +160,14 @@ class Detector:
             state.suspects = tuple(f"{site} (+{size} B)" for site, size in more.most_common(SHOWN) if size > 0)
             state.first = {}
             self.close()
+
+
+def _clear_type_cache() -> None:
+    """Python's cache of attribute lookups: it keeps up to 4096 names, many of them strings made for one lookup from C."""
+    if hasattr(sys, "_clear_internal_caches"):  # Python 3.13, which deprecates the other
+        sys._clear_internal_caches()
+    else:
+        sys._clear_type_cache()
 
 
 def _sites() -> dict[str, int]:
