@@ -29,19 +29,19 @@ class LeakMonitor(Callback):
         self.detector, self._every = detector, every
         self._start: float | None = None
         self._last = 0
-        self._has_looked = False
+        self._looked_at = -1
         self._warned: set[str] = set()
 
     def after_look(self, trainer: Trainer, change: torch.Tensor | None) -> None:
-        self._has_looked = True
+        self._looked_at = trainer.progress.step
 
     def after_step(self, trainer: Trainer) -> None:
         step = trainer.progress.step
         if self._start is None:
             self._start, self._last = self.detector.step - (step - 1), step - 1
-        if not self._has_looked or step - self._last < self._every:
+        if self._looked_at != step or step - self._last < self._every:
             return
-        self._has_looked, self._last = False, step
+        self._last = step
         device, stage = trainer.device, trainer.stage
         read = {
             "allocated": torch_memory.allocated(device),
