@@ -172,7 +172,7 @@ def start(
 ) -> Outcome:
     """A new run, to its end; `leaks` where its window reaches beyond the run.  Raises Stop if it can't begin."""
     device, corpus = prepare(config)
-    tokenizer = corpus_tokenizer(corpus, config.text.vocabulary)
+    tokenizer = _tokenizer(corpus, config.text.vocabulary)
     try:
         folder = RunFolder.create(runs_dir, preset, time.time())
         info = RunInfo.of_this_process(run=folder.name, preset=preset, created=time.time(), version=VERSION)
@@ -181,6 +181,21 @@ def start(
     except (RunFolderError, OSError) as error:
         raise Stop(ExitCode.FAILED, f"the run folder can't be written: {error}") from error
     return _train(folder, info, config, corpus, tokenizer, device, callbacks, None, leaks)
+
+
+_latest_tokenizer: dict[tuple[str, int], Tokenizer] = {}
+
+
+def _tokenizer(corpus: Corpus, vocabulary: int) -> Tokenizer:
+    """That of the corpus; the one of the run before in this process where it would be the same.
+
+    The library never gives back some 0.5 MB of every tokenizer that has encoded a corpus.
+    """
+    key = (corpus.fingerprint(), vocabulary)
+    if key not in _latest_tokenizer:
+        _latest_tokenizer.clear()
+        _latest_tokenizer[key] = corpus_tokenizer(corpus, vocabulary)
+    return _latest_tokenizer[key]
 
 
 def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> Outcome:
