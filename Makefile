@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv run test test-all clean
+.PHONY: venv run test test-all soak clean
 
 venv: $(VENV)/installed
 
@@ -25,6 +25,11 @@ test: venv
 test-all: venv
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m pytest
+
+# Ten minutes under load; a day is the same with --hours 24.
+soak: venv
+	$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install --quiet matplotlib
+	$(BIN)/lattice-tui soak --hours 0.1667 --preset baseline --chaos
 
 clean:
 	rm -rf $(VENV)

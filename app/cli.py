@@ -322,6 +322,26 @@ def control(
     command.run(run, words, runs_dir, timeout, as_json)
 
 
+@app.command()
+def soak(
+    hours: Annotated[float, typer.Option("--hours", min=0.001, help="How long; 0.17 is ten minutes, 24 a day.")],
+    preset: Preset = "baseline",
+    assignments: Assignments = [],
+    chaos: Annotated[
+        bool, typer.Option("--chaos", help="Viewers come and go; commands edit, pause, prune, save; some send nonsense.")
+    ] = False,
+    out: Annotated[Path, typer.Option("--out", help="Folder for soak.json and soak.png.")] = Path("soak"),
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Trace Python's allocations from the start: slower, names suspects sooner.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train under load and look for leaks; exit code 4 where one is found. Ctrl-C gives the verdict so far."""
+    from app import soak as command
+
+    command.run(hours, preset, assignments, chaos, out, trace, as_json)
+
+
 @presets_app.callback()
 def presets(context: typer.Context, as_json: AsJson = False) -> None:
     """List the shipped presets."""

@@ -23,6 +23,7 @@ import torch
 from app import launch
 from app.exit_codes import ExitCode, Stop
 from app.feed import Feed
+from app.protocol import RECENT
 from app.server import Server
 from app.version import VERSION
 from lattice import checkpoint
@@ -32,6 +33,7 @@ from lattice.checkpointer import Checkpointer
 from lattice.data import Corpus, DataError, load_corpus
 from lattice.decode_monitor import DecodeMonitor
 from lattice.kernels.native import KernelUnavailable
+from lattice.leak_monitor import LeakMonitor
 from lattice.memory_monitor import MemoryMonitor
 from lattice.plasticity.monitor import PlasticityMonitor
 from lattice.shaping import shaping
@@ -40,6 +42,7 @@ from lattice.trainer import Progress, Trainer, TrainingFailed
 from lattice.volume_monitor import VolumeMonitor
 from monitors import gauges
 from monitors.events import AnyEvent, Decoded, Edited, EventLog, RunEnded, RunStarted, StageStarted, Warned
+from monitors.leak_detector import Buffer, Detector
 from monitors.runs import RunFolder, RunFolderError, RunInfo
 from monitors.text_safety import printable
 from monitors.volumes import Volumes
@@ -163,10 +166,12 @@ def read_corpus(config: RunConfig) -> Corpus:
         raise Stop(ExitCode.USAGE, str(error)) from error
 
 
-def start(config: RunConfig, preset: str, runs_dir: Path, callbacks: list[Callback]) -> Outcome:
-    """A new run, to its end.  Raises Stop if it can't begin."""
+def start(
+    config: RunConfig, preset: str, runs_dir: Path, callbacks: list[Callback], leaks: LeakMonitor | None = None
+) -> Outcome:
+    """A new run, to its end; `leaks` where its window reaches beyond the run.  Raises Stop if it can't begin."""
     device, corpus = prepare(config)
-    tokenizer = corpus_tokenizer(corpus, config.text.vocabulary)
+    tokenizer = _tokenizer(corpus, config.text.vocabulary)
     try:
         folder = RunFolder.create(runs_dir, preset, time.time())
         info = RunInfo.of_this_process(run=folder.name, preset=preset, created=time.time(), version=VERSION)
@@ -174,7 +179,22 @@ def start(config: RunConfig, preset: str, runs_dir: Path, callbacks: list[Callba
         folder.write_info(info)
     except (RunFolderError, OSError) as error:
         raise Stop(ExitCode.FAILED, f"the run folder can't be written: {error}") from error
-    return _train(folder, info, config, corpus, tokenizer, device, callbacks, None)
+    return _train(folder, info, config, corpus, tokenizer, device, callbacks, None, leaks)
+
+
+_latest_tokenizer: dict[tuple[str, int], Tokenizer] = {}
+
+
+def _tokenizer(corpus: Corpus, vocabulary: int) -> Tokenizer:
+    """That of the corpus; the one of the run before in this process where it would be the same.
+
+    The library never gives back some 0.5 MB of every tokenizer that has encoded a corpus.
+    """
+    key = (corpus.fingerprint(), vocabulary)
+    if key not in _latest_tokenizer:
+        _latest_tokenizer.clear()
+        _latest_tokenizer[key] = corpus_tokenizer(corpus, vocabulary)
+    return _latest_tokenizer[key]
 
 
 def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> Outcome:
@@ -209,6 +229,7 @@ def _train(
     device: torch.device,
     callbacks: list[Callback],
     saved: checkpoint.Saved | None,
+    leaks: LeakMonitor | None = None,
 ) -> Outcome:
     with contextlib.ExitStack() as stack:
         try:
@@ -226,7 +247,11 @@ def _train(
             train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
             monitor = DecodeMonitor()
             watching = [monitor, PlasticityMonitor(), VolumeMonitor(folder.volumes), MemoryMonitor()]
-            hung = [record, *callbacks, *shaping(), *watching, checkpointer]
+            if leaks is None:
+                leaks = LeakMonitor(stack.enter_context(contextlib.closing(Detector())))
+            leaks.detector.join("feed", Buffer(feed.held, RECENT))
+            # The leak monitor last, when all that a step leaves behind is there.
+            hung = [record, *callbacks, *shaping(), *watching, checkpointer, leaks]
             trainer = Trainer(config, tokenizer, train, valid, device, hung)
             if saved is not None:
                 trainer.resume(saved.model, saved.optimizer, saved.state)

@@ -6,6 +6,7 @@ has moved on: it misses the oldest and knows how many, the latest are always the
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -44,6 +45,11 @@ class Feed:
                 return None
             first = max(seq, self._next - len(self._ring))
             return first, self._ring[first - self._next]
+
+    def held(self) -> tuple[int, int]:
+        """Events in the ring, and the bytes they take."""
+        with self._lock:
+            return len(self._ring), sum(map(sys.getsizeof, self._ring))
 
     def snapshot(self, recent: int) -> tuple[list[tuple[int, str]], int]:
         """Past events in their order, and the number of the first that is still to come.

@@ -96,6 +96,11 @@ class Terminal:
         with self._news:
             return sum(len(data) for when, data in self._chunks if start <= when < end)
 
+    def forget(self) -> None:
+        """Throws away what was drawn so far; nobody may be waiting for it."""
+        with self._news:
+            self._chunks.clear()
+
     def ended(self, patience_s: float = LEAVE_S) -> bool:
         """Waits for the program's own end; whether it came."""
         with contextlib.suppress(subprocess.TimeoutExpired):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import shlex
 import sys
 from collections.abc import Iterator
@@ -62,6 +63,8 @@ def run(request: Request, log_format: str, as_json: bool) -> None:
     from app.runs import find_run, run_config
     from presets.layers import ALIASES
 
+    gc.collect()
+    gc.freeze()  # what is imported stays: looking for garbage and for tensors alive passes it over
     if config is None:
         folder = find_run(place(request.runs_dir), request.resume)
         config = run_config(folder)

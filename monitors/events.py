@@ -210,6 +210,33 @@ class VolumeSaved(Event):
     bytes: int
 
 
+class MeterVerdict(BaseModel):
+    """One meter of the leak detector (monitors.leaks): its reading, its growth from trough to trough, and what is made of it.
+
+    `slope` and its lower confidence bound `low` in units a step; `suspect` names who grows, where that is known.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Text
+    unit: Literal["bytes", "count"]
+    value: FiniteFloat
+    slope: FiniteFloat
+    low: FiniteFloat
+    growth: FiniteFloat
+    verdict: Literal["measuring", "flat", "suspicious", "leak"]
+    suspect: Text = ""
+
+
+class LeaksJudged(Event):
+    """What the leak detector makes of the `samples` it keeps, all meters together and each by itself."""
+
+    kind: Literal["leaks_judged"] = "leaks_judged"
+    samples: int
+    verdict: Literal["measuring", "flat", "suspicious", "leak"]
+    meters: tuple[MeterVerdict, ...]
+
+
 class Warned(Event):
     kind: Literal["warned"] = "warned"
     message: Text
@@ -240,7 +267,7 @@ class RunEnded(Event):
 
 AnyEvent = (
     RunStarted | StageStarted | StageEnded | Trained | Decoded | Saved | BadStep | MemorySampled | Clustered | Plastic
-    | Rewired | VolumeSaved | Warned | Edited | RunEnded
+    | Rewired | VolumeSaved | LeaksJudged | Warned | Edited | RunEnded
 )  # fmt: skip
 _ANY_EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="kind")])
 

@@ -34,13 +34,15 @@ def score(said: list[str], references: list[str]) -> Quality:
 
     bleu = BLEU(force=True)  # changes no score: it silences the advice to detokenize, which captions ending in " ." set off
     streams = [references]  # sacrebleu wants one list per *reference stream*, not one per sentence
-    return Quality(
+    quality = Quality(
         bleu=bleu.corpus_score(said, streams).score,
         chrf=CHRF().corpus_score(said, streams).score,
         exact=sum(a == b for a, b in zip(said, references, strict=True)) / len(said),
         count=len(said),
         signature=str(bleu.get_signature()),
     )
+    _forget()
+    return quality
 
 
 def sentence_bleu(said: list[str], references: list[str]) -> list[float]:
@@ -51,4 +53,14 @@ def sentence_bleu(said: list[str], references: list[str]) -> list[float]:
     from sacrebleu.metrics import BLEU
 
     bleu = BLEU(effective_order=True)
-    return [bleu.sentence_score(text, [reference]).score for text, reference in zip(said, references, strict=True)]
+    scores = [bleu.sentence_score(text, [reference]).score for text, reference in zip(said, references, strict=True)]
+    _forget()
+    return scores
+
+
+def _forget() -> None:
+    """Empties sacrebleu's caches of tokenized sentences: each holds up to 65 536, some 50 MB, and a run says ever new ones."""
+    from sacrebleu.tokenizers import tokenizer_13a, tokenizer_re
+
+    tokenizer_13a.Tokenizer13a.__call__.cache_clear()
+    tokenizer_re.TokenizerRegexp.__call__.cache_clear()

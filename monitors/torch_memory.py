@@ -6,6 +6,9 @@ the peak of the first, a budget with the second.  On the CPU torch keeps no coun
 
 from __future__ import annotations
 
+import gc
+from collections import Counter
+
 import torch
 
 from monitors.gauges import Absent
@@ -24,6 +27,20 @@ def reserved(device: torch.device | str) -> int | Absent:
 def peak(device: torch.device | str) -> int | Absent:
     """Most bytes of live tensors since the process began or since `reset_peak`."""
     return torch.cuda.max_memory_allocated(device) if _is_cuda(device) else _ABSENT
+
+
+def driver_used(device: torch.device | str) -> int | Absent:
+    """Bytes of the device that are taken, as the driver counts them: of all processes, contexts and kernels included."""
+    if not _is_cuda(device):
+        return _ABSENT
+    free, total = torch.cuda.mem_get_info(device)
+    return total - free
+
+
+def tensors() -> Counter[str]:
+    """Tensors alive that Python knows of, by dtype, shape and device; those set aside by gc.freeze are not counted."""
+    found = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
+    return Counter(f"{str(each.dtype).removeprefix('torch.')} {list(each.shape)} {each.device}" for each in found)
 
 
 def uuid(device: torch.device | str) -> str | Absent:

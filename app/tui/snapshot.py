@@ -19,6 +19,7 @@ from monitors.events import (
     Clustered,
     Decoded,
     Edited,
+    LeaksJudged,
     MemorySampled,
     Plastic,
     Rewired,
@@ -133,6 +134,9 @@ class Snapshot:
     stages: tuple[StageMark, ...] = ()
     saved: Checkpointed | None = None
     memory: MemorySampled | None = None
+    leaks: LeaksJudged | None = None
+    """What the leak detector said last; a resumed run begins anew."""
+
     clustering: Clustering = Clustering()
     plastic: Plastic | None = None
     """The newest of the stage."""
@@ -217,6 +221,7 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
     looks, stages, log = list(snapshot.looks), list(snapshot.stages), list(snapshot.log)
     saved, ended, edits, held = snapshot.saved, snapshot.ended, dict(snapshot.edits), snapshot.held
     memory, plastic, volume = snapshot.memory, snapshot.plastic, snapshot.volume
+    leaks = snapshot.leaks
     clustering, rewiring = snapshot.clustering, snapshot.rewiring
     for event in events:
         ended = event if isinstance(event, RunEnded) else None if isinstance(event, RunStarted) else ended
@@ -243,6 +248,10 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
                 saved = Checkpointed(event.step, event.bytes, event.best)
             case MemorySampled():
                 memory = event
+            case LeaksJudged():
+                leaks = event
+            case RunStarted():
+                leaks = None
             case Clustered():
                 clustering = Clustering(event, clustering.times + 1)
             case Plastic():
@@ -267,6 +276,7 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
         stages=tuple(stages),
         saved=saved,
         memory=memory,
+        leaks=leaks,
         clustering=clustering,
         plastic=plastic,
         rewiring=rewiring,
@@ -281,7 +291,7 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
 def log_line(event: AnyEvent) -> LogLine | None:
     """The event in one line, or None for those that curves and panels tell better."""
     match event:
-        case Trained() | MemorySampled() | Plastic() | VolumeSaved():
+        case Trained() | MemorySampled() | Plastic() | VolumeSaved() | LeaksJudged():
             return None
         case Clustered():
             silhouette = "" if event.silhouette is None else f", silhouette {event.silhouette:.2f}"

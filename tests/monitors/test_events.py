@@ -66,6 +66,23 @@ ONE_OF_EACH = [
     ),
     events.Rewired(step=51, pruned=20, regrown=10, sparsity=0.7, fan_in=(0, 0, 96, 4000), seconds=0.1),
     events.VolumeSaved(step=51, file="volumes/step-51.vol", fields=("activity",), shape=(16, 16, 16), bytes=4096),
+    events.LeaksJudged(
+        step=51,
+        samples=30,
+        verdict="leak",
+        meters=(
+            events.MeterVerdict(
+                name="tensors",
+                unit="count",
+                value=340,
+                slope=1.0,
+                low=0.75,
+                growth=200,
+                verdict="leak",
+                suspect="float32 [256] (+200)",
+            ),
+        ),
+    ),
     events.Warned(step=51, message="slow disk"),
     events.Edited(step=52, who="ann (pid 7)", command="set", key="stages.0.until_loss", old=None, new=1.5),
     events.StageEnded(step=60, name="grow", reason="plateau"),

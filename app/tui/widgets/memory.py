@@ -7,7 +7,7 @@ from rich.text import Text
 from app import formats
 from app.tui.snapshot import Host, View
 from app.tui.widgets.panel import Panel, bar
-from monitors.events import MemorySampled
+from monitors.events import LeaksJudged, MemorySampled
 from monitors.gauges import Absent, Gpu, same_gpu
 from monitors.text_safety import printable
 from presets.plan import StagePlan
@@ -42,6 +42,8 @@ def measured(view: View) -> list[tuple[str, str, str]]:
     if host is not None:
         rows.append(("engine RSS", resident(host.rss_bytes, memory), ""))
     rows.append(("torch", torch_counts(view), ""))
+    if view.snapshot.leaks is not None:
+        rows.append(("leaks", *leaking(view.snapshot.leaks)))
     if host is not None:
         rows.append(("this machine", machine(host), ""))
         rows += gpus(host, memory.device_uuid if memory else "")
@@ -65,6 +67,19 @@ def torch_counts(view: View) -> str:
         return f"- (it counts GPU memory, the run is on {printable(memory.device)})"
     allocated, reserved = formats.bytes_(memory.allocated_bytes), formats.bytes_(memory.reserved_bytes)
     return f"{allocated} allocated of {reserved} reserved on {printable(memory.device)}"
+
+
+def leaking(told: LeaksJudged) -> tuple[str, str]:
+    """The detector's running verdict, who it names, and a style."""
+    found = [meter for meter in told.meters if meter.verdict == told.verdict]
+    samples = f"{formats.count(told.samples)} samples"
+    if told.verdict == "measuring":
+        return f"measuring, {samples} so far", ""
+    if told.verdict == "flat":
+        return f"none: {len(told.meters)} meters flat over {samples}", ""
+    named = "; ".join(f"{meter.name} {meter.suspect}".strip() for meter in found)
+    word, style = ("LEAK", "bold red") if told.verdict == "leak" else ("suspicious", "yellow")
+    return f"{word}: {printable(named)}", style
 
 
 def machine(host: Host) -> str:

@@ -1,0 +1,181 @@
+"""Watches one process for leaks: takes a sample at each quiet point, keeps the window, and names who grows.
+
+Suspects are kinds by how many more of them there are than when the window began: tensors by shape, descriptors by what they
+are, threads by name.  For memory of Python it is the line that allocates: tracemalloc is switched on when a meter of it grows
+(or from the start, by option), looked at twice, and switched off.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from monitors import leaks, meters
+from monitors.events import LeaksJudged, MeterVerdict
+from monitors.leaks import METERS, Judged, Meter, Window
+
+SITES_FIRST, SITES_LAST = 2, 8
+"""Samples after tracing began at which allocations are looked at; what has grown in between is the suspect."""
+
+MOST_KINDS = 256
+"""Kept of a census."""
+
+SHOWN = 3
+"""Suspects that are named."""
+
+PYTHON_MEMORY = ("python objects", "heap", "rss", "uss")
+
+Census = Callable[[], Counter[str]]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """A component's own buffer: `held` gives its items and their bytes, `most` how many items it may have.
+
+    Up to its bound it fills, which is no leak: its bytes and objects are taken off the meters.  Beyond it, it leaks.
+    """
+
+    held: Callable[[], tuple[int, int]]
+    most: int
+
+
+@dataclass
+class _Tracing:
+    """Where tracemalloc stands."""
+
+    always: bool
+    since: int | None = None
+    first: dict[str, int] = field(default_factory=dict)
+    suspects: tuple[str, ...] = ()
+
+
+class Detector:
+    """Joins readings and census to verdicts.  `others`: more processes to meter, name -> pid or None where there is none."""
+
+    def __init__(
+        self,
+        buffers: Mapping[str, Buffer] | None = None,
+        others: Mapping[str, Callable[[], int | None]] | None = None,
+        trace: bool = False,
+        warm_up: int = leaks.WARM_UP,
+    ) -> None:
+        self._buffers, self._others = dict(buffers or {}), dict(others or {})
+        self._tracing = _Tracing(trace)
+        self._before: dict[str, Counter[str]] = {}
+        self.step = 0.0
+        """Of the latest sample."""
+        self._samples, self.latest = 0, LeaksJudged(samples=0, verdict="measuring", meters=())
+        own = [Meter(f"buffer {name}", "count", 1) for name in self._buffers]
+        for name in self._others:
+            # Of another process only its pages can be read: they confirm one another, above their floors.
+            own += [
+                Meter(f"{name} rss", "bytes", 16 * leaks.MIB, (f"{name} uss",)),
+                Meter(f"{name} uss", "bytes", 16 * leaks.MIB, (f"{name} rss",)),
+            ]
+        self.window = Window((*METERS, *own), warm_up)
+        leaks.judge(METERS[0], range(leaks.WINDOW), [0.0] * leaks.WINDOW)  # what this imports is no growth of the run's
+
+    def join(self, name: str, buffer: Buffer) -> None:
+        """A component's buffer; one of the same name, as of the run before in this process, is replaced."""
+        self._buffers[name] = buffer
+        if f"buffer {name}" not in {meter.name for meter in self.window.meters}:
+            self.window.join(Meter(f"buffer {name}", "count", 1))
+
+    def sample(self, step: float, work: str, more: Mapping[str, float], censuses: Mapping[str, Census]) -> LeaksJudged:
+        """One quiet point.
+
+        `more` are readings that this package can't take itself, `censuses` count what they meter by kind (their totals are
+        readings, too).  Collects garbage first: what waits to be collected is no leak.
+        """
+        gc.collect()
+        _clear_type_cache()
+        self._samples, self.step = self._samples + 1, step
+        known: dict[str, Census] = {"descriptors": meters.descriptors, "threads": meters.threads, **censuses}
+        counted = {name: census() for name, census in known.items()}
+        readings = meters.readings() | dict(more)
+        readings |= {name: float(sum(counted[name].values())) for name in censuses}
+        for name, buffer in self._buffers.items():
+            items, size = buffer.held()
+            readings[f"buffer {name}"] = max(0, items - buffer.most)
+            taken = {"rss": size, "uss": size, "heap": size, "python objects": items}
+            readings |= {key: readings[key] - count for key, count in taken.items() if key in readings}
+        for name, pid in self._others.items():
+            if (number := pid()) is not None:
+                readings |= {f"{name} {key}": value for key, value in meters.readings(number).items()}
+        if not self._before and self.window.warm:
+            self._before = {name: Counter(dict(kinds.most_common(MOST_KINDS))) for name, kinds in counted.items()}
+        self.window.add(step, work, readings)
+        judged = self.window.judge()
+        self._trace(judged)
+        found = tuple(self._told(each, counted, judged) for each in judged)
+        self.latest = LeaksJudged(samples=len(self.window), verdict=leaks.worst([m.verdict for m in found]), meters=found)
+        return self.latest
+
+    def close(self) -> None:
+        """Ends tracing, where it is on."""
+        if self._tracing.since is not None:
+            tracemalloc.stop()
+            self._tracing.since = None
+
+    def _told(self, judged: Judged, counted: Mapping[str, Counter[str]], among: Sequence[Judged]) -> MeterVerdict:
+        name = judged.meter.name
+        fields = {"name": name, "unit": judged.meter.unit, "value": judged.value, "verdict": judged.verdict}
+        fields |= {"slope": judged.slope, "low": judged.low, "growth": judged.growth}
+        suspect = self._suspect(name, counted, among) if judged.verdict in ("suspicious", "leak") else ""
+        return MeterVerdict(**fields, suspect=suspect)
+
+    def _suspect(self, name: str, counted: Mapping[str, Counter[str]], among: Sequence[Judged]) -> str:
+        if name in counted:
+            return self._grown(name, counted[name])
+        if name in ("allocated", "reserved", "driver", "heap", "rss", "uss") and "tensors" in counted:
+            tensors = next((each for each in among if each.meter.name == "tensors"), None)
+            if tensors is not None and tensors.verdict == "leak":
+                return "tensors " + self._grown("tensors", counted["tensors"])
+        return ", ".join(self._tracing.suspects) if name in PYTHON_MEMORY else ""
+
+    def _grown(self, name: str, now: Counter[str]) -> str:
+        more = (now - self._before.get(name, Counter())).most_common(SHOWN)
+        return ", ".join(f"{kind} (+{count})" for kind, count in more)
+
+    def _trace(self, judged: Sequence[Judged]) -> None:
+        """Switches tracemalloc on where Python's memory grows and nobody is named yet, and off when it has told."""
+        state = self._tracing
+        if state.since is None:
+            grows = any(each.verdict in ("suspicious", "leak") for each in judged if each.meter.name in PYTHON_MEMORY)
+            if not state.suspects and (state.always or grows) and not tracemalloc.is_tracing():
+                tracemalloc.start()
+                state.since = self._samples
+            return
+        passed = self._samples - state.since
+        if passed == SITES_FIRST:
+            state.first = _sites()
+        elif passed == SITES_LAST:
+            more = Counter(_sites())
+            more.subtract(state.first)
+            state.suspects = tuple(f"{site} (+{size} B)" for site, size in more.most_common(SHOWN) if size > 0)
+            state.first = {}
+            self.close()
+
+
+def _clear_type_cache() -> None:
+    """Python's cache of attribute lookups: it keeps up to 4096 names, many of them strings made for one lookup from C."""
+    if hasattr(sys, "_clear_internal_caches"):  # Python 3.13, which deprecates the other
+        sys._clear_internal_caches()
+    else:
+        sys._clear_type_cache()
+
+
+def _sites() -> dict[str, int]:
+    """Bytes alive by the line that allocated them, since tracing began; without tracemalloc's own."""
+    snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(False, tracemalloc.__file__)])
+    lines = snapshot.statistics("lineno")
+    return {_site(line.traceback[0]): line.size for line in lines}
+
+
+def _site(frame: tracemalloc.Frame) -> str:
+    return f"{os.sep.join(frame.filename.split(os.sep)[-3:])}:{frame.lineno}"

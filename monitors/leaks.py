@@ -1,0 +1,202 @@
+"""Whether a process leaks: the verdict on meters that were read at quiet points of equal work.  Pure statistics, no readings.
+
+A meter *grows* when all of these hold over its window:
+
+1. the Theil-Sen slope (Sen 1968) has a lower confidence bound above zero: one cache or one bad reading does not tilt a median;
+2. from trough to trough, the least reading of the last third of the window is above that of the first third by at least the
+   meter's floor: teeth of a saw rise, their troughs do not;
+3. each third adds its part to that, and the last third rises by itself: what has happened once, or is over, is no leak.
+
+A count meter that grows is a leak.  A byte meter that grows is one if a second byte meter agrees, and suspicious if none does:
+an allocator that only reserves more, or pages that only become resident, are no leak.
+
+Work is equal where its key is (for a lattice: its cells, sparsity and profile).  Samples are compared with those of the same
+work only, each kind around its own median, as analysis of covariance does it, so that a lattice that has grown is no leak.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["measuring", "flat", "suspicious", "leak"]
+
+WARM_UP = 4
+"""First samples, which are not judged: pools, caches and kernels fill."""
+
+WINDOW = 24
+"""Least samples of a judgement."""
+
+CAPACITY = 240
+"""Most samples kept; then every other one goes, and of those to come every other one is left out."""
+
+CONFIDENCE = 0.99
+"""Of the interval around the slope of the whole window."""
+
+LAST_CONFIDENCE = 0.8
+"""Around the slope of the last third: it has few samples, and all that is asked is whether the growth is over."""
+
+PART = 0.2
+"""Of the growth, what the second and the last third must add at least; of a straight line it is half each."""
+
+AGREES = 0.5
+"""Of a meter's growth, what another one must have grown at least to confirm it."""
+
+LEAST_OF_A_WORK = 3
+"""Samples of a kind of work that is compared at all."""
+
+KIB, MIB = 1024, 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Meter:
+    """What is metered.  Growth below `floor`, in the meter's unit, is not spoken of; `confirmed_by`: byte meters, by name."""
+
+    name: str
+    unit: Literal["bytes", "count"]
+    floor: float
+    confirmed_by: tuple[str, ...] = ()
+
+
+METERS = (
+    Meter("rss", "bytes", 16 * MIB, ("uss", "heap")),
+    Meter("uss", "bytes", 16 * MIB, ("rss", "heap")),
+    Meter("heap", "bytes", 128 * KIB, ("rss", "uss")),
+    Meter("allocated", "bytes", 1 * MIB, ("reserved", "driver")),
+    Meter("reserved", "bytes", 32 * MIB, ("allocated",)),
+    Meter("driver", "bytes", 64 * MIB, ("allocated",)),
+    Meter("python objects", "count", 128),
+    Meter("tensors", "count", 8),
+    Meter("descriptors", "count", 4),
+    Meter("threads", "count", 4),
+)
+"""Resident and unshared pages, bytes in use in the C heap, torch's and the driver's count of GPU memory, blocks that Python's
+allocator has given out, tensors alive, open file descriptors, threads.
+
+Pages come and go with what the machine does, the heap's count is exact: hence their floors.
+"""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """`slope` and its lower bound `low` in units a step; `growth` in units, from trough to trough."""
+
+    meter: Meter
+    value: float
+    samples: int
+    slope: float = 0.0
+    low: float = 0.0
+    growth: float = 0.0
+    verdict: Verdict = "measuring"
+
+
+class Window:
+    """Readings of some meters over steps, at most CAPACITY of them, in memory that is taken once."""
+
+    def __init__(self, meters: Sequence[Meter] = METERS, warm_up: int = WARM_UP) -> None:
+        self.meters = tuple(meters)
+        self._left = warm_up
+        self._stride, self._seen, self._count = 1, 0, 0
+        self._steps = array("d", bytes(8 * CAPACITY))
+        self._works = array("l", bytes(array("l").itemsize * CAPACITY))
+        self._columns = {meter.name: array("d", bytes(8 * CAPACITY)) for meter in self.meters}
+        self._known: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def warm(self) -> bool:
+        return self._left == 0
+
+    def join(self, meter: Meter) -> None:
+        """One more meter, from here on."""
+        self.meters = (*self.meters, meter)
+        self._columns[meter.name] = array("d", [float("nan")] * CAPACITY)
+
+    def add(self, step: float, work: str, readings: Mapping[str, float]) -> None:
+        """One quiet point; a meter that has no reading there is left out of it.  Steps may not decrease."""
+        if self._left:
+            self._left -= 1
+            return
+        self._seen += 1
+        if (self._seen - 1) % self._stride:
+            return
+        if self._count == CAPACITY:
+            for column in (self._steps, self._works, *self._columns.values()):
+                for i in range(CAPACITY // 2):
+                    column[i] = column[2 * i]
+            self._count, self._stride = CAPACITY // 2, 2 * self._stride
+        at, self._count = self._count, self._count + 1
+        self._steps[at] = step
+        self._works[at] = self._known.setdefault(work, len(self._known))
+        for name, column in self._columns.items():
+            column[at] = readings.get(name, float("nan"))
+
+    def series(self, name: str) -> tuple[list[float], list[float], list[int]]:
+        """Steps, readings and kinds of work of one meter, where it was read."""
+        column = self._columns[name]
+        at = [i for i in range(self._count) if column[i] == column[i]]
+        return [self._steps[i] for i in at], [column[i] for i in at], [self._works[i] for i in at]
+
+    def judge(self) -> list[Judged]:
+        """Every meter that was ever read."""
+        judged = [judge(meter, *self.series(meter.name)) for meter in self.meters if self.series(meter.name)[0]]
+        return confirm(judged)
+
+
+def judge(meter: Meter, steps: Sequence[float], values: Sequence[float], works: Sequence[int] | None = None) -> Judged:
+    """One meter by itself: "measuring", "flat", or "suspicious" where it grows; `works`: which samples are of equal work."""
+    import numpy as np
+    from scipy.stats import theilslopes
+
+    last = float(values[-1]) if len(values) else 0.0
+    x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
+    kinds = np.zeros(len(x), dtype=int) if works is None else np.asarray(works)
+    found, inverse, counts = np.unique(kinds, return_inverse=True, return_counts=True)
+    kept = counts[inverse] >= LEAST_OF_A_WORK
+    x, y, kinds = x[kept], y[kept], kinds[kept]
+    if len(x) < WINDOW:
+        return Judged(meter, last, len(x))
+    middle_x, middle_y = np.zeros(len(x)), np.zeros(len(x))
+    for kind in found:
+        here = kinds == kind
+        if here.any():
+            middle_x[here], middle_y[here] = np.median(x[here]), np.median(y[here])
+    slope, _, low, _ = theilslopes(y - middle_y, x - middle_x, CONFIDENCE)
+    # All on the line of the first kind: what is left of a difference between kinds is what the common slope makes of it.
+    level = y - middle_y + slope * (middle_x - middle_x[0])
+    first, second, third = (part.min() for part in np.array_split(level, 3))
+    growth = float(third - first)
+    size = len(x) // 3
+    late = theilslopes((y - middle_y)[-size:], (x - middle_x)[-size:], LAST_CONFIDENCE)[2]
+    grows = (
+        low > 0 and growth >= meter.floor and second - first >= PART * growth and third - second >= PART * growth and late > 0
+    )
+    return Judged(meter, last, len(x), float(slope), float(low), growth, "suspicious" if grows else "flat")
+
+
+def confirm(judged: Sequence[Judged]) -> list[Judged]:
+    """What grows becomes "leak": count meters at once, byte meters where one of their `confirmed_by` agrees."""
+    by_name = {each.meter.name: each for each in judged}
+
+    def is_leak(each: Judged) -> bool:
+        if each.verdict != "suspicious":
+            return False
+        others = (by_name[name] for name in each.meter.confirmed_by if name in by_name)
+        return each.meter.unit == "count" or any(o.low > 0 and o.growth >= AGREES * each.growth for o in others)
+
+    return [
+        Judged(each.meter, each.value, each.samples, each.slope, each.low, each.growth, "leak") if is_leak(each) else each
+        for each in judged
+    ]
+
+
+def worst(verdicts: Sequence[Verdict]) -> Verdict:
+    """Of several meters together; "measuring" as long as one of them still is and none leaks."""
+    for verdict in ("leak", "measuring", "suspicious"):
+        if verdict in verdicts:
+            return verdict
+    return "flat" if verdicts else "measuring"
