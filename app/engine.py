@@ -31,6 +31,7 @@ from lattice.callbacks import Callback
 from lattice.checkpointer import Checkpointer
 from lattice.data import Corpus, DataError, load_corpus
 from lattice.decode_monitor import DecodeMonitor
+from lattice.health import Recovery
 from lattice.kernels.native import KernelUnavailable
 from lattice.memory_monitor import MemoryMonitor
 from lattice.plasticity.monitor import PlasticityMonitor
@@ -225,11 +226,12 @@ def _train(
             checkpointer = Checkpointer(folder.checkpoints, corpus.fingerprint())
             limit = config.text.max_tokens
             train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
-            monitor = DecodeMonitor()
+            monitor, recovery = DecodeMonitor(), Recovery(folder.checkpoints)
             # In this order: what is decoded and saved after a step has the labels and connections that the next step will use.
             shaping = [Recluster(), Rewiring()]
-            watching = [monitor, PlasticityMonitor(), VolumeMonitor(folder.volumes), MemoryMonitor()]
+            watching = [monitor, PlasticityMonitor(), VolumeMonitor(folder.volumes), MemoryMonitor(), recovery]
             trainer = Trainer(config, tokenizer, train, valid, device, [record, *callbacks, *shaping, *watching, checkpointer])
+            trainer.recovery = recovery
             if saved is not None:
                 trainer.resume(saved.model, saved.optimizer, saved.state)
                 log.rewind(trainer.progress.step, trainer.progress.edits)
@@ -262,7 +264,9 @@ def _train(
         except TrainingFailed as error:
             code, state, reason = ExitCode.FAILED, "failed", str(error)
         except torch.OutOfMemoryError as error:
-            code, state, reason = ExitCode.NO_DEVICE, "failed", f"out of memory on {device}: {str(error).splitlines()[0]}"
+            why = str(error).partition("\n")[0]
+            told = f"out of memory on {device}, with {trainer.micro_batch} sentence(s) at once: {why}"
+            code, state, reason = ExitCode.NO_DEVICE, "failed", told
         except OSError as error:
             code, state, reason = ExitCode.FAILED, "failed", f"{error.filename or folder.path}: {error.strerror or error}"
         _leave(trainer, record, code, state, reason)
