@@ -23,7 +23,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from monitors.runs import atomic_write
+from monitors.runs import atomic_write, remove_torn
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
@@ -176,6 +176,7 @@ def retire(folder: Path, keep: int) -> None:
     for _, path in steps(folder)[keep:]:
         if path != best:
             _remove(path)
+    remove_torn(folder)
     for path in folder.glob(".tmp-step-*"):
         _remove(path)
     for path in folder.glob(f"{_ASIDE}step-*"):
