@@ -28,8 +28,10 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter
 
 from lattice import health
 from lattice.batches import Schedule, Sentences
@@ -60,38 +62,38 @@ class TrainingFailed(RuntimeError):
 class Progress:
     """Where a run is.  Plain numbers, saved in every checkpoint."""
 
-    step: int = 0
+    step: NonNegativeInt = 0
     """Optimizer steps done in the whole run, bad ones included."""
-    stage: int = 0
-    stage_step: int = 0
-    waves: int = 0
+    stage: NonNegativeInt = 0
+    stage_step: NonNegativeInt = 0
+    waves: NonNegativeInt = 0
     """Discovery waves done in this stage."""
     stage_over: str = ""
     """Why the stage ended, once it has."""
     held: bool = False
     """The operator holds the stage: its end rule waits."""
-    leave_for: int | None = None
+    leave_for: NonNegativeInt | None = None
     """The stage that the operator wants next, at once."""
-    edits: int = 0
+    edits: NonNegativeInt = 0
     """Commands applied so far; as many `edited` events of the log belong to this state."""
-    bad_in_a_row: int = 0
-    rolled_back_at: int | None = None
+    bad_in_a_row: NonNegativeInt = 0
+    rolled_back_at: NonNegativeInt | None = None
     """The step at which the run went back to earlier weights; it does so once."""
-    losses_seen: int = 0
+    losses_seen: NonNegativeInt = 0
     """Good steps that the two below are taken over (lattice.health)."""
-    loss_mean: float = 0.0
-    loss_variance: float = 0.0
-    micro_batch: int | None = None
+    loss_mean: FiniteFloat = 0.0
+    loss_variance: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    micro_batch: NonNegativeInt | None = None
     """Sentences at once in this stage, where memory did not take the plan's."""
     loss: float | None = None
     bleu: float | None = None
     valid_loss: float | None = None
     best_bleu: float = -1.0
     best_valid_loss: float = math.inf
-    looks_without_gain: int = 0
+    looks_without_gain: NonNegativeInt = 0
     """Decodes of this stage since the held-out loss was last better than before."""
-    elapsed_s: float = 0.0
-    cpu_s: float = 0.0
+    elapsed_s: FiniteFloat = 0.0
+    cpu_s: FiniteFloat = 0.0
 
     def following(self) -> int:
         """The stage that comes after this one; one past the last where none does."""
@@ -108,10 +110,12 @@ class Progress:
 
     @classmethod
     def from_json(cls, fields: dict) -> Progress:
+        """Raises ValueError where a field is of another kind; unknown ones, a newer version's, are left out."""
         known = {field.name for field in dataclasses.fields(cls)}
-        progress = cls(**{key: value for key, value in fields.items() if key in known})
-        progress.best_valid_loss = math.inf if progress.best_valid_loss is None else progress.best_valid_loss
-        return progress
+        given = {key: value for key, value in fields.items() if key in known}
+        if given.get("best_valid_loss") is None:
+            given["best_valid_loss"] = math.inf
+        return TypeAdapter(cls).validate_python(given, strict=True)
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
@@ -437,7 +441,12 @@ class Trainer:
 
     def resume(self, model: dict[str, torch.Tensor], optimizer: dict[str, torch.Tensor], state: dict) -> None:
         """Continues from a checkpoint.  Raises ValueError where its tensors do not fit the config."""
-        self.progress = Progress.from_json(state["progress"])
+        progress = Progress.from_json(state["progress"])
+        if progress.stage >= len(self.config.stages):
+            raise ValueError(
+                f"the checkpoint is of stage {progress.stage}, and the config has {len(self.config.stages)} stages"
+            )
+        self.progress = progress
         self.config = with_settings(self.config, state.get("live", {}))
         self.plans = plan(self.config)
         self.model = TextLattice(self.config, self.progress.stage, self.tokenizer.vocabulary, self.device)

@@ -1,4 +1,4 @@
-"""A save that is killed, or that the disk has no room for, at any point: a whole checkpoint loads, and nothing whole is lost."""
+"""A save that is killed, or the disk has no room for, at any point: a whole checkpoint loads, and no whole one is lost."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_a_disk_that_is_full_after_any_number_of_bytes_loses_no_checkpoint_and_i
     *failed, whole = script("limit", tmp_path / "checkpoints")
     assert whole["step"] == 2 and whole["said"] == ""
     for case in failed:
-        assert case["step"] == 1 and case["whole"] and case["left"] == ["best.json"] or case["step"] == 2, case
+        assert (case["step"] == 1 and case["whole"] and case["left"] == ["best.json"]) or case["step"] == 2, case
         if case["step"] == 1:
             assert "could not be saved: " in case["said"] and "\n" not in case["said"], case
     assert sum(case["step"] == 1 for case in failed) >= 5
