@@ -81,9 +81,10 @@ class Payload:
 def trained(tmp_path_factory, command) -> Path:
     """A runs folder with one finished run."""
     place = tmp_path_factory.mktemp("runs")
-    told = command(
-        "train", "--preset", "tiny", "--steps", 4, "--set", "run.threads=1", "--set", "decode.every=2", "--runs-dir", place
-    )
+    data = tmp_path_factory.mktemp("data") / "few.txt"
+    data.write_text("".join(f"the {what} is number {i}\n" for i in range(40) for what in ("cat", "dog", "red bird")))
+    quick = ("--data", data, "--steps", 4, "--set", "run.threads=1", "--set", "decode.every=2")
+    told = command("train", "--preset", "tiny", *quick, "--runs-dir", place)
     assert told.returncode == 0, told.stderr
     return place
 

@@ -24,7 +24,8 @@ from app.runs import open_run
 from app.tui.snapshot import Snapshot, fold, log_line
 from lattice import checkpoint
 from lattice.batches import Sentences, corpus_tokenizer
-from lattice.data import Corpus, DataError, load_corpus
+from lattice.data import Corpus, DataError, Pair, load_corpus
+from lattice.grammar import generate
 from lattice.text.tokenizer import Tokenizer
 from lattice.trainer import Trainer
 from monitors.events import EventLog, each_event, read_events
@@ -183,9 +184,14 @@ LINES = {
 }
 
 
+def small_tokenizer() -> Tokenizer:
+    pairs = tuple(Pair(text, text) for text in generate(40, seed=3))
+    return corpus_tokenizer(Corpus("few", pairs, pairs[:1], {}), 300)
+
+
 @CASES
 def test_any_data_file_is_read_or_refused_by_name(cases, tmp_path):
-    tokenizer = corpus_tokenizer(load_corpus("reconstruct", None, None, 0.05, 64, 0), 300)
+    tokenizer = small_tokenizer()
 
     @fuzz(cases)
     @given(st.sampled_from(sorted(LINES)), st.sampled_from(["reconstruct", "pairs"]), EDITS, st.integers(0, 3))
@@ -211,12 +217,12 @@ def test_any_data_file_is_read_or_refused_by_name(cases, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, cli) -> RunFolder:
+def trained(tmp_path_factory, cli, sentences) -> RunFolder:
     """A finished run of six steps."""
     place = tmp_path_factory.mktemp("trained")
     threads = torch.get_num_threads()
     small = ("--steps", 6, "--set", "run.threads=1", "--set", "checkpoint.every=2", "--set", "decode.every=3")
-    told = cli("train", "--preset", "tiny", *small, "--runs-dir", place)
+    told = cli("train", "--preset", "tiny", *small, "--data", sentences, "--runs-dir", place)
     torch.set_num_threads(threads)
     assert told.code == 0, told.err
     return RunFolder(Path(list_runs(place)[0]["path"]))
@@ -295,8 +301,7 @@ def test_any_checkpoint_folder_is_opened_resumed_or_refused(cases, trained, tmp_
     path = folder.checkpoints / newest.name
     config, cpu = load("tiny", None, ["stages.0.steps=3", "stages.1.steps=3"]).config, torch.device("cpu")
     tokenizer = Tokenizer.from_json((newest / "tokenizer.json").read_text())
-    corpus = load_corpus("reconstruct", None, None, 0.05, 64, 0)
-    sentences = Sentences(Corpus("few", corpus.train[:40], corpus.valid[:8], {}).train, tokenizer, 40)
+    few = Sentences(tuple(Pair(text, text) for text in generate(40, seed=3)), tokenizer, 40)
 
     @fuzz(cases)
     @given(st.lists(DAMAGE, min_size=1, max_size=2), st.booleans())
@@ -318,7 +323,7 @@ def test_any_checkpoint_folder_is_opened_resumed_or_refused(cases, trained, tmp_
             except checkpoint.CheckpointError as error:
                 assert str(path) in str(error)
                 return
-            trainer = Trainer(config, tokenizer, sentences, sentences, cpu, [])
+            trainer = Trainer(config, tokenizer, few, few, cpu, [])
             try:
                 trainer.resume(saved.model, saved.optimizer, saved.state)
             except (ValueError, TypeError, KeyError):  # what the engine takes for a refusal
