@@ -32,6 +32,7 @@ from lattice.callbacks import Callback
 from lattice.checkpointer import Checkpointer
 from lattice.data import Corpus, DataError, load_corpus
 from lattice.decode_monitor import DecodeMonitor
+from lattice.health import Recovery
 from lattice.kernels.native import KernelUnavailable
 from lattice.leak_monitor import LeakMonitor
 from lattice.memory_monitor import MemoryMonitor
@@ -245,14 +246,15 @@ def _train(
             checkpointer = Checkpointer(folder.checkpoints, corpus.fingerprint())
             limit = config.text.max_tokens
             train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
-            monitor = DecodeMonitor()
-            watching = [monitor, PlasticityMonitor(), VolumeMonitor(folder.volumes), MemoryMonitor()]
+            monitor, recovery = DecodeMonitor(), Recovery(folder.checkpoints)
+            watching = [monitor, PlasticityMonitor(), VolumeMonitor(folder.volumes), MemoryMonitor(), recovery]
             if leaks is None:
                 leaks = LeakMonitor(stack.enter_context(contextlib.closing(Detector())))
             leaks.detector.join("feed", Buffer(feed.held, RECENT))
             # The leak monitor last, when all that a step leaves behind is there.
             hung = [record, *callbacks, *shaping(), *watching, checkpointer, leaks]
             trainer = Trainer(config, tokenizer, train, valid, device, hung)
+            trainer.recovery = recovery
             if saved is not None:
                 trainer.resume(saved.model, saved.optimizer, saved.state)
                 log.rewind(trainer.progress.step, trainer.progress.edits)
@@ -285,7 +287,9 @@ def _train(
         except TrainingFailed as error:
             code, state, reason = ExitCode.FAILED, "failed", str(error)
         except torch.OutOfMemoryError as error:
-            code, state, reason = ExitCode.NO_DEVICE, "failed", f"out of memory on {device}: {str(error).splitlines()[0]}"
+            why = str(error).partition("\n")[0]
+            told = f"out of memory on {device}, with {trainer.micro_batch} sentence(s) at once: {why}"
+            code, state, reason = ExitCode.NO_DEVICE, "failed", told
         except OSError as error:
             code, state, reason = ExitCode.FAILED, "failed", f"{error.filename or folder.path}: {error.strerror or error}"
         _leave(trainer, record, code, state, reason)

@@ -57,7 +57,7 @@ def stage_title(folder: RunFolder, stage: int) -> str:
     try:
         # Not validated: that takes longer, and a list of runs is only read.
         return f"{stage} {tomllib.loads(folder.config_toml.read_text(encoding='utf-8'))['stages'][stage]['name']}"
-    except (OSError, ValueError, KeyError, IndexError, TypeError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
         return str(stage)
 
 

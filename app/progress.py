@@ -16,7 +16,19 @@ from rich.text import Text as RichText
 
 from app import formats
 from lattice.callbacks import Callback
-from monitors.events import AnyEvent, BadStep, Decoded, Edited, RunStarted, Saved, StageEnded, StageStarted, Trained, Warned
+from monitors.events import (
+    AnyEvent,
+    BadStep,
+    Decoded,
+    Edited,
+    RolledBack,
+    RunStarted,
+    Saved,
+    StageEnded,
+    StageStarted,
+    Trained,
+    Warned,
+)
 from monitors.text_safety import printable
 from presets.live import with_settings
 from presets.schema import RunConfig
@@ -93,6 +105,8 @@ class Lines(Callback):
                 self._decoded(event)
             case BadStep():
                 self._say(f"step {event.step}: {event.reason}; skipped ({event.in_a_row} in a row)")
+            case RolledBack():
+                self._say(f"step {event.step}: {event.reason}; back to the weights of step {event.to_step}")
             case Warned():
                 self._say(f"note: {event.message}")
             case Edited():

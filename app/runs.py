@@ -13,7 +13,7 @@ from lattice.evaluate import chunk_size
 from lattice.model import TextLattice
 from lattice.text.tokenizer import Tokenizer
 from lattice.trainer import Progress, load_model
-from monitors.runs import NoSuchRun, RunFolder
+from monitors.runs import NoSuchRun, RunFolder, RunFolderError
 from presets.layers import ConfigError, from_toml
 from presets.live import with_settings
 from presets.plan import plan
@@ -26,6 +26,8 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
         return RunFolder.find(runs_dir, name)
     except NoSuchRun as error:
         raise Stop(ExitCode.NO_SUCH_RUN, str(error)) from error
+    except RunFolderError as error:
+        raise Stop(ExitCode.FAILED, str(error)) from error
 
 
 def run_config(folder: RunFolder) -> RunConfig:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from monitors.runs import atomic_write
+from monitors.runs import atomic_write, remove_torn
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
@@ -111,7 +112,7 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):  # what is set aside sorts first, and gives way to its successor
         match = _NAME.match(path.name.removeprefix(_ASIDE))
-        if match and (path / MANIFEST).is_file():
+        if match and (path / MANIFEST).is_file() and not path.is_symlink():
             found[int(match[1])] = path
     return sorted(found.items(), reverse=True)
 
@@ -119,6 +120,9 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
 def load(path: Path) -> Saved:
     """One checkpoint, verified against its manifest.  Raises CheckpointError naming the file that is wrong."""
     try:
+        for name in (MANIFEST, *_FILES):
+            if not stat.S_ISREG((path / name).lstat().st_mode):  # a link to a device would be read for ever
+                raise CheckpointError(f"{path / name}: is not a plain file; the checkpoint is damaged")
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if manifest.get("format") != FORMAT:
             raise CheckpointError(f"{path}: written in format {manifest.get('format')!r}; this version reads format {FORMAT}")
@@ -129,7 +133,7 @@ def load(path: Path) -> Saved:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         tokenizer = (path / "tokenizer.json").read_text(encoding="utf-8")
         model, optimizer = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"{path}: is not a checkpoint of this program ({type(error).__name__}: {error})") from error
     return Saved(path, model, optimizer, state, tokenizer)
 
@@ -165,7 +169,7 @@ def _best(folder: Path) -> tuple[Path, float] | None:
     try:
         entry = json.loads((folder / "best.json").read_text(encoding="utf-8"))
         name, bleu = str(entry["name"]), float(entry["bleu"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
     return (folder / name, bleu) if _NAME.match(name) and (folder / name / MANIFEST).is_file() else None
 
@@ -176,6 +180,7 @@ def retire(folder: Path, keep: int) -> None:
     for _, path in steps(folder)[keep:]:
         if path != best:
             _remove(path)
+    remove_torn(folder)
     for path in folder.glob(".tmp-step-*"):
         _remove(path)
     for path in folder.glob(f"{_ASIDE}step-*"):
@@ -189,7 +194,9 @@ def retire(folder: Path, keep: int) -> None:
 
 def _remove(path: Path) -> None:
     """Deletes a folder; the manifest first, so that a crash in between leaves something that is no checkpoint."""
-    if path.exists():
+    if path.is_symlink():  # never what it leads to
+        path.unlink()
+    elif path.exists():
         (path / MANIFEST).unlink(missing_ok=True)
         shutil.rmtree(path)
 

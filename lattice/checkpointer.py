@@ -7,13 +7,17 @@ from pathlib import Path
 
 from lattice import checkpoint
 from lattice.callbacks import Callback
+from lattice.health import not_finite
 from lattice.steering import Refused
 from lattice.trainer import Trainer
 from monitors.events import AnyEvent, Decoded, Saved, Warned
 
 
 class Checkpointer(Callback):
-    """A save that fails is a warning while training goes on: the checkpoints that stand stay."""
+    """A save that fails is a warning while training goes on: the checkpoints that stand stay.
+
+    Weights that are not finite are never saved.
+    """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._folder, self._fingerprint = folder, fingerprint
@@ -46,6 +50,10 @@ class Checkpointer(Callback):
         clock, progress = time.perf_counter(), trainer.progress
         here = {"step": progress.step, "stage": progress.stage}
         model, optimizer = trainer.tensors()
+        if broken := not_finite(model) or not_finite(optimizer):
+            self.failure = trainer.trouble = broken
+            trainer.emit(Warned(message=f"checkpoint not saved: {broken}", **here))
+            return
         state = trainer.state() | {"data": self._fingerprint}
         try:
             path, size = checkpoint.save(self._folder, progress.step, model, optimizer, state, trainer.tokenizer.to_json())

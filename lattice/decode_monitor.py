@@ -43,7 +43,7 @@ class DecodeMonitor(Callback):
         gradient_share = model.gradient_share()
         sentences = trainer.valid_sentences
         rows = list(range(min(count, len(sentences))))
-        chunk = chunk_size(trainer.plan.micro_batch, trainer.stage.ticks)
+        chunk = chunk_size(trainer.micro_batch, trainer.stage.ticks)
         said = say(model, sentences, rows, trainer.tokenizer, chunk)
         pairs = [sentences.pairs[i] for i in rows]
         quality = score(said, [pair.target for pair in pairs])

@@ -51,7 +51,7 @@ def look(trainer: Trainer) -> None:
     progress, model, sentences = trainer.progress, trainer.model, trainer.train_sentences
     stream = generator(trainer.config.run.seed, "cluster sentences", progress.stage, progress.stage_step)
     rows = torch.randint(len(sentences), (SENTENCES,), generator=stream).tolist()
-    size = min(SENTENCES, trainer.plan.micro_batch)
+    size = min(SENTENCES, trainer.micro_batch)
     seen = torch.zeros_like(model.lattice.mean_state)
     for start in range(0, SENTENCES, size):
         part = rows[start : start + size]

@@ -177,7 +177,7 @@ def _stream(trainer: Trainer, purpose: str) -> torch.Generator:
 
 def _probe(trainer: Trainer) -> Iterator[Batch]:
     """SENTENCES training sentences, in micro-batches."""
-    sentences, size = trainer.train_sentences, trainer.plan.micro_batch
+    sentences, size = trainer.train_sentences, trainer.micro_batch
     rows = torch.randint(len(sentences), (SENTENCES,), generator=_stream(trainer, "regrowth sentences")).tolist()
     for start in range(0, SENTENCES, size):
         yield sentences.batch(rows[start : start + size], trainer.device)

@@ -6,9 +6,10 @@
         discovery waves, if any; callbacks.after_waves            Plastic
         until the stage ends:
             sentences of (seed, stage, step)
-            micro-batches: loss, backward, gradients add up
-            finite?  clip, AdamW                                  Trained
-            not?     skip and count                               BadStep
+            micro-batches: loss, backward, gradients add up       Warned where memory takes only smaller ones
+            healthy? clip, AdamW                                  Trained
+            not?     skip, count (lattice.health)                 BadStep
+            too many? back to the last good weights, once         RolledBack
             callbacks.after_step: rewire, decode, save            Rewired, Decoded, Saved
             steering: apply what the operator asked for, pause    Edited
             end rule met, or a stop asked for?
@@ -27,9 +28,12 @@ import dataclasses
 import math
 import time
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter
 
+from lattice import health
 from lattice.batches import Schedule, Sentences
 from lattice.callbacks import Callback
 from lattice.growth import carry_over
@@ -39,7 +43,7 @@ from lattice.rewiring import rewire
 from lattice.steering import Steering
 from lattice.text.tokenizer import Tokenizer
 from monitors import gauges
-from monitors.events import AnyEvent, BadStep, Rewired, StageEnded, StageStarted, Trained
+from monitors.events import AnyEvent, BadStep, Rewired, StageEnded, StageStarted, Trained, Warned
 from presets.live import live_settings, with_settings
 from presets.plan import StagePlan, plan
 from presets.schema import RunConfig, Stage
@@ -58,30 +62,38 @@ class TrainingFailed(RuntimeError):
 class Progress:
     """Where a run is.  Plain numbers, saved in every checkpoint."""
 
-    step: int = 0
+    step: NonNegativeInt = 0
     """Optimizer steps done in the whole run, bad ones included."""
-    stage: int = 0
-    stage_step: int = 0
-    waves: int = 0
+    stage: NonNegativeInt = 0
+    stage_step: NonNegativeInt = 0
+    waves: NonNegativeInt = 0
     """Discovery waves done in this stage."""
     stage_over: str = ""
     """Why the stage ended, once it has."""
     held: bool = False
     """The operator holds the stage: its end rule waits."""
-    leave_for: int | None = None
+    leave_for: NonNegativeInt | None = None
     """The stage that the operator wants next, at once."""
-    edits: int = 0
+    edits: NonNegativeInt = 0
     """Commands applied so far; as many `edited` events of the log belong to this state."""
-    bad_in_a_row: int = 0
+    bad_in_a_row: NonNegativeInt = 0
+    rolled_back_at: NonNegativeInt | None = None
+    """The step at which the run went back to earlier weights; it does so once."""
+    losses_seen: NonNegativeInt = 0
+    """Good steps that the two below are taken over (lattice.health)."""
+    loss_mean: FiniteFloat = 0.0
+    loss_variance: Annotated[FiniteFloat, Field(ge=0)] = 0.0
+    micro_batch: NonNegativeInt | None = None
+    """Sentences at once in this stage, where memory did not take the plan's."""
     loss: float | None = None
     bleu: float | None = None
     valid_loss: float | None = None
     best_bleu: float = -1.0
     best_valid_loss: float = math.inf
-    looks_without_gain: int = 0
+    looks_without_gain: NonNegativeInt = 0
     """Decodes of this stage since the held-out loss was last better than before."""
-    elapsed_s: float = 0.0
-    cpu_s: float = 0.0
+    elapsed_s: FiniteFloat = 0.0
+    cpu_s: FiniteFloat = 0.0
 
     def following(self) -> int:
         """The stage that comes after this one; one past the last where none does."""
@@ -98,10 +110,12 @@ class Progress:
 
     @classmethod
     def from_json(cls, fields: dict) -> Progress:
+        """Raises ValueError where a field is of another kind; unknown ones, a newer version's, are left out."""
         known = {field.name for field in dataclasses.fields(cls)}
-        progress = cls(**{key: value for key, value in fields.items() if key in known})
-        progress.best_valid_loss = math.inf if progress.best_valid_loss is None else progress.best_valid_loss
-        return progress
+        given = {key: value for key, value in fields.items() if key in known}
+        if given.get("best_valid_loss") is None:
+            given["best_valid_loss"] = math.inf
+        return TypeAdapter(cls).validate_python(given, strict=True)
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
@@ -138,13 +152,18 @@ class Trainer:
         self._build_optimizer()
         self._pruned = self.reach_sparsity()
         self._resumed = False
+        self.trouble = ""
+        """Why training can't go on from these weights, once that is known."""
+        self.recovery: health.Recovery | None = None
+        """Set by whoever keeps checkpoints: where to go back to then."""
 
     # The run
 
     def run(self) -> str:
         """Trains to the end of the last stage, or until `stop_request`; returns "finished" or "stopped".
 
-        Raises TrainingFailed after too many bad steps in a row.
+        Raises TrainingFailed after too many bad steps in a row, where going back did not help or can't be done, and
+        torch.OutOfMemoryError where not even one sentence at a time fits.
         """
         while True:
             reason = self.progress.stage_over or self._run_stage()
@@ -173,6 +192,8 @@ class Trainer:
             self.step(schedule.rows(progress.stage_step))
             progress.step += 1
             progress.stage_step += 1
+            if self.trouble:
+                self._recover(schedule)
             for callback in self.callbacks:
                 callback.after_step(self)
             progress.elapsed_s += time.perf_counter() - clock
@@ -226,8 +247,13 @@ class Trainer:
         moments = self._optimizer_tensors()
         progress.stage, progress.leave_for, progress.held = progress.following(), None, False
         progress.stage_step, progress.waves, progress.stage_over, progress.looks_without_gain = 0, 0, "", 0
-        progress.best_valid_loss, progress.valid_loss = math.inf, None
-        self.model = TextLattice(self.config, progress.stage, self.tokenizer.vocabulary, self.device)
+        progress.best_valid_loss, progress.valid_loss, progress.micro_batch = math.inf, None, None
+        health.forget_losses(progress)
+        self._grow(before, moments)
+
+    def _grow(self, before: TextLattice, moments: dict[str, torch.Tensor]) -> None:
+        """The model of this stage, from that of an earlier one."""
+        self.model = TextLattice(self.config, self.progress.stage, self.tokenizer.vocabulary, self.device)
         carry_over(before, self.model)
         self._build_optimizer()
         self._pruned = self.reach_sparsity()
@@ -254,19 +280,20 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * self._rate_of(group["part"])
         self.optimizer.zero_grad(set_to_none=True)
-        with self._watched():
-            loss = self._accumulate(rows)
+        loss = self._gradients(rows)
         self.scaler.unscale_(self.optimizer)
         trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = float(torch.nn.utils.clip_grad_norm_(trainable, self.config.optimizer.clip))
         progress.loss = loss if math.isfinite(loss) else None
-        if math.isfinite(loss) and math.isfinite(norm):
+        bad = health.why_bad(progress, loss, norm, self.config.training.spike_deviations)
+        if not bad:
             self.scaler.step(self.optimizer)
+            health.note_loss(progress, loss)
             if self.model.lattice is not None and self._plastic:
                 self.model.lattice.learn(self.config.plasticity.rate * PROFILE_RATE[self.stage.profile])
             progress.bad_in_a_row = 0
-        else:
-            self._bad_step(loss, norm)
+        elif not self._finding_scale(loss, norm):
+            self._bad_step(bad)
         if self.scaler.is_enabled():
             self.scaler.update()
         here = {"step": progress.step + 1, "stage": progress.stage}
@@ -280,9 +307,30 @@ class Trainer:
         lattice = self.model.lattice
         return lattice.watched() if lattice is not None and self._plastic else contextlib.nullcontext()
 
+    def _gradients(self, rows: list[int]) -> float:
+        """As `_accumulate`; where memory runs out, again with half as many sentences at once, of the same batch."""
+        while True:
+            try:
+                with self._watched():
+                    return self._accumulate(rows)
+            except torch.OutOfMemoryError:
+                if self.micro_batch == 1:
+                    raise
+            # Out here, where the error no longer keeps the tensors of the failed attempt.
+            self.optimizer.zero_grad(set_to_none=True)
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._halve_micro_batch()
+
+    def _halve_micro_batch(self) -> None:
+        progress, before = self.progress, self.micro_batch
+        progress.micro_batch = before // 2
+        told = f"out of memory with {before} sentences at once; going on with {self.micro_batch}, and the same batch a step"
+        self.emit(Warned(step=progress.step, stage=progress.stage, message=told))
+
     def _accumulate(self, rows: list[int]) -> float:
         """Adds up the gradients of the mean loss over all target tokens of the batch; returns that loss in nats a token."""
-        size = self.plan.micro_batch
+        size = self.micro_batch
         parts = [self.train_sentences.batch(rows[i : i + size], self.device) for i in range(0, len(rows), size)]
         tokens = sum(int((ended != 0).sum()) for _, _, ended in parts)
         total = 0.0
@@ -292,18 +340,26 @@ class Trainer:
             total += loss.item()
         return total / tokens
 
-    def _bad_step(self, loss: float, norm: float) -> None:
+    def _finding_scale(self, loss: float, norm: float) -> bool:
+        """How the scaler of fp16 finds its scale: the step is skipped, the scale halved, and nothing is wrong."""
+        overflown = math.isfinite(loss) and not math.isfinite(norm)
+        return overflown and self.scaler.is_enabled() and self.scaler.get_scale() > 1
+
+    def _bad_step(self, reason: str) -> None:
         progress = self.progress
-        if self.scaler.is_enabled() and math.isfinite(loss) and self.scaler.get_scale() > 1:
-            return  # how the scaler finds its scale; the step is skipped and the scale halved
         progress.bad_in_a_row += 1
-        reason = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
         self.emit(BadStep(step=progress.step + 1, stage=progress.stage, reason=reason, in_a_row=progress.bad_in_a_row))
         if progress.bad_in_a_row >= self.config.training.bad_steps:
-            raise TrainingFailed(
-                f"{progress.bad_in_a_row} steps in a row were not finite ({reason} at step {progress.step + 1}); "
-                "try a lower optimizer.learning_rate, or fp32"
-            )
+            self.trouble = f"{progress.bad_in_a_row} steps in a row were bad ({reason} at step {progress.step + 1})"
+
+    def _recover(self, schedule: Schedule) -> None:
+        """Back to good weights.  Raises TrainingFailed where there are none, or they were gone back to before."""
+        before = self.progress.rolled_back_at
+        if self.recovery is None or not self.recovery.go_back(self):
+            again = "" if before is None else f", though the run went back to an earlier checkpoint at step {before}"
+            raise TrainingFailed(f"{self.trouble}{again}; try a lower optimizer.learning_rate, or fp32")
+        self.trouble = ""
+        self._discover(schedule)  # only where that checkpoint is older than this stage
 
     def _schedule_position(self) -> int:
         """Steps along the learning-rate schedule: a stage that ended early leaves its rest out, a held one stands still."""
@@ -319,6 +375,7 @@ class Trainer:
         """
         before, self.config = self.stage, config
         self.plans = plan(config)
+        health.forget_losses(self.progress)
         lattice = self.model.lattice
         if lattice is None:
             return
@@ -363,6 +420,12 @@ class Trainer:
     def plan(self) -> StagePlan:
         return self.plans[self.progress.stage]
 
+    @property
+    def micro_batch(self) -> int:
+        """Sentences held in memory at once."""
+        planned = self.plan.micro_batch
+        return min(self.progress.micro_batch or planned, planned)
+
     def emit(self, event: AnyEvent) -> None:
         for callback in self.callbacks:
             callback.on_event(event)
@@ -378,7 +441,12 @@ class Trainer:
 
     def resume(self, model: dict[str, torch.Tensor], optimizer: dict[str, torch.Tensor], state: dict) -> None:
         """Continues from a checkpoint.  Raises ValueError where its tensors do not fit the config."""
-        self.progress = Progress.from_json(state["progress"])
+        progress = Progress.from_json(state["progress"])
+        if progress.stage >= len(self.config.stages):
+            raise ValueError(
+                f"the checkpoint is of stage {progress.stage}, and the config has {len(self.config.stages)} stages"
+            )
+        self.progress = progress
         self.config = with_settings(self.config, state.get("live", {}))
         self.plans = plan(self.config)
         self.model = TextLattice(self.config, self.progress.stage, self.tokenizer.vocabulary, self.device)
@@ -388,6 +456,30 @@ class Trainer:
         if state["scaler"]:  # empty where the checkpoint was not trained in fp16
             self.scaler.load_state_dict(state["scaler"])
         self._resumed, self._pruned = True, None
+
+    def go_back(self, model: dict[str, torch.Tensor], optimizer: dict[str, torch.Tensor], state: dict) -> None:
+        """Takes the weights and moments of an earlier checkpoint of this run; settings, steps and data go on from here.
+
+        Where it is of an earlier stage, its lattice grows into this one anew.  Raises ValueError where it does not fit.
+        """
+        progress, stage = self.progress, Progress.from_json(state["progress"]).stage
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.state.clear()  # room for the model that comes
+        self.model = TextLattice(self.config, stage, self.tokenizer.vocabulary, self.device)
+        load_model(self.model, model)
+        if state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        if stage != progress.stage:
+            progress.waves = 0
+            self._grow(self.model, optimizer)
+        else:
+            self._build_optimizer()
+            self._load_optimizer_tensors(optimizer)
+            self._pruned = self.reach_sparsity()
+        if self._pruned is not None:
+            self.emit(self._pruned)
+            self._pruned = None
+        health.forget_losses(progress)
 
     def _build_optimizer(self) -> None:
         section, lattice = self.config.optimizer, self.model.lattice
@@ -443,8 +535,8 @@ class Trainer:
             ticks=stage.ticks,
             kernel=self.model.kernel_line,
             plan_bytes=planned.total_bytes,
-            micro_batch=planned.micro_batch,
-            accumulation=planned.accumulation,
+            micro_batch=self.micro_batch,
+            accumulation=-(-self.config.training.batch // self.micro_batch),
             carried=self.progress.stage > 0 or self._resumed,
         )
 

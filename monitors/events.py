@@ -125,11 +125,22 @@ class Saved(Event):
 
 
 class BadStep(Event):
-    """A step that was not applied, its loss or gradient not being finite; `in_a_row` counts them since the last good one."""
+    """A step that was not applied, its loss or gradient not being finite or its loss a spike.
+
+    `in_a_row` counts them since the last good one.
+    """
 
     kind: Literal["bad_step"] = "bad_step"
     reason: Text
     in_a_row: int
+
+
+class RolledBack(Event):
+    """Weights and moments are those of the checkpoint of `to_step` again, and the steps go on from here."""
+
+    kind: Literal["rolled_back"] = "rolled_back"
+    to_step: int
+    reason: Text
 
 
 class MemorySampled(Event):
@@ -266,8 +277,8 @@ class RunEnded(Event):
 
 
 AnyEvent = (
-    RunStarted | StageStarted | StageEnded | Trained | Decoded | Saved | BadStep | MemorySampled | Clustered | Plastic
-    | Rewired | VolumeSaved | LeaksJudged | Warned | Edited | RunEnded
+    RunStarted | StageStarted | StageEnded | Trained | Decoded | Saved | BadStep | RolledBack | MemorySampled | Clustered
+    | Plastic | Rewired | VolumeSaved | LeaksJudged | Warned | Edited | RunEnded
 )  # fmt: skip
 _ANY_EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="kind")])
 

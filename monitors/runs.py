@@ -185,7 +185,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the run for training, at most until the process dies.  Raises RunFolderError where another process holds it."""
+        """Holds the run for training, at most until the process dies.  Raises RunFolderError where another process holds it.
+
+        What an earlier holder left half written goes.
+        """
         try:
             descriptor = os.open(self.run_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
@@ -200,6 +203,7 @@ class RunFolder:
                 raise RunFolderError(f"{self.run_lock} can't be locked: {_why(error)}") from error
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            remove_torn(self.path)
             yield
         finally:
             os.close(descriptor)  # frees the lock; the file stays, for removing it would let two processes lock two files
@@ -271,6 +275,15 @@ def atomic_write(path: Path, data: bytes | str, mode: int = 0o600, sync: bool = 
         raise
     if sync:
         _sync_folder(path.parent)
+
+
+def remove_torn(folder: Path) -> None:
+    """Removes what `atomic_write` left half written in a folder when its process was killed.  Raises OSError.
+
+    For whoever is the folder's only writer: another one's file may not be torn, but on its way.
+    """
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
 
 
 def _sync_folder(path: Path) -> None:

@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from monitors.gauges import Absent
-from monitors.runs import atomic_write
+from monitors.runs import atomic_write, remove_torn
 
 MOST_ALONG = 64
 """Cells kept along each axis."""
@@ -213,8 +213,7 @@ class Volumes:
         for found, path in self._found():
             if found > step:
                 path.unlink(missing_ok=True)
-        for path in self.path.glob(".step-*.tmp"):
-            path.unlink(missing_ok=True)
+        remove_torn(self.path)
 
     def _retire(self, newest: int) -> None:
         found = [(step, path) for step, path in self._found() if step != newest]

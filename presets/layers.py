@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 import typing
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,10 @@ from presets.schema import RunConfig
 
 ALIASES = {"production_medium": "medium", "production_large": "large"}
 """The seed's names."""
+
+
+MOST_BYTES = 1_000_000
+"""Of a config file."""
 
 
 @dataclass(frozen=True)
@@ -97,10 +102,10 @@ def from_toml(text: str, source: str) -> RunConfig:
     """A complete config, such as the `config.toml` of a run folder.  Raises ConfigError naming `source`."""
     try:
         return RunConfig.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError([Problem("", f"not valid TOML: {error}", source)]) from error
     except ValidationError as error:
         raise ConfigError([Problem(p.path, p.message, source) for p in _problems(error, {})]) from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError([Problem("", f"not valid TOML: {error}", source)]) from error
 
 
 def to_toml(config: RunConfig) -> str:
@@ -140,7 +145,7 @@ def parse_value(text: str) -> Any:
         return None
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # a number of 5000 digits, too, and brackets within brackets
         return text
 
 
@@ -165,10 +170,16 @@ def _assigned(
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:  # of a device there is no end
+            raw = file.read(MOST_BYTES + 1)
+        if len(raw) > MOST_BYTES:
+            raise ConfigError([Problem("", f"has more than {MOST_BYTES} bytes; this is no config", f"--config {path}")])
+        return tomllib.loads(raw.decode("utf-8"))
+    except ConfigError:
+        raise
     except OSError as error:
         raise ConfigError([Problem("", f"can't be read: {error.strerror}", f"--config {path}")]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError([Problem("", f"not valid TOML: {error}", f"--config {path}")]) from error
 
 
@@ -210,7 +221,7 @@ def _assign(into: dict[str, Any], assignment: str, source: str, origins: dict[st
     for depth, key in enumerate(keys[:-1]):
         here = ".".join(keys[: depth + 1])
         if isinstance(at, list):
-            if not key.isdecimal() or int(key) >= len(at):
+            if not re.fullmatch("[0-9]{1,9}", key) or int(key) >= len(at):
                 exist = f"numbers 0 to {len(at) - 1} exist" if at else "the list is empty"
                 return Problem(here, f"there is no such entry; {exist}", source)
             at = at[int(key)]

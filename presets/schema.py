@@ -372,7 +372,10 @@ class Training(Section):
 
     batch: Count = Field(32, description="sentences a step, whatever the micro-batch")
     micro_batch: Annotated[int, Field(ge=0)] = Field(0, description="sentences held in memory at once; 0 = as the plan allows")
-    bad_steps: Count = Field(5, description="stop after this many steps in a row with a loss or gradient that is not finite")
+    bad_steps: Count = Field(5, description="skipped steps in a row that send the run back to good weights, once, then end it")
+    spike_deviations: Annotated[float, Field(ge=0)] = Field(
+        6.0, description="a loss this many standard deviations (and a nat) above its running mean is skipped; 0 = none is"
+    )
 
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> Training:

@@ -23,6 +23,7 @@ from monitors.events import (
     MemorySampled,
     Plastic,
     Rewired,
+    RolledBack,
     RunEnded,
     RunStarted,
     Sample,
@@ -313,6 +314,8 @@ def log_line(event: AnyEvent) -> LogLine | None:
             return _line(event, "note", f"checkpoint saved, {formats.bytes_(event.bytes)}")
         case BadStep():
             return _line(event, "error", f"step skipped ({event.in_a_row} in a row): {event.reason}")
+        case RolledBack():
+            return _line(event, "error", f"back to the weights of step {event.to_step}: {event.reason}")
         case Warned():
             return _line(event, "warning", event.message)
         case Edited():

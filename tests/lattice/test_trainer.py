@@ -245,7 +245,7 @@ def test_five_bad_steps_in_a_row_end_the_run_and_checkpoints_stay_whole(bench, m
     weights = Weights()
     run = bench(callbacks=[weights, Checkpointer(tmp_path, "data")])
     poison(monkeypatch, run.trainer, lambda step: step > 1)
-    with pytest.raises(TrainingFailed, match=r"5 steps in a row were not finite \(the loss is nan at step 6\)"):
+    with pytest.raises(TrainingFailed, match=r"5 steps in a row were bad \(the loss is nan at step 6\)"):
         run.trainer.run()
     assert [event.in_a_row for event in run.heard.of(BadStep)] == [1, 2, 3, 4, 5]
     saved, passed_over = checkpoint.load_newest(tmp_path)

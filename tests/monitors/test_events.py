@@ -47,6 +47,7 @@ ONE_OF_EACH = [
     ),
     events.Saved(step=50, path="checkpoints/step-50", seconds=0.1, bytes=12345, best=True),
     events.BadStep(step=51, reason="loss is NaN", in_a_row=1),
+    events.RolledBack(step=51, to_step=40, reason="5 steps in a row were bad"),
     events.MemorySampled(
         step=51, device="cpu", device_uuid="", rss_bytes=10**9, allocated_bytes=None, reserved_bytes=None, peak_bytes=2 * 10**9
     ),
