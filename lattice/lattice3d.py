@@ -132,6 +132,8 @@ class Lattice(nn.Module):
         self.weights = nn.Parameter(initial_weights(topology, start, generator))
         self.cells = nn.Parameter(initial_cells(topology.shape, channels, generator))
         self.kernel: Kernel | None = None
+        self.segment = 0
+        """Ticks of a segment of which one state is kept for the backward (lattice.kernels.propagate); 0 = all are."""
         self.plasticity: Plasticity | None = None
         self._watched = False
         self.excitatory = start.excitatory
@@ -218,7 +220,9 @@ class Lattice(nn.Module):
         weights = torch.zeros_like(self.weights) if bypass else self.weights
         functional = None if bypass else self.functional
         observer = self.plasticity if self._watched else None
-        return propagate(drive, weights, self.cells, self.topology, self.ticks, self.kernel, functional, self.pattern, observer)
+        return propagate(
+            drive, weights, self.cells, self.topology, self.ticks, self.kernel, functional, self.pattern, observer, self.segment
+        )
 
 
 def block_labels(shape: tuple[int, int, int], clusters: int) -> torch.Tensor:

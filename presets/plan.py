@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from presets.optimizer_state import CELL_VECTORS, state_bytes
 from presets.schema import RunConfig, Stage, Text
 from presets.topology import reach
 
@@ -30,9 +31,6 @@ TILE = 16
 """Cells along z that keep the same connections in a pruned lattice, as in lattice.kernels.sparse."""
 
 STATE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-
-CELL_VECTORS = 6
-"""Vectors of C that every cell has; the functional tier's gain is one more."""
 
 CONTROL_POINTS = 3 * 3
 """A slot drives its patch of the face through so many points of C numbers."""
@@ -148,15 +146,15 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
     # Backward always writes a gradient of the cells, and drops it where they are frozen.
     written = cell_parameters + weights * weights_learn
     in_backward = written - lattice_trained
-    if config.training.batch > micro_batch:
-        in_backward += lattice_trained  # a micro-batch's gradient is complete before it is added to the step's
     if compiled:
         in_backward += written  # so is a tick's; the native kernel adds in place
         # It takes dense connections only: pruned ones are expanded, and so are their gradients, a tick's and the sum.
         in_backward += sparse * (offsets * cells + (2 * offsets * cells - weights) * weights_learn)
+        if config.training.batch > micro_batch:
+            in_backward += sparse * weights * weights_learn  # and made compact before it is added to the step's
     if sparse and stage.rewiring.regrow == "gradient":
         in_backward += 4 * weights  # a probe's copy with as many absent connections, and its gradient
-    # After backward, clipping and the fused AdamW work in place.
+    # After backward, clipping and the optimizers work in place, or in small chunks.
 
     return {
         "cell_parameters": FLOAT * cell_parameters,
@@ -164,12 +162,19 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
         "clusters": LABEL * cells * functional + FLOAT * channels * (cells * functional + centroids),
         "text": FLOAT * text,
         "gradients": FLOAT * trained,
-        "optimizer": 2 * FLOAT * trained,
-        "states": micro_batch * (stage.ticks + 1) * state * itemsize,
+        "optimizer": 2 * FLOAT * text + state_bytes(config, stage, kept),
+        "states": micro_batch * (_states_kept(config, stage) + 1) * state * itemsize,
         "temporaries": micro_batch * (state * (buffers * FLOAT - freed) + _activations(config, stage) * FLOAT)
         + FLOAT * in_backward,
         "runtime": RUNTIME_BYTES,
     }
+
+
+def _states_kept(config: RunConfig, stage: Stage) -> int:
+    """States before a tick that are there at once: those that begin a segment, and all of the last segment."""
+    segment = config.training.checkpoint_ticks or 1
+    segments = -(-stage.ticks // segment)
+    return segments + min(segment, stage.ticks) - 1
 
 
 def _is_native(config: RunConfig) -> bool:
