@@ -213,16 +213,20 @@ class Lattice(nn.Module):
 
         `bypass` zeroes every message (a control: nothing may then reach the output).
         """
-        return self.state(drive, bypass)[..., -1]
+        return self._ran(drive, bypass, face=True)
 
     def state(self, drive: torch.Tensor, bypass: bool = False) -> torch.Tensor:
         """The whole state [B, X, Y, C, Z] after the ticks."""
+        return self._ran(drive, bypass, face=False)
+
+    def _ran(self, drive: torch.Tensor, bypass: bool, face: bool) -> torch.Tensor:
         weights = torch.zeros_like(self.weights) if bypass else self.weights
         functional = None if bypass else self.functional
         observer = self.plasticity if self._watched else None
         return propagate(
-            drive, weights, self.cells, self.topology, self.ticks, self.kernel, functional, self.pattern, observer, self.segment
-        )
+            drive, weights, self.cells, self.topology, self.ticks, self.kernel, functional, self.pattern, observer,
+            self.segment, face,
+        )  # fmt: skip
 
 
 def block_labels(shape: tuple[int, int, int], clusters: int) -> torch.Tensor:

@@ -36,10 +36,10 @@ CONTROL_POINTS = 3 * 3
 """A slot drives its patch of the face through so many points of C numbers."""
 
 # State-sized fp32 buffers of a backward tick (measured, see above).
-TICK_GRADIENTS = 3
-"""The gradient that arrives, which the one of the state replaces, a tick's gradient of its message, and the last tick's."""
-FUNCTIONAL_BUFFERS = 4
-"""Cluster means spread over the cells, their product with the gain, the pull on the state, and one more (measured)."""
+TICK_GRADIENTS = 2
+"""The gradient that arrives, which the one of the state replaces, and the tick's gradient of its message."""
+FUNCTIONAL_BUFFERS, FUNCTIONAL_CHANNELS = 1, 3
+"""What the cells hear of their clusters; and so many single channels of a state, on the way there and back."""
 COMPILED_BUFFERS = 4
 """The state's gradient beside the one that arrives, and what the compiled kernel stores between its loops (measured on the
 CPU, not yet on a GPU); the native one needs nothing."""
@@ -140,9 +140,9 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
     trained = text + lattice_trained
 
     state = channels * cells  # numbers a sentence
-    # Backward needs most at its second tick: two states are gone by then, the gradient of the output is still there.
-    freed = itemsize
+    # Backward needs most at its first tick: all states are there yet.
     buffers = TICK_GRADIENTS + FUNCTIONAL_BUFFERS * functional + COMPILED_BUFFERS * compiled
+    in_tick = buffers * state + FUNCTIONAL_CHANNELS * functional * cells
     # Backward always writes a gradient of the cells, and drops it where they are frozen.
     written = cell_parameters + weights * weights_learn
     in_backward = written - lattice_trained
@@ -163,9 +163,8 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
         "text": FLOAT * text,
         "gradients": FLOAT * trained,
         "optimizer": 2 * FLOAT * text + state_bytes(config, stage, kept),
-        "states": micro_batch * (_states_kept(config, stage) + 1) * state * itemsize,
-        "temporaries": micro_batch * (state * (buffers * FLOAT - freed) + _activations(config, stage) * FLOAT)
-        + FLOAT * in_backward,
+        "states": micro_batch * _states_kept(config, stage) * state * itemsize,
+        "temporaries": FLOAT * (micro_batch * (in_tick + _activations(config, stage)) + in_backward),
         "runtime": RUNTIME_BYTES,
     }
 
