@@ -53,11 +53,11 @@ def state_bytes(config: RunConfig, stage: Stage, kept: int) -> int:
     """Bytes kept for the lattice with `kept` connections a cell; step counters and the like left out."""
     frozen = stage.profile == "freeze"
     tensors = [each for each in lattice_tensors(config, stage, kept) if not (frozen and each[0] == "connections")]
-    share = tensor_rank(config, stage) if config.optimizer.name == "galore" else 1.0
-    return sum(_bytes_of(config.optimizer, part, shape, share) for part, shape in tensors)
+    rank = tensor_rank(config, stage) if config.optimizer.name == "galore" else 1.0
+    return sum(_bytes_of(config.optimizer, part, shape, rank) for part, shape in tensors)
 
 
-def _bytes_of(section: Optimizer, part: str, shape: Shape, share: float) -> int:
+def _bytes_of(section: Optimizer, part: str, shape: Shape, rank: float) -> int:
     numbers = math.prod(shape)
     match section.name:
         case "adam8bit":
@@ -68,7 +68,7 @@ def _bytes_of(section: Optimizer, part: str, shape: Shape, share: float) -> int:
         case "lion":
             return 2 * numbers
         case "galore":
-            return galore_bytes(shape, share)
+            return galore_bytes(shape, rank)
         case _:
             return 8 * numbers
 
@@ -78,23 +78,25 @@ def factored_axis(part: str, axes: int) -> int:
     return 0 if part == "connections" else axes - 2
 
 
-def galore_ranks(shape: Shape, share: float) -> Shape:
-    """Rank of each mode such that about `share` of the numbers is left.
+def galore_ranks(shape: Shape, rank: float) -> Shape:
+    """Rank of each mode: `rank` from 2 on, or such that about that share of the numbers is left.
 
-    The first mode (parameter or offset) is never projected, and the share is spread evenly over the others.
+    The first mode (parameter or offset) is never projected, and a share is spread evenly over the others.
     """
-    each = share ** (1 / (len(shape) - 1))
+    if rank > 1:
+        return shape[0], *(min(size, int(rank)) for size in shape[1:])
+    each = rank ** (1 / (len(shape) - 1))
     return shape[0], *(max(1, math.floor(size * each + 1e-9)) for size in shape[1:])
 
 
-def galore_bytes(shape: Shape, share: float) -> int:
-    ranks = galore_ranks(shape, share)
+def galore_bytes(shape: Shape, rank: float) -> int:
+    ranks = galore_ranks(shape, rank)
     factors = sum(size * rank for size, rank in zip(shape, ranks, strict=True) if rank < size)
     return 4 * (2 * math.prod(ranks) + factors)
 
 
 def tensor_rank(config: RunConfig, stage: Stage) -> float:
-    """The share of the numbers that galore keeps: as told, or the largest that a budget allows (at least one in a thousand).
+    """What galore keeps, as galore_ranks takes it: as told, or the largest share that a budget allows (at least a thousandth).
 
     A budget is held with all connections there, so that the share does not depend on what is pruned when.
     """

@@ -367,7 +367,9 @@ class Optimizer(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = Field(50, description="linear")
     final_share: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="learning rate at the end, as share of the peak")
     clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest global gradient norm", json_schema_extra=LIVE)
-    tensor_rank: Share | None = Field(None, description="galore: share of a gradient's numbers that is kept; none = 0.25")
+    tensor_rank: Annotated[float, Field(gt=0, le=4096)] | None = Field(
+        None, description="galore: up to 1, the share of a gradient's numbers that is kept; from 2, each mode's rank; none = 0.25"
+    )
     tensor_budget_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="galore: GB that it may keep of the lattice, instead of a tensor_rank"
     )
@@ -389,6 +391,8 @@ class Optimizer(Section):
         for option, owner in owners.items():
             if getattr(self, option) is not None and self.name != owner:
                 raise ValueError(f"{option}: is for name = {owner} and does nothing for {self.name}; leave it out")
+        if self.tensor_rank is not None and self.tensor_rank > 1 and (self.tensor_rank < 2 or self.tensor_rank % 1):
+            raise ValueError(f"tensor_rank: {self.tensor_rank:g} is neither a share (up to 1) nor a whole rank (from 2)")
         if None not in (self.tensor_rank, self.tensor_budget_gb):
             raise ValueError("tensor_budget_gb: decides the share that tensor_rank sets; give one of the two")
         return self

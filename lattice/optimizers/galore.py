@@ -5,7 +5,7 @@
     every step          R = G x_n U_n^T;  moments of R;  W -= rate * (m / (sqrt(v) + eps)) x_n U_n
 
 The first mode (parameter or offset) is never projected, so that its slices are worked on one after the other and nothing is
-ever larger than one of them.  A mode of full rank has no factor: at `share` 1 this is AdamW.  On a refresh the first moment
+ever larger than one of them.  A mode of full rank has no factor: at `rank` 1.0, the share of all numbers, this is AdamW.  On a refresh the first moment
 is projected from the old span to the new one, the second one with the squares of the same rotation, as if the old
 coordinates were uncorrelated (as in LDAdam, arXiv 2410.16103); it stays positive.
 """
@@ -23,12 +23,12 @@ EPSILON = 1e-8
 
 
 class GaLore:
-    def __init__(self, betas: tuple[float, float], share: float, gap: int) -> None:
-        self._betas, self._share, self._gap = betas, share, gap
+    def __init__(self, betas: tuple[float, float], rank: float, gap: int) -> None:
+        self._betas, self._rank, self._gap = betas, rank, gap
 
     def start(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
         """`factor_n` of each projected mode n; `retained`, the share of the last gradient's energy that R has."""
-        ranks = galore_ranks(tuple(p.shape), self._share)
+        ranks = galore_ranks(tuple(p.shape), self._rank)
         state = {name: torch.zeros((), device=p.device) for name in ("step", "retained")}
         state |= {name: torch.zeros(ranks, device=p.device) for name in ("exp_avg", "exp_avg_sq")}
         for mode, (size, rank) in enumerate(zip(p.shape, ranks, strict=True)):
