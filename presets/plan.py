@@ -146,12 +146,11 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
     # Backward always writes a gradient of the cells, and drops it where they are frozen.
     written = cell_parameters + weights * weights_learn
     in_backward = written - lattice_trained
-    if compiled:
-        in_backward += written  # so is a tick's; the native kernel adds in place
-        # It takes dense connections only: pruned ones are expanded, and so are their gradients, a tick's and the sum.
-        in_backward += sparse * (offsets * cells + (2 * offsets * cells - weights) * weights_learn)
+    if compiled and sparse:
+        # It takes dense connections only: pruned ones are expanded, and so is their gradient.
+        in_backward += offsets * cells * (1 + weights_learn)
         if config.training.batch > micro_batch:
-            in_backward += sparse * weights * weights_learn  # and made compact before it is added to the step's
+            in_backward += weights * weights_learn  # made compact before it is added to the step's
     if sparse and stage.rewiring.regrow == "gradient":
         in_backward += 4 * weights  # a probe's copy with as many absent connections, and its gradient
     # After backward, clipping and the optimizers work in place, or in small chunks.
@@ -170,10 +169,11 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
 
 
 def _states_kept(config: RunConfig, stage: Stage) -> int:
-    """States before a tick that are there at once: those that begin a segment, and all of the last segment."""
-    segment = config.training.checkpoint_ticks or 1
+    """States before a tick that are there at once: the first ones of segments, and all of the last or of a whole one."""
+    segment = min(config.training.checkpoint_ticks or 1, stage.ticks)
     segments = -(-stage.ticks // segment)
-    return segments + min(segment, stage.ticks) - 1
+    last = stage.ticks - (segments - 1) * segment
+    return max(segments + last - 1, segments - 1 + segment - 1)
 
 
 def _is_native(config: RunConfig) -> bool:

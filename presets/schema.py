@@ -368,7 +368,8 @@ class Optimizer(Section):
     final_share: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="learning rate at the end, as share of the peak")
     clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest global gradient norm", json_schema_extra=LIVE)
     tensor_rank: Annotated[float, Field(gt=0, le=4096)] | None = Field(
-        None, description="galore: up to 1, the share of a gradient's numbers that is kept; from 2, each mode's rank; none = 0.25"
+        None,
+        description="galore: up to 1, the share of a gradient's numbers that is kept; from 2, each mode's rank; none = 0.25",
     )
     tensor_budget_gb: Annotated[float, Field(gt=0)] | None = Field(
         None, description="galore: GB that it may keep of the lattice, instead of a tensor_rank"

@@ -5,9 +5,9 @@
     every step          R = G x_n U_n^T;  moments of R;  W -= rate * (m / (sqrt(v) + eps)) x_n U_n
 
 The first mode (parameter or offset) is never projected, so that its slices are worked on one after the other and nothing is
-ever larger than one of them.  A mode of full rank has no factor: at `rank` 1.0, the share of all numbers, this is AdamW.  On a refresh the first moment
-is projected from the old span to the new one, the second one with the squares of the same rotation, as if the old
-coordinates were uncorrelated (as in LDAdam, arXiv 2410.16103); it stays positive.
+ever larger than one of them.  A mode of full rank has no factor: with all numbers kept (rank 1.0) this is AdamW.  On a
+refresh the first moment is projected from the old span to the new one, the second one with the squares of the same rotation,
+as if the old coordinates were uncorrelated (as in LDAdam, arXiv 2410.16103); it stays positive.
 """
 
 from __future__ import annotations

@@ -76,6 +76,7 @@ def test_a_resumed_run_with_pruning_and_rewiring_equals_the_uninterrupted_one(be
         assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
 
 
+@pytest.mark.slow
 @each_optimizer
 def test_it_learns(bench, settings):
     run = bench(*settings, "stages.0.steps=60", "stages.1.steps=1")

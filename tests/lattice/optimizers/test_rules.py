@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -86,7 +88,7 @@ def test_galore_keeps_factors_within_the_gap_and_changes_them_after_it():
         seen.append({name: value.clone() for name, value in state.items() if name.startswith("factor")})
     assert set(seen[0]) == {"factor_1", "factor_2", "factor_3", "factor_4"}
     for name in seen[0]:
-        same = [torch.equal(a[name], b[name]) for a, b in zip(seen, seen[1:], strict=False)]
+        same = [torch.equal(a[name], b[name]) for a, b in itertools.pairwise(seen)]
         assert same == [True, True, False, True, True, False]
         columns = seen[-1][name]
         torch.testing.assert_close(columns.T @ columns, torch.eye(columns.shape[1]), rtol=0, atol=1e-5)
