@@ -132,6 +132,8 @@ class Lattice(nn.Module):
         self.weights = nn.Parameter(initial_weights(topology, start, generator))
         self.cells = nn.Parameter(initial_cells(topology.shape, channels, generator))
         self.kernel: Kernel | None = None
+        self.segment = 0
+        """Ticks of a segment of which one state is kept for the backward (lattice.kernels.propagate); 0 = all are."""
         self.plasticity: Plasticity | None = None
         self._watched = False
         self.excitatory = start.excitatory
@@ -211,14 +213,20 @@ class Lattice(nn.Module):
 
         `bypass` zeroes every message (a control: nothing may then reach the output).
         """
-        return self.state(drive, bypass)[..., -1]
+        return self._ran(drive, bypass, face=True)
 
     def state(self, drive: torch.Tensor, bypass: bool = False) -> torch.Tensor:
         """The whole state [B, X, Y, C, Z] after the ticks."""
+        return self._ran(drive, bypass, face=False)
+
+    def _ran(self, drive: torch.Tensor, bypass: bool, face: bool) -> torch.Tensor:
         weights = torch.zeros_like(self.weights) if bypass else self.weights
         functional = None if bypass else self.functional
         observer = self.plasticity if self._watched else None
-        return propagate(drive, weights, self.cells, self.topology, self.ticks, self.kernel, functional, self.pattern, observer)
+        return propagate(
+            drive, weights, self.cells, self.topology, self.ticks, self.kernel, functional, self.pattern, observer,
+            self.segment, face,
+        )  # fmt: skip
 
 
 def block_labels(shape: tuple[int, int, int], clusters: int) -> torch.Tensor:

@@ -33,7 +33,7 @@ from typing import Annotated
 import torch
 from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter
 
-from lattice import health
+from lattice import health, optimizers
 from lattice.batches import Schedule, Sentences
 from lattice.callbacks import Callback
 from lattice.growth import carry_over
@@ -51,7 +51,8 @@ from presets.schema import RunConfig, Stage
 PROFILE_RATE = {"discovery": 2.0, "learning": 1.0, "consolidation": 0.4, "freeze": 0.0}
 """Learning rate of the connections relative to the rest, by a stage's plasticity profile (the ratios of the seed's)."""
 
-CONNECTION_MOMENTS = ("lattice.weights/exp_avg", "lattice.weights/exp_avg_sq")
+CONNECTIONS = "lattice.weights/"
+"""Begins the names of what the optimizer keeps for connections."""
 
 
 class TrainingFailed(RuntimeError):
@@ -265,10 +266,11 @@ class Trainer:
         old, new = before.lattice, self.model.lattice
         if old is None or new is None:
             return moments
-        own = [name for name in CONNECTION_MOMENTS if name in moments]
-        rest = {name: value for name, value in moments.items() if name not in own}
+        own = {name.removeprefix(CONNECTIONS): value for name, value in moments.items() if name.startswith(CONNECTIONS)}
+        rest = {name: value for name, value in moments.items() if not name.startswith(CONNECTIONS)}
         if old.topology == new.topology:
-            rest |= {name: moved(moments[name], old.pattern, new.pattern) for name in own}
+            kept = optimizers.moved(self.optimizer, own, old.weights.shape, lambda of: moved(of, old.pattern, new.pattern))
+            rest |= {CONNECTIONS + name: value for name, value in kept.items()}
         return rest
 
     # One step
@@ -401,14 +403,13 @@ class Trainer:
         return rewire(self, self.stage.kept(self.progress.stage_step)) if lattice is not None else None
 
     def rewire(self, pattern: Pattern | None) -> None:
-        """The lattice goes over to another pattern of connections; their moments follow, and are 0 for new ones."""
+        """The lattice goes over to another pattern of connections; their moments follow, or start anew."""
         lattice, progress = self.model.lattice, self.progress
-        before = lattice.pattern
+        before, shape = lattice.pattern, lattice.weights.shape
         lattice.rewire(pattern, generator(self.config.run.seed, "signs", progress.stage, progress.stage_step))
-        state = self.optimizer.state.get(lattice.weights, {})
-        for name in ("exp_avg", "exp_avg_sq"):
-            if name in state:
-                state[name] = moved(state[name], before, pattern)
+        if state := self.optimizer.state.get(lattice.weights):
+            state = optimizers.moved(self.optimizer, state, shape, lambda of: moved(of, before, pattern))
+            self.optimizer.state[lattice.weights] = state
 
     # State
 
@@ -496,12 +497,7 @@ class Trainer:
             {"params": connections, "part": "connections", "weight_decay": 0.0},
         ]
         self._names = {id(p): name for name, p in trainable}
-        self.optimizer = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
-            lr=section.learning_rate,
-            betas=(section.beta1, section.beta2),
-            fused=True,
-        )
+        self.optimizer = optimizers.build(self.config, self.stage, groups)
 
     def _rate_of(self, part: str) -> float:
         """Learning rate of a part of the model relative to the schedule's."""
@@ -515,14 +511,13 @@ class Trainer:
         }
 
     def _load_optimizer_tensors(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Takes the moments of parameters that exist here with the same shape."""
+        """Takes what was kept for parameters that exist here, where this optimizer keeps the same of them."""
         for group in self.optimizer.param_groups:
             for p in group["params"]:
-                name = self._names[id(p)]
-                found = {key: tensors.get(f"{name}/{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
-                if any(value is None for value in found.values()) or found["exp_avg"].shape != p.shape:
-                    continue
-                self.optimizer.state[p] = {key: value.clone().to(p.device) for key, value in found.items()}
+                expected = optimizers.layout(self.optimizer, group["part"], p)
+                found = {key: tensors.get(f"{self._names[id(p)]}/{key}") for key in expected}
+                if all(value is not None and (value.shape, value.dtype) == expected[key] for key, value in found.items()):
+                    self.optimizer.state[p] = {key: value.clone().to(p.device) for key, value in found.items()}
 
     def _stage_started(self) -> StageStarted:
         stage, planned = self.stage, self.plan

@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from presets.optimizer_state import CELL_VECTORS, state_bytes
 from presets.schema import RunConfig, Stage, Text
 from presets.topology import reach
 
@@ -31,17 +32,14 @@ TILE = 16
 
 STATE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
-CELL_VECTORS = 6
-"""Vectors of C that every cell has; the functional tier's gain is one more."""
-
 CONTROL_POINTS = 3 * 3
 """A slot drives its patch of the face through so many points of C numbers."""
 
 # State-sized fp32 buffers of a backward tick (measured, see above).
-TICK_GRADIENTS = 3
-"""The gradient that arrives, which the one of the state replaces, a tick's gradient of its message, and the last tick's."""
-FUNCTIONAL_BUFFERS = 4
-"""Cluster means spread over the cells, their product with the gain, the pull on the state, and one more (measured)."""
+TICK_GRADIENTS = 2
+"""The gradient that arrives, which the one of the state replaces, and the tick's gradient of its message."""
+FUNCTIONAL_BUFFERS, FUNCTIONAL_CHANNELS = 1, 3
+"""What the cells hear of their clusters; and so many single channels of a state, on the way there and back."""
 COMPILED_BUFFERS = 4
 """The state's gradient beside the one that arrives, and what the compiled kernel stores between its loops (measured on the
 CPU, not yet on a GPU); the native one needs nothing."""
@@ -142,21 +140,20 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
     trained = text + lattice_trained
 
     state = channels * cells  # numbers a sentence
-    # Backward needs most at its second tick: two states are gone by then, the gradient of the output is still there.
-    freed = itemsize
+    # Backward needs most at its first tick: all states are there yet.
     buffers = TICK_GRADIENTS + FUNCTIONAL_BUFFERS * functional + COMPILED_BUFFERS * compiled
+    in_tick = buffers * state + FUNCTIONAL_CHANNELS * functional * cells
     # Backward always writes a gradient of the cells, and drops it where they are frozen.
     written = cell_parameters + weights * weights_learn
     in_backward = written - lattice_trained
-    if config.training.batch > micro_batch:
-        in_backward += lattice_trained  # a micro-batch's gradient is complete before it is added to the step's
-    if compiled:
-        in_backward += written  # so is a tick's; the native kernel adds in place
-        # It takes dense connections only: pruned ones are expanded, and so are their gradients, a tick's and the sum.
-        in_backward += sparse * (offsets * cells + (2 * offsets * cells - weights) * weights_learn)
+    if compiled and sparse:
+        # It takes dense connections only: pruned ones are expanded, and so is their gradient.
+        in_backward += offsets * cells * (1 + weights_learn)
+        if config.training.batch > micro_batch:
+            in_backward += weights * weights_learn  # made compact before it is added to the step's
     if sparse and stage.rewiring.regrow == "gradient":
         in_backward += 4 * weights  # a probe's copy with as many absent connections, and its gradient
-    # After backward, clipping and the fused AdamW work in place.
+    # After backward, clipping and the optimizers work in place, or in small chunks.
 
     return {
         "cell_parameters": FLOAT * cell_parameters,
@@ -164,12 +161,19 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
         "clusters": LABEL * cells * functional + FLOAT * channels * (cells * functional + centroids),
         "text": FLOAT * text,
         "gradients": FLOAT * trained,
-        "optimizer": 2 * FLOAT * trained,
-        "states": micro_batch * (stage.ticks + 1) * state * itemsize,
-        "temporaries": micro_batch * (state * (buffers * FLOAT - freed) + _activations(config, stage) * FLOAT)
-        + FLOAT * in_backward,
+        "optimizer": 2 * FLOAT * text + state_bytes(config, stage, kept),
+        "states": micro_batch * _states_kept(config, stage) * state * itemsize,
+        "temporaries": FLOAT * (micro_batch * (in_tick + _activations(config, stage)) + in_backward),
         "runtime": RUNTIME_BYTES,
     }
+
+
+def _states_kept(config: RunConfig, stage: Stage) -> int:
+    """States before a tick that are there at once: the first ones of segments, and all of the last or of a whole one."""
+    segment = min(config.training.checkpoint_ticks or 1, stage.ticks)
+    segments = -(-stage.ticks // segment)
+    last = stage.ticks - (segments - 1) * segment
+    return max(segments + last - 1, segments - 1 + segment - 1)
 
 
 def _is_native(config: RunConfig) -> bool:

@@ -347,8 +347,11 @@ class LatticeSection(Section):
 
 
 class Optimizer(Section):
-    """AdamW with warm-up and a cosine over the whole run."""
+    """Warm-up and a cosine over the whole run; text and ports by AdamW, cells and connections by `name`."""
 
+    name: Literal["adamw", "galore", "adam8bit", "adafactor", "lion"] = Field(
+        "adamw", description="of cells and connections: AdamW in fp32, or one that keeps about a quarter of its moments' bytes"
+    )
     learning_rate: Annotated[float, Field(gt=0, le=1)] = Field(3e-3, description="peak", json_schema_extra=LIVE)
     cell_rate: Annotated[float, Field(gt=0, le=10)] = Field(
         0.3, description="learning rate of cells relative to the rest", json_schema_extra=LIVE
@@ -364,7 +367,36 @@ class Optimizer(Section):
     warmup_steps: Annotated[int, Field(ge=0)] = Field(50, description="linear")
     final_share: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="learning rate at the end, as share of the peak")
     clip: Annotated[float, Field(gt=0)] = Field(1.0, description="largest global gradient norm", json_schema_extra=LIVE)
-    tensor_rank: Count = Field(32, description="rank of Tensor-GaLore's factors; recorded, no optimizer here uses it yet")
+    tensor_rank: Annotated[float, Field(gt=0, le=4096)] | None = Field(
+        None,
+        description="galore: up to 1, the share of a gradient's numbers that is kept; from 2, each mode's rank; none = 0.25",
+    )
+    tensor_budget_gb: Annotated[float, Field(gt=0)] | None = Field(
+        None, description="galore: GB that it may keep of the lattice, instead of a tensor_rank"
+    )
+    gap: Count | None = Field(None, description="galore: steps between new factors; none = 100")
+    momentum: Literal["bf16", "off"] | None = Field(None, description="adafactor: first moment; none = bf16")
+    lion_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="lion: its learning rates relative to AdamW's; none = 0.3"
+    )
+
+    @model_validator(mode="after")
+    def _every_option_has_an_effect(self) -> Optimizer:
+        owners = {
+            "tensor_rank": "galore",
+            "tensor_budget_gb": "galore",
+            "gap": "galore",
+            "momentum": "adafactor",
+            "lion_rate": "lion",
+        }
+        for option, owner in owners.items():
+            if getattr(self, option) is not None and self.name != owner:
+                raise ValueError(f"{option}: is for name = {owner} and does nothing for {self.name}; leave it out")
+        if self.tensor_rank is not None and self.tensor_rank > 1 and (self.tensor_rank < 2 or self.tensor_rank % 1):
+            raise ValueError(f"tensor_rank: {self.tensor_rank:g} is neither a share (up to 1) nor a whole rank (from 2)")
+        if None not in (self.tensor_rank, self.tensor_budget_gb):
+            raise ValueError("tensor_budget_gb: decides the share that tensor_rank sets; give one of the two")
+        return self
 
 
 class Training(Section):
@@ -372,6 +404,11 @@ class Training(Section):
 
     batch: Count = Field(32, description="sentences a step, whatever the micro-batch")
     micro_batch: Annotated[int, Field(ge=0)] = Field(0, description="sentences held in memory at once; 0 = as the plan allows")
+    checkpoint_ticks: Annotated[int, Field(ge=0)] = Field(
+        0,
+        description="ticks of a segment of which only the first state is kept for the backward, which runs the others again; "
+        "0 = all states are kept, about the root of a stage's ticks saves most",
+    )
     bad_steps: Count = Field(5, description="skipped steps in a row that send the run back to good weights, once, then end it")
     spike_deviations: Annotated[float, Field(ge=0)] = Field(
         6.0, description="a loss this many standard deviations (and a nat) above its running mean is skipped; 0 = none is"

@@ -58,7 +58,9 @@ def _forward(state, weights, cells, extra, drive, topology, epsilon):
     return out.to(state.dtype)
 
 
-def _backward(grad_out, state, weights, cells, extra, topology, epsilon, want_weights):
+def _backward(grad_out, state, weights, cells, extra, topology, epsilon, total_cells, total_weights):
+    """Adds to the totals, lists of [X, Y, C, Z] and [X, Y, Z] (none for connections that do not learn), in place: the sums
+    over the batch end in them, where a tick's own gradient of every parameter would be as large as the parameters."""
     s, grad = state.float(), grad_out.float()
     m = _message(s, weights, extra, topology)
     factor = torch.rsqrt(m.square().mean(3, keepdim=True) + epsilon)
@@ -67,9 +69,9 @@ def _backward(grad_out, state, weights, cells, extra, topology, epsilon, want_we
     h = torch.tanh(cells[3] * s + cells[4] * m + cells[5])
     dz = grad * (h - s) * z * (1 - z)
     dh = grad * z * (1 - h * h)
-    grad_cells = [
-        (dz * s).sum(0), (dz * m).sum(0), dz.sum(0), (dh * s).sum(0), (dh * m).sum(0), dh.sum(0),
-    ]  # fmt: skip
+    parts = (dz * s, dz * m, dz, dh * s, dh * m, dh)
+    for total, part in zip(total_cells, parts, strict=True):
+        total += part.sum(0)
     grad_m = dz * cells[1] + dh * cells[4]
     grad_m = factor * (grad_m - m * (grad_m * m).mean(3, keepdim=True))
     grad_s = grad * (1 - z) + dz * cells[0] + dh * cells[3]
@@ -77,8 +79,10 @@ def _backward(grad_out, state, weights, cells, extra, topology, epsilon, want_we
     for k, offset in enumerate(topology.offsets):
         back = (-offset[0], -offset[1], -offset[2])
         grad_s = grad_s + neighbour(weights[k][:, :, None] * grad_m, back, topology.boundary == "periodic")
-    grad_weights = [(grad_m * read).sum((0, 3)) for read in _read(s, topology, +1)] if want_weights else []
-    return grad_s, grad_m, grad_cells, grad_weights
+    if total_weights:
+        for total, read in zip(total_weights, _read(s, topology, +1), strict=True):
+            total += (grad_m * read).sum((0, 3))
+    return grad_s, grad_m
 
 
 class CompiledKernel:
@@ -122,17 +126,13 @@ class CompiledKernel:
         self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive, pattern=None, fresh=False
     ):
         assert pattern is None, "dense connections only"
-        grad_state, grad_message, of_cells, of_weights = self._backward(
-            grad_out, state, weights, cells, extra, self._topology, epsilon, grad_weights is not None
+        total_weights = [] if grad_weights is None else list(grad_weights)
+        if fresh:
+            for total in (grad_cells, *total_weights):
+                total.zero_()
+        grad_state, grad_message = self._backward(
+            grad_out, state, weights, cells, extra, self._topology, epsilon, list(grad_cells), total_weights
         )
-        totals, parts = list(grad_cells), list(of_cells)
-        if grad_weights is not None:
-            totals, parts = totals + list(grad_weights), parts + list(of_weights)
-        for total, part in zip(totals, parts, strict=True):
-            if fresh:
-                total.copy_(part)
-            else:
-                total += part
         if grad_drive is not None:
             grad_drive += grad_state[..., 0]
         return grad_state, grad_message

@@ -56,12 +56,18 @@ class Functional:
     labels: torch.Tensor
     count: int
 
-    def sums(self, values: torch.Tensor) -> torch.Tensor:
-        """values [B, X, Y, C, Z] summed over the cells of each cluster -> [B, C, count]; in a fixed order on the CPU."""
-        batch, _, _, channels, _ = values.shape
-        flat = values.permute(0, 3, 1, 2, 4).reshape(batch, channels, -1)
-        total = torch.zeros(batch, channels, self.count, dtype=flat.dtype, device=flat.device)
-        return total.index_add_(2, self.labels.flatten(), flat)
+    def sums(self, values: torch.Tensor, gained: bool = False) -> torch.Tensor:
+        """values [B, X, Y, C, Z], times the gain where `gained`, summed over the cells of each cluster -> [B, C, count].
+
+        In a fixed order on the CPU.  One channel after the other: nothing of the values' size is copied.
+        """
+        cells, dtype = self.labels.flatten(), self.gain.dtype
+        found = []
+        for c in range(values.shape[3]):
+            channel = values[:, :, :, c].to(dtype)
+            flat = (channel * self.gain[:, :, c] if gained else channel).flatten(1)
+            found.append(flat.new_zeros(len(flat), self.count).index_add(1, cells, flat))
+        return torch.stack(found, 1)
 
     def sizes(self) -> torch.Tensor:
         """Cells per cluster, at least 1 so that an empty cluster has mean zero [count]."""
@@ -75,66 +81,128 @@ class Functional:
 
     def means(self, state: torch.Tensor) -> torch.Tensor:
         """mu [B, C, count], the mean state of each cluster."""
-        return self.sums(state.to(self.gain.dtype)) / self.sizes()
+        return self.sums(state) / self.sizes()
+
+    def message(self, state: torch.Tensor) -> torch.Tensor:
+        """gain * mu of each cell's cluster [B, X, Y, C, Z] in the gain's dtype, contiguous."""
+        means, heard = self.means(state), torch.empty(state.shape, dtype=self.gain.dtype, device=state.device)
+        for c in range(state.shape[3]):
+            torch.mul(self.gain[:, :, c], means[:, c, self.labels], out=heard[:, :, :, c])
+        return heard
+
+    def add_gradients(
+        self,
+        grad_message: torch.Tensor,
+        state: torch.Tensor,
+        grad_gain: torch.Tensor,
+        grad_state: torch.Tensor,
+        grad_drive: torch.Tensor,
+    ) -> None:
+        """The backward of `message`: adds dL/dgain [X, Y, C, Z], dL/dstate [B, X, Y, C, Z] and its face at z = 0 in place."""
+        means, pull = self.means(state), self.sums(grad_message, gained=True) / self.sizes()
+        for c in range(state.shape[3]):
+            grad_gain[:, :, c] += (grad_message[:, :, :, c].to(self.gain.dtype) * means[:, c, self.labels]).sum(0)
+            pulled = pull[:, c, self.labels]
+            grad_state[:, :, :, c] += pulled.to(grad_state.dtype)
+            grad_drive[..., c] += pulled[..., 0]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all ticks of one run share beside its tensors."""
+
+    kernel: Kernel
+    functional: Functional | None
+    pattern: Pattern | None
+    observer: Observer | None
+    ticks: int
+    segment: int
+    """Of so many ticks' states one is kept; the backward makes the others again."""
+    face: bool
+    """Only the output face is wanted: neither the last state nor a gradient of its size is then kept beside it."""
+
+    def tick(self, tick: int, state, drive, weights, cells) -> torch.Tensor:
+        """The state before the tick after `tick`, from the one before it."""
+        extra = None if self.functional is None else self.functional.message(state)
+        drive = drive if tick + 1 < self.ticks else None
+        return self.kernel.forward(state, weights, cells, extra, drive, NORM_EPSILON, self.pattern)
 
 
 class _Propagate(torch.autograd.Function):
-    """Saves the T input states of the ticks and nothing else that grows with the batch."""
+    """Saves input states of ticks and nothing else that grows with the batch: all T, or one a segment (Chen et al. 2016).
+
+    The last segment's are always kept: its backward runs first, when memory is fullest anyway, and needs no second forward.
+    Where a parameter has a gradient already, the backward adds to that one in place and gives autograd none: a second
+    gradient of every parameter is what accumulating micro-batches would otherwise cost.
+    """
 
     @staticmethod
-    def forward(ctx, drive, weights, cells, gain, functional, pattern, kernel, observer, ticks, epsilon, keep):
+    def forward(ctx, drive, weights, cells, gain, run, keep):
         batch, x, y, channels = drive.shape
-        state = kernel.empty_state((batch, x, y, channels, weights.shape[-1]), zero=True)
+        state = run.kernel.empty_state((batch, x, y, channels, weights.shape[-1]), zero=True)
         state[..., 0] = drive
-        states = []
-        for tick in range(ticks):
-            extra = _extra(functional, state)
-            if keep:
-                states.append(state)
-            if observer is not None:
-                observer.observe(tick, state, False)
-            state = kernel.forward(state, weights, cells, extra, drive if tick + 1 < ticks else None, epsilon, pattern)
-        if observer is not None:
-            observer.observe(ticks, state, True)
+        states: dict[int, torch.Tensor] = {}
+        last_segment = (run.ticks - 1) // run.segment * run.segment
+        for tick in range(run.ticks):
+            if keep and (tick % run.segment == 0 or tick >= last_segment):
+                states[tick] = state
+            if run.observer is not None:
+                run.observer.observe(tick, state, False)
+            state = run.tick(tick, state, drive, weights, cells)
+        if run.observer is not None:
+            run.observer.observe(run.ticks, state, True)
         ctx.save_for_backward(drive, weights, cells, gain)
-        ctx.states, ctx.functional, ctx.pattern, ctx.epsilon = states, functional, pattern, epsilon
-        ctx.kernel, ctx.observer = kernel, observer
-        return state
+        ctx.states, ctx.run = states, run
+        return state[..., -1].contiguous() if run.face else state
 
     @staticmethod
     def backward(ctx, grad):
         drive, weights, cells, gain = ctx.saved_tensors
-        if not ctx.states:
+        states, run = ctx.states, ctx.run
+        if not states:
             raise RuntimeError("propagate: the states were freed by an earlier backward; run the ticks again")
-        functional, kernel = ctx.functional, ctx.kernel
-        # The last tick's backward, the first to run, writes these; those after it add to them.
-        grad_cells, fresh = on_huge_pages(torch.empty_like(cells)), True
-        grad_weights = on_huge_pages(torch.empty_like(weights)) if ctx.needs_input_grad[1] else None
-        grad_gain = torch.zeros_like(gain) if functional is not None else None
+        functional, kernel = run.functional, run.kernel
+        (grad_weights, grad_cells), inside = _totals(weights if ctx.needs_input_grad[1] else None, cells)
+        fresh = not any(inside)  # the last tick's backward, the first to run, then writes; those after it add
+        gain_inside = gain is not None and gain.is_leaf and gain.grad is not None
+        grad_gain = gain.grad if gain_inside else None if gain is None else torch.zeros_like(gain)
         grad_drive = torch.zeros(drive.shape, dtype=torch.float32, device=drive.device)
-        grad = grad.clone(memory_format=torch.contiguous_format)  # kernels overwrite it, and it is not ours
-        while ctx.states:
-            state = ctx.states.pop()  # freed as soon as it is used
-            if ctx.observer is not None:
-                ctx.observer.signal(len(ctx.states), grad, state)
-            extra = _extra(functional, state)
+        if run.face:
+            face, grad = grad, run.kernel.empty_state((*drive.shape, weights.shape[-1]), zero=True)
+            grad[..., -1] = face
+        else:
+            grad = grad.clone(memory_format=torch.contiguous_format)  # kernels overwrite it, and it is not ours
+        for tick in reversed(range(run.ticks)):
+            if tick not in states:
+                for begun in range(tick // run.segment * run.segment, tick):
+                    states[begun + 1] = run.tick(begun, states[begun], drive, weights, cells)
+            state = states.pop(tick)  # freed as soon as it is used
+            if run.observer is not None:
+                run.observer.signal(tick, grad, state)
+            extra = None if functional is None else functional.message(state)
             grad, grad_message = kernel.backward(
-                grad, state, weights, cells, extra, ctx.epsilon, grad_cells, grad_weights, grad_drive, ctx.pattern, fresh
+                grad, state, weights, cells, extra, NORM_EPSILON, grad_cells, grad_weights, grad_drive, run.pattern, fresh
             )
             fresh = False
             if functional is not None:
-                shared = functional.spread(functional.means(state))
-                grad_gain += (grad_message.to(gain.dtype) * shared).sum(0)
-                pull = functional.spread(functional.sums(grad_message.to(gain.dtype) * gain) / functional.sizes())
-                grad += pull.to(grad.dtype)
-                grad_drive += pull[..., 0]
-        return grad_drive.to(drive.dtype), grad_weights, grad_cells, grad_gain, *[None] * 7
+                functional.add_gradients(grad_message, state, grad_gain, grad, grad_drive)
+            del state, extra, grad_message  # before the next tick makes its own
+        totals, inside = (grad_weights, grad_cells, grad_gain), (*inside, gain_inside)
+        given = [None if there else total for total, there in zip(totals, inside, strict=True)]
+        return grad_drive.to(drive.dtype), *given, None, None
 
 
-def _extra(functional: Functional | None, state: torch.Tensor) -> torch.Tensor | None:
-    if functional is None:
-        return None
-    return (functional.gain * functional.spread(functional.means(state))).contiguous()
+def _totals(*parameters: torch.Tensor | None) -> tuple[list[torch.Tensor | None], list[bool]]:
+    """(where to add each one's gradient, whether that is the gradient it has); not yet written to where none has one."""
+    inside = [p is not None and p.is_leaf and p.grad is not None for p in parameters]
+    totals = []
+    for p, there in zip(parameters, inside, strict=True):
+        if p is None or there:
+            totals.append(p.grad if there else None)
+        else:
+            fresh = on_huge_pages(torch.empty_like(p))
+            totals.append(fresh.zero_() if any(inside) else fresh)
+    return totals, inside
 
 
 def propagate(
@@ -147,11 +215,15 @@ def propagate(
     functional: Functional | None = None,
     pattern: Pattern | None = None,
     observer: Observer | None = None,
+    segment: int = 0,
+    face: bool = False,
 ) -> torch.Tensor:
     """The state after `ticks` ticks from silence, with `drive` added to the input face before each of them.
 
     drive [B, X, Y, C] in the state dtype (fp32, bf16, fp16); weights [K, X, Y, Z] and cells [6, X, Y, C, Z] in fp32;
-    returns [B, X, Y, C, Z].  With a `pattern`, weights are compact: [kept, X, Y, Z].  `kernel=None` runs the reference.
+    returns [B, X, Y, C, Z], or its output face [B, X, Y, C] where only the `face` is wanted.  With a `pattern`, weights are
+    compact: [kept, X, Y, Z].  `kernel=None` runs the reference.  With a `segment`, of every so many ticks only the first
+    one's state is kept for the backward, which observers do not see run again; the reference keeps all that autograd needs.
     Raises ValueError where shapes do not belong together.
     """
     x, y, z = topology.shape
@@ -169,13 +241,11 @@ def propagate(
     if kernel is not None:
         keep = torch.is_grad_enabled()
         gain = functional.gain if functional is not None else None
-        return _Propagate.apply(
-            drive.contiguous(), weights, cells, gain, functional, pattern, kernel, observer, ticks, NORM_EPSILON, keep
-        )
+        run = _Run(kernel, functional, pattern, observer, ticks, segment or 1, face)
+        return _Propagate.apply(drive.contiguous(), weights, cells, gain, run, keep)
     state = torch.zeros(*drive.shape, z, dtype=drive.dtype, device=drive.device)
-    face = torch.zeros_like(state[..., 0:1])
     for tick in range(ticks):
-        state = torch.cat([state[..., 0:1] + drive[..., None] + face, state[..., 1:]], dim=-1)
+        state = torch.cat([state[..., 0:1] + drive[..., None], state[..., 1:]], dim=-1)
         before = state
         if observer is not None:
             observer.observe(tick, before, False)
@@ -185,7 +255,7 @@ def propagate(
             state.register_hook(partial(_signal, observer, tick, before.detach()))
     if observer is not None:
         observer.observe(ticks, state, True)
-    return state
+    return state[..., -1] if face else state
 
 
 def _signal(observer: Observer, tick: int, before: torch.Tensor, grad: torch.Tensor) -> None:

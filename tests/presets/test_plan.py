@@ -127,10 +127,10 @@ def test_encoder_decoder_and_ports_are_each_counted_as_they_are_built(preset: st
     assert _ports_size(config.text, config.lattice.channels) == size(model.input_port, model.output_port)
 
 
-def test_states_are_the_inputs_of_all_ticks_and_the_output_in_the_run_s_precision() -> None:
+def test_states_are_the_inputs_of_all_ticks_in_the_run_s_precision() -> None:
     changes = ["stages.0.ticks=8", "stages.0.strides.z=[5]"]
     full, half = (planned("baseline", *changes, f"run.precision={p}").components["states"] for p in ("fp32", "bf16"))
-    assert full == 32 * (8 + 1) * 12 * 16**3 * 4
+    assert full == 32 * 8 * 12 * 16**3 * 4
     assert half * 2 == full
 
 
@@ -206,13 +206,11 @@ def test_where_not_even_one_sentence_fits_the_micro_batch_is_one_and_the_plan_sa
     assert (stage.micro_batch, stage.accumulation, stage.fits) == (1, 32, False)
 
 
-def test_accumulating_micro_batches_takes_one_more_buffer_of_lattice_gradients() -> None:
+def test_accumulating_micro_batches_takes_no_more_memory_than_one_of_them_alone() -> None:
     changes = ["training.micro_batch=4", "connections.learning=gradient", "stages.0.strides.z=[5]"]
-    lattice = FLOAT * (6 * 12 + 28) * 50 * 50 * 25
     for kernel in ("native", "compiled"):
         whole, parts = (planned("small", *changes, f"run.kernel={kernel}", f"training.batch={batch}") for batch in (4, 8))
-        assert parts.total_bytes - whole.total_bytes == lattice
-        assert parts.components["temporaries"] - whole.components["temporaries"] == lattice
+        assert parts.total_bytes == whole.total_bytes
 
 
 def test_frozen_cells_still_take_the_gradient_that_backward_writes_and_drops() -> None:

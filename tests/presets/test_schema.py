@@ -33,14 +33,14 @@ def stage_complaint(**values: Any) -> str:
 
 def test_the_seeds_defaults_hold() -> None:
     assert schema.Clustering().clustering_integration == 0.3
-    assert schema.Optimizer().tensor_rank == 32
+    assert schema.Optimizer(name="galore", tensor_rank=32).tensor_rank == 32
     assert schema.Decode().every == 50
 
 
-def test_the_seeds_production_presets_have_its_sparsity_rank_and_cluster_gain() -> None:
+def test_the_seeds_production_presets_have_its_sparsity_and_cluster_gain() -> None:
     medium, large = load("production_medium").config, load("production_large").config
     assert (medium.stages[0].sparsity, large.stages[0].sparsity) == (0.4, 0.6)
-    assert medium.optimizer.tensor_rank == large.optimizer.tensor_rank == 32
+    assert medium.optimizer.name == large.optimizer.name == "adam8bit"
     for preset in (medium, large):
         assert preset.stages[0].clustering.clusters > 0
         assert preset.stages[0].clustering.clustering_integration == 0.3
@@ -177,3 +177,28 @@ def test_warm_up_must_end_before_the_run_does() -> None:
 def test_a_run_needs_a_stage() -> None:
     with pytest.raises(ValidationError, match="at least 1"):
         RunConfig(stages=())
+
+
+# Optimizers
+
+OWNED = {"tensor_rank": 0.5, "tensor_budget_gb": 1.0, "gap": 10, "momentum": "off", "lion_rate": 0.1}
+
+
+@pytest.mark.parametrize("option", OWNED)
+@pytest.mark.parametrize("name", ["adamw", "galore", "adam8bit", "adafactor", "lion"])
+def test_an_option_of_another_optimizer_is_refused_and_its_owner_is_named(name: str, option: str) -> None:
+    owner = {"momentum": "adafactor", "lion_rate": "lion"}.get(option, "galore")
+    given = {"name": name, option: OWNED[option]}
+    if name == owner:
+        assert getattr(config(optimizer=given).optimizer, option) == OWNED[option]
+    else:
+        assert f"{option}: is for name = {owner} and does nothing for {name}" in complaint(optimizer=given)
+
+
+def test_galore_takes_a_share_or_a_whole_rank_or_a_budget_and_only_one_of_them() -> None:
+    for rank in (0.1, 1.0, 2, 32):
+        assert config(optimizer={"name": "galore", "tensor_rank": rank}).optimizer.tensor_rank == rank
+    for rank in (1.5, 2.5):
+        assert f"tensor_rank: {rank} is neither" in complaint(optimizer={"name": "galore", "tensor_rank": rank})
+    both = {"name": "galore", "tensor_rank": 0.5, "tensor_budget_gb": 1.0}
+    assert "give one of the two" in complaint(optimizer=both)

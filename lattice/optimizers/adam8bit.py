@@ -1,0 +1,115 @@
+"""AdamW with both moments in 8 bits, by blocks (after Dettmers et al. 2022, arXiv 2110.02861, with a quantiser of our own).
+
+A block's largest magnitude is its scale; codes are even in a root of what they stand for, so that small numbers keep their
+digits: the first moment in its square root (127 steps and a sign, down to 6e-5 of the scale), the second in its fourth
+root (255 steps, down to 2e-10).  Rounding is random: to the nearest, a moment that decays by less than half a step would
+never decay.  The random numbers are one table, entered at a place that step and chunk name: a resumed run rounds alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from lattice.optimizers.chunks import chunk_size
+from presets.optimizer_state import BLOCK
+
+EPSILON = 1e-8
+TINY = 1e-38
+PLACES = 2**16
+"""Places at which the table of random numbers can be entered."""
+
+
+class Adam8bit:
+    """codes are flat [numbers], scales [blocks]; the last block may be short."""
+
+    def __init__(self, betas: tuple[float, float]) -> None:
+        self._betas = betas
+        self._table = torch.empty(0)
+
+    def start(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
+        count, blocks = p.numel(), -(-p.numel() // BLOCK)
+        return {
+            "step": torch.zeros((), device=p.device),
+            "exp_avg": torch.zeros(count, dtype=torch.int8, device=p.device),
+            "exp_avg_scale": torch.zeros(blocks, device=p.device),
+            "exp_avg_sq": torch.zeros(count, dtype=torch.uint8, device=p.device),
+            "exp_avg_sq_scale": torch.zeros(blocks, device=p.device),
+        }
+
+    def step(self, p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], rate: float) -> None:
+        beta1, beta2 = self._betas
+        state["step"] += 1
+        step = float(state["step"])
+        rate, correction = rate / (1 - beta1**step), (1 - beta2**step) ** 0.5
+        for i, (weight, g, *codes) in enumerate(_chunks(p, grad, state)):
+            g, dither = in_blocks(g), self._dither(int(step), i, p.device)
+            average = decoded_signed(codes[0], codes[1]).lerp_(g, 1 - beta1)
+            square = decoded_unsigned(codes[2], codes[3]).mul_(beta2).addcmul_(g, g, value=1 - beta2)
+            moved = average / square.sqrt().div_(correction).add_(EPSILON)
+            weight.sub_(moved.view(-1)[: len(weight)], alpha=rate)
+            encode_signed(average, dither, codes[0], codes[1])
+            encode_unsigned(square, dither, codes[2], codes[3])
+
+    def moved(self, state: dict, shape: torch.Size, move: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
+        # Nothing is computed of the moved moments before they are stored again: round to the nearest.
+        average = move(decoded_signed(state["exp_avg"], state["exp_avg_scale"]).view(-1)[: shape.numel()].view(shape))
+        square = move(decoded_unsigned(state["exp_avg_sq"], state["exp_avg_sq_scale"]).view(-1)[: shape.numel()].view(shape))
+        new = self.start(average)
+        encode_signed(in_blocks(average.reshape(-1)), 0.5, new["exp_avg"], new["exp_avg_scale"])
+        encode_unsigned(in_blocks(square.reshape(-1)), 0.5, new["exp_avg_sq"], new["exp_avg_sq_scale"])
+        return new | {"step": state["step"]}
+
+    def _dither(self, step: int, chunk: int, device: torch.device) -> torch.Tensor:
+        """Numbers in 0..1 [blocks of a whole chunk, BLOCK]."""
+        size = chunk_size(device)
+        if self._table.device != device or not len(self._table):
+            drawn = torch.rand(size + PLACES, generator=torch.Generator().manual_seed(0))
+            self._table = drawn.to(device)
+        place = (step * 40503 + chunk * 30011) % PLACES
+        return self._table[place : place + size].view(-1, BLOCK)
+
+
+def _chunks(p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor]):
+    size = chunk_size(p.device)
+    numbers = [tensor.view(-1).split(size) for tensor in (p, grad, state["exp_avg"], state["exp_avg_sq"])]
+    scales = [state[name].split(size // BLOCK) for name in ("exp_avg_scale", "exp_avg_sq_scale")]
+    for weight, g, average, square, average_scale, square_scale in zip(*numbers, *scales, strict=True):
+        yield weight, g, average, average_scale, square, square_scale
+
+
+def in_blocks(values: torch.Tensor) -> torch.Tensor:
+    """values [n] -> [blocks, BLOCK], zeros after the last."""
+    return F.pad(values, (0, -len(values) % BLOCK)).view(-1, BLOCK)
+
+
+def decoded_signed(codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    wide = in_blocks(codes).float()
+    return wide.mul(wide.abs()).mul_(scale[:, None] / 127**2)
+
+
+def decoded_unsigned(codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return in_blocks(codes).float().div_(255).square_().square_().mul_(scale[:, None])
+
+
+def encode_signed(values: torch.Tensor, dither: torch.Tensor | float, codes: torch.Tensor, scale: torch.Tensor) -> None:
+    """Writes codes and scale of values [blocks, BLOCK]."""
+    size = values.abs()
+    torch.amax(size, 1, out=scale)
+    steps = size.div_(scale[:, None].clamp(min=TINY)).sqrt_().mul_(127)
+    steps = steps.add_(_first(dither, len(values))).floor_().clamp_(max=127)
+    codes.copy_(steps.copysign_(values).view(-1)[: len(codes)])
+
+
+def encode_unsigned(values: torch.Tensor, dither: torch.Tensor | float, codes: torch.Tensor, scale: torch.Tensor) -> None:
+    """Writes codes and scale of values [blocks, BLOCK]; what is not zero stays so: the update divides by it."""
+    torch.amax(values, 1, out=scale)
+    steps = values.div(scale[:, None].clamp(min=TINY)).sqrt_().sqrt_().mul_(255)
+    steps = steps.add_(_first(dither, len(values))).floor_().clamp_(min=1, max=255).mul_(values > 0)
+    codes.copy_(steps.view(-1)[: len(codes)])
+
+
+def _first(dither: torch.Tensor | float, blocks: int) -> torch.Tensor | float:
+    return dither if isinstance(dither, float) else dither[:blocks]

@@ -1,0 +1,126 @@
+"""Tensor-GaLore (George et al. 2024, arXiv 2501.02379): AdamW's moments live in a low-rank projection of the gradient.
+
+    every `gap` steps   factors U_n [size, rank] of each mode but the first, from the gradient: higher-order SVD by the Gram
+                        matrix of each mode's unfolding and its leading eigenvectors; moments are carried into them
+    every step          R = G x_n U_n^T;  moments of R;  W -= rate * (m / (sqrt(v) + eps)) x_n U_n
+
+The first mode (parameter or offset) is never projected, so that its slices are worked on one after the other and nothing is
+ever larger than one of them.  A mode of full rank has no factor: with all numbers kept (rank 1.0) this is AdamW.  On a
+refresh the first moment is projected from the old span to the new one, the second one with the squares of the same rotation,
+as if the old coordinates were uncorrelated (as in LDAdam, arXiv 2410.16103); it stays positive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from lattice.optimizers.chunks import rows_of
+from presets.optimizer_state import galore_ranks
+
+EPSILON = 1e-8
+
+
+class GaLore:
+    def __init__(self, betas: tuple[float, float], rank: float, gap: int) -> None:
+        self._betas, self._rank, self._gap = betas, rank, gap
+
+    def start(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
+        """`factor_n` of each projected mode n; `retained`, the share of the last gradient's energy that R has."""
+        ranks = galore_ranks(tuple(p.shape), self._rank)
+        state = {name: torch.zeros((), device=p.device) for name in ("step", "retained")}
+        state |= {name: torch.zeros(ranks, device=p.device) for name in ("exp_avg", "exp_avg_sq")}
+        for mode, (size, rank) in enumerate(zip(p.shape, ranks, strict=True)):
+            if rank < size:
+                state[_factor(mode)] = torch.zeros(size, rank, device=p.device)
+        return state
+
+    def step(self, p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], rate: float) -> None:
+        beta1, beta2 = self._betas
+        if int(state["step"]) % self._gap == 0:
+            self._refresh(grad, state)
+        state["step"] += 1
+        step = float(state["step"])
+        rate, correction = rate / (1 - beta1**step), (1 - beta2**step) ** 0.5
+        factors = _factors(state, p.dim())
+        kept = torch.zeros((), dtype=torch.float64, device=p.device)
+        for weight, g, average, square in zip(p, grad, state["exp_avg"], state["exp_avg_sq"], strict=True):
+            projected = project(g, factors)
+            kept += projected.square().sum(dtype=torch.float64)
+            average.lerp_(projected, 1 - beta1)
+            square.mul_(beta2).addcmul_(projected, projected, value=1 - beta2)
+            root = torch.sqrt(square, out=projected).div_(correction).add_(EPSILON)
+            add_back(weight, torch.div(average, root, out=root), factors, -rate)
+        whole = torch.linalg.vector_norm(grad, dtype=torch.float64).square()
+        state["retained"].copy_(torch.where(whole > 0, kept / whole, 1.0))
+
+    def moved(self, state: dict, shape: torch.Size, move: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {}  # a projection mixes all connections of an offset: start anew
+
+    def _refresh(self, grad: torch.Tensor, state: dict[str, torch.Tensor]) -> None:
+        old = _factors(state, grad.dim())
+        new = {mode: leading(gram(grad, mode), factor.shape[1]) for mode, factor in old.items()}
+        if int(state["step"]):
+            turns = {mode: (old[mode].T @ new[mode]) for mode in new}
+            squares = {mode: turn.square() for mode, turn in turns.items()}
+            for average, square in zip(state["exp_avg"], state["exp_avg_sq"], strict=True):
+                average.copy_(project(average, turns))
+                square.copy_(project(square, squares))
+        for mode, factor in new.items():
+            old[mode].copy_(factor)
+
+
+def _factor(mode: int) -> str:
+    return f"factor_{mode}"
+
+
+def _factors(state: dict[str, torch.Tensor], modes: int) -> dict[int, torch.Tensor]:
+    return {mode: state[_factor(mode)] for mode in range(1, modes) if _factor(mode) in state}
+
+
+def gram(tensor: torch.Tensor, mode: int) -> torch.Tensor:
+    """The Gram matrix [n, n] of a mode's unfolding (mode >= 1, n numbers long), in double precision."""
+    size = tensor.shape[mode]
+    total = torch.zeros(size, size, dtype=torch.float64, device=tensor.device)
+    for piece in tensor:
+        unfolded = _around(piece, mode)
+        if unfolded.shape[2] == 1:
+            flat = unfolded[:, :, 0]
+            total += flat.T @ flat
+        else:
+            for part in unfolded.split(rows_of(tensor.device, size * size)):
+                total += (part @ part.mT).sum(0)
+    return total
+
+
+def leading(symmetric: torch.Tensor, rank: int) -> torch.Tensor:
+    """The eigenvectors of the `rank` largest eigenvalues, as columns [n, rank] in fp32."""
+    return torch.linalg.eigh(symmetric).eigenvectors[:, -rank:].flip(1).float()
+
+
+def project(piece: torch.Tensor, factors: dict[int, torch.Tensor]) -> torch.Tensor:
+    """piece x_n U_n^T for every factor; a piece is a slice of the first mode, and factors count the modes of the whole."""
+    for mode, factor in factors.items():
+        shape = list(piece.shape)
+        shape[mode - 1] = factor.shape[1]
+        unfolded = _around(piece, mode)
+        found = unfolded[:, :, 0] @ factor if unfolded.shape[2] == 1 else factor.T @ unfolded
+        piece = found.reshape(shape)
+    return piece if factors else piece.clone()
+
+
+def add_back(weight: torch.Tensor, core: torch.Tensor, factors: dict[int, torch.Tensor], scale: float) -> None:
+    """weight += scale * core x_n U_n; the last product is added as it is formed."""
+    for mode in sorted(factors, reverse=True):
+        if mode == 1:
+            weight.view(len(weight), -1).addmm_(factors[1], core.reshape(core.shape[0], -1), alpha=scale)
+            return
+        core = project(core, {mode: factors[mode].T})
+    weight.add_(core, alpha=scale)
+
+
+def _around(piece: torch.Tensor, mode: int) -> torch.Tensor:
+    """A slice seen as [before, n, after] of a mode of the whole tensor."""
+    before = piece.shape[: mode - 1].numel()
+    return piece.reshape(before, piece.shape[mode - 1], -1)

@@ -1,0 +1,105 @@
+"""One optimizer of several rules: text and ports by torch's fused AdamW, cells and connections by what the config names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+
+from lattice.optimizers.adafactor import Adafactor
+from lattice.optimizers.adam8bit import Adam8bit
+from lattice.optimizers.galore import GaLore
+from lattice.optimizers.lion import Lion
+from presets.optimizer_state import GAP, LION_RATE, tensor_rank
+from presets.schema import RunConfig, Stage
+
+OWN = ("cells", "connections")
+"""Parts of the model that follow `optimizer.name`."""
+
+State = dict[str, torch.Tensor]
+
+
+class Rule(Protocol):
+    """How one tensor learns.  State is plain tensors by name, all of them there from the start."""
+
+    def start(self, p: torch.Tensor) -> State:
+        """State before the first step, on the parameter's device (which may be meta: only shapes are asked for then)."""
+
+    def step(self, p: torch.Tensor, grad: torch.Tensor, state: State, rate: float) -> None:
+        """Changes p and state in place; grad is finite and contiguous, and is not written to."""
+
+    def moved(self, state: State, shape: torch.Size, move: Callable[[torch.Tensor], torch.Tensor]) -> State:
+        """The state after connections moved: `move` takes what belongs to those of `shape` to their new places.
+
+        Empty where a rule starts anew.
+        """
+
+
+class PartWise(torch.optim.Optimizer):
+    """Groups have a `part`; those with a rule in `rules` follow it, all others AdamW."""
+
+    def __init__(self, groups: list[dict[str, Any]], rules: dict[str, Rule], rate: float, betas: tuple[float, float]) -> None:
+        self.rules = rules
+        others = [group for group in groups if group["part"] not in rules]
+        self._adamw = torch.optim.AdamW(others, lr=rate, betas=betas, fused=True)
+        super().__init__(groups, {"lr": rate})  # the same group objects: a rate that is set here is set there
+        self._adamw.state = self.state
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Raises FloatingPointError, and changes nothing, where a gradient that a rule would take is not finite."""
+        own = [(group, p) for group in self.param_groups if group["part"] in self.rules for p in group["params"]]
+        own = [(group, p) for group, p in own if p.grad is not None]
+        if not all(bool(torch.isfinite(torch.linalg.vector_norm(p.grad))) for _, p in own):
+            raise FloatingPointError("a gradient of cells or connections is not finite; no step was taken")
+        self._adamw.step()
+        for group, p in own:
+            rule = self.rules[group["part"]]
+            if not self.state[p]:
+                self.state[p] = rule.start(p)
+            rule.step(p, p.grad.contiguous(), self.state[p], float(group["lr"]))
+
+
+def build(config: RunConfig, stage: Stage, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """The optimizer of groups {params, part, weight_decay}, part being text, ports, cells or connections."""
+    section, groups = config.optimizer, [group for group in groups if group["params"]]
+    betas = (section.beta1, section.beta2)
+    if section.name == "adamw":
+        return torch.optim.AdamW(groups, lr=section.learning_rate, betas=betas, fused=True)
+    return PartWise(groups, {part: _rule(config, stage, part) for part in OWN}, section.learning_rate, betas)
+
+
+def _rule(config: RunConfig, stage: Stage, part: str) -> Rule:
+    section = config.optimizer
+    betas = (section.beta1, section.beta2)
+    match section.name:
+        case "galore":
+            return GaLore(betas, tensor_rank(config, stage), GAP if section.gap is None else section.gap)
+        case "adam8bit":
+            return Adam8bit(betas)
+        case "adafactor":
+            return Adafactor(part, betas, section.momentum != "off")
+        case _:
+            return Lion(LION_RATE if section.lion_rate is None else section.lion_rate)
+
+
+def layout(optimizer: torch.optim.Optimizer, part: str, p: torch.Tensor) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Shape and dtype of each tensor that the optimizer keeps for a parameter of a part."""
+    empty = torch.empty_like(p, device="meta")
+    if isinstance(optimizer, PartWise) and part in optimizer.rules:
+        state = optimizer.rules[part].start(empty)
+    else:
+        state = {"step": torch.empty(()), "exp_avg": empty, "exp_avg_sq": empty}
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+
+
+def moved(
+    optimizer: torch.optim.Optimizer, state: State, shape: torch.Size, move: Callable[[torch.Tensor], torch.Tensor]
+) -> State:
+    """The state of connections (of this shape before) that `move` takes to another pattern; empty where it starts anew."""
+    if not state:
+        return {}
+    if isinstance(optimizer, PartWise):
+        return optimizer.rules["connections"].moved(state, shape, move)
+    return {name: value if name == "step" else move(value) for name, value in state.items()}

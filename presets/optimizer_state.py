@@ -1,0 +1,111 @@
+"""What each optimizer keeps for a tensor of the lattice, counted without torch; lattice.optimizers builds it by these shapes.
+
+adamw      two moments in fp32                                                    8 bytes a number
+adam8bit   two moments in 8 bits, a scale for each block of them                  2.03
+adafactor  second moment as an outer product; first one in bf16 or none           2.4 or 0.4 (cells of 12 x 150 numbers)
+lion       momentum in bf16                                                       2
+galore     two moments in fp32 of the gradient's projection to a share of itself  8 times the share, and the factors
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from presets.schema import Optimizer, RunConfig, Stage
+
+TENSOR_RANK, GAP, LION_RATE = 0.25, 100, 0.3
+"""What galore and lion do where nothing is said."""
+
+BLOCK = 256
+"""Numbers that share a scale in 8-bit moments."""
+
+CELL_VECTORS = 6
+"""Vectors of C that every cell has; the functional tier's gain is one more."""
+
+_SHARES = 1000
+"""A share that follows from a budget is a multiple of 1 / _SHARES."""
+
+Shape = tuple[int, ...]
+
+
+def lattice_tensors(config: RunConfig, stage: Stage, kept: int | None = None) -> list[tuple[str, Shape]]:
+    """(part, shape) of what learns by gradient in a stage's lattice, with `kept` connections a cell (all of them by default).
+
+    A freezing profile is not looked at: it can be lifted while the stage trains.
+    """
+    if config.lattice.arm != "lattice":
+        return []
+    channels, (x, y, z) = config.lattice.channels, stage.shape
+    tensors: list[tuple[str, Shape]] = []
+    if config.lattice.cells == "gradient":
+        tensors.append(("cells", (CELL_VECTORS, x, y, channels, z)))
+        if stage.clustering.clusters:
+            tensors.append(("cells", (x, y, channels, z)))
+    if config.connections.learning in ("gradient", "hybrid"):
+        tensors.append(("connections", (len(stage.topology("walls").offsets) if kept is None else kept, x, y, z)))
+    return tensors
+
+
+def state_bytes(config: RunConfig, stage: Stage, kept: int) -> int:
+    """Bytes kept for the lattice with `kept` connections a cell; step counters and the like left out."""
+    frozen = stage.profile == "freeze"
+    tensors = [each for each in lattice_tensors(config, stage, kept) if not (frozen and each[0] == "connections")]
+    rank = tensor_rank(config, stage) if config.optimizer.name == "galore" else 1.0
+    return sum(_bytes_of(config.optimizer, part, shape, rank) for part, shape in tensors)
+
+
+def _bytes_of(section: Optimizer, part: str, shape: Shape, rank: float) -> int:
+    numbers = math.prod(shape)
+    match section.name:
+        case "adam8bit":
+            return 2 * (numbers + 4 * -(-numbers // BLOCK))
+        case "adafactor":
+            factors = numbers // shape[-1] + numbers // shape[factored_axis(part, len(shape))]
+            return 4 * factors + 2 * numbers * (section.momentum != "off")
+        case "lion":
+            return 2 * numbers
+        case "galore":
+            return galore_bytes(shape, rank)
+        case _:
+            return 8 * numbers
+
+
+def factored_axis(part: str, axes: int) -> int:
+    """The axis that adafactor factors together with the last one (z): offsets of connections, channels of cells."""
+    return 0 if part == "connections" else axes - 2
+
+
+def galore_ranks(shape: Shape, rank: float) -> Shape:
+    """Rank of each mode: `rank` from 2 on, or such that about that share of the numbers is left.
+
+    The first mode (parameter or offset) is never projected, and a share is spread evenly over the others.
+    """
+    if rank > 1:
+        return shape[0], *(min(size, int(rank)) for size in shape[1:])
+    each = rank ** (1 / (len(shape) - 1))
+    return shape[0], *(max(1, math.floor(size * each + 1e-9)) for size in shape[1:])
+
+
+def galore_bytes(shape: Shape, rank: float) -> int:
+    ranks = galore_ranks(shape, rank)
+    factors = sum(size * rank for size, rank in zip(shape, ranks, strict=True) if rank < size)
+    return 4 * (2 * math.prod(ranks) + factors)
+
+
+def tensor_rank(config: RunConfig, stage: Stage) -> float:
+    """What galore keeps, as galore_ranks takes it: as told, or the largest share that a budget allows (at least a thousandth).
+
+    A budget is held with all connections there, so that the share does not depend on what is pruned when.
+    """
+    section = config.optimizer
+    if section.tensor_budget_gb is None:
+        return section.tensor_rank if section.tensor_rank is not None else TENSOR_RANK
+    shapes = [shape for _, shape in lattice_tensors(config, stage)]
+
+    def bytes_at(thousandths: int) -> int:
+        return sum(galore_bytes(shape, thousandths / _SHARES) for shape in shapes)
+
+    return max(1, bisect.bisect_right(range(1, _SHARES + 1), round(section.tensor_budget_gb * 1e9), key=bytes_at)) / _SHARES
