@@ -222,6 +222,13 @@ def _savings(config: RunConfig, index: int, micro_batch: int, budget: int) -> di
         if config.run.precision == "fp32":
             halved = _with(config, run=_with(config.run, precision="bf16"))
             trials["run.precision=bf16"] = halved, stage, micro_batch
+        if config.optimizer.name == "adamw":
+            coded = _with(config, optimizer=_with(config.optimizer, name="adam8bit"))
+            trials["optimizer.name=adam8bit"] = coded, stage, micro_batch
+        if not config.training.checkpoint_ticks:
+            segment = math.ceil(math.sqrt(stage.ticks))
+            segmented = _with(config, training=_with(config.training, checkpoint_ticks=segment))
+            trials[f"training.checkpoint_ticks={segment}"] = segmented, stage, micro_batch
         if config.connections.learning != "frozen":
             frozen = _with(config, connections=_with(config.connections, learning="frozen"))
             trials["connections.learning=frozen"] = frozen, stage, micro_batch

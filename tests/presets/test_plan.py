@@ -225,7 +225,7 @@ def test_frozen_cells_still_take_the_gradient_that_backward_writes_and_drops() -
 
 
 def test_large_with_adamw_does_not_fit_24_gb_and_the_plan_says_by_how_much() -> None:
-    stage = planned("large")
+    stage = planned("large", "optimizer.name=adamw")
     assert not stage.fits
     assert stage.budget_bytes == 24 * GB
     assert stage.components["cell_parameters"] == 7 * 12 * 13_500_000 * 4
@@ -233,6 +233,23 @@ def test_large_with_adamw_does_not_fit_24_gb_and_the_plan_says_by_how_much() -> 
     sentence = explain(stage)
     assert f"is {over:.2f} GB over the budget of 24.00 GB" in sentence
     assert "\n" not in sentence
+
+
+def test_large_fits_24_gb_on_a_cpu_and_the_shipped_medium_and_progressive_fit_anywhere() -> None:
+    large = planned("large", "run.device=cpu", "run.precision=fp32")
+    assert large.fits and large.total_bytes < 21 * GB
+    assert planned("medium").fits and planned("medium").budget_bytes == 12 * GB
+    for stage in plan(load("progressive").config):
+        assert stage.fits and stage.budget_bytes == 24 * GB
+
+
+def test_8_bit_moments_and_segments_of_ticks_are_offered_where_they_are_not_on_yet() -> None:
+    heavy = ["optimizer.name=adamw", "training.checkpoint_ticks=0", "training.micro_batch=1"]
+    stage = planned("large", *heavy)
+    assert {"optimizer.name=adam8bit", "training.checkpoint_ticks=4"} <= set(stage.savings)
+    for switch in ("optimizer.name=adam8bit", "training.checkpoint_ticks=4"):
+        assert stage.total_bytes - planned("large", *heavy, switch).total_bytes == stage.savings[switch] > 0
+    assert {"optimizer.name=adam8bit", "training.checkpoint_ticks=4"}.isdisjoint(planned("large").savings)
 
 
 @pytest.mark.parametrize("changes", [[], ["run.precision=fp32"]], ids=["bf16", "fp32"])
@@ -249,11 +266,12 @@ def test_every_switch_that_is_offered_saves_what_it_promises(changes: list[str])
 
 @pytest.mark.parametrize(("preset", "index"), [("large", 0), ("progressive", 2)])
 def test_the_smaller_shape_and_the_larger_budget_that_are_offered_fit(preset: str, index: int) -> None:
-    stage = planned(preset, stage=index)
+    heavy = "optimizer.name=adamw"
+    stage = planned(preset, heavy, stage=index)
     (shape,) = (switch for switch in stage.savings if switch.startswith(f"stages.{index}.shape="))
-    assert planned(preset, shape, stage=index).fits
+    assert planned(preset, heavy, shape, stage=index).fits
     (budget,) = (word for word in explain(stage).split() if word.startswith("run.memory_budget_gb="))
-    assert planned(preset, budget, stage=index).fits
+    assert planned(preset, heavy, budget, stage=index).fits
 
 
 def test_a_smaller_shape_is_offered_only_if_the_stages_strides_fit_it() -> None:
