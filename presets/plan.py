@@ -40,9 +40,9 @@ TICK_GRADIENTS = 2
 """The gradient that arrives, which the one of the state replaces, and the tick's gradient of its message."""
 FUNCTIONAL_BUFFERS, FUNCTIONAL_CHANNELS = 1, 3
 """What the cells hear of their clusters; and so many single channels of a state, on the way there and back."""
-COMPILED_BUFFERS = 4
-"""The state's gradient beside the one that arrives, and what the compiled kernel stores between its loops (measured on the
-CPU, not yet on a GPU); the native one needs nothing."""
+COMPILED_BUFFERS = 8
+"""The state's gradient beside the one that arrives, and what the compiled kernel stores between its loops (9.3 states in all
+measured at batch 1 on the CPU, not yet on a GPU); the native one needs nothing."""
 
 
 @dataclass(frozen=True)
