@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import math
 import time
 from dataclasses import dataclass
@@ -116,7 +117,8 @@ class Progress:
         given = {key: value for key, value in fields.items() if key in known}
         if given.get("best_valid_loss") is None:
             given["best_valid_loss"] = math.inf
-        return TypeAdapter(cls).validate_python(given, strict=True)
+        # As JSON: strict validation of Python objects would take nothing but a Progress.
+        return TypeAdapter(cls).validate_json(json.dumps(given), strict=True)
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
