@@ -204,7 +204,7 @@ def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> O
     try:
         saved, passed_over = checkpoint.load_newest(folder.checkpoints)
         info, progress = folder.read_info(), Progress.from_json(saved.state["progress"])
-    except (checkpoint.CheckpointError, RunFolderError, KeyError, TypeError) as error:
+    except (checkpoint.CheckpointError, RunFolderError, KeyError, TypeError, ValueError) as error:
         raise Stop(ExitCode.FAILED, f"{folder.name} can't be resumed: {error}") from error
     if saved.state.get("data") != corpus.fingerprint():
         raise Stop(

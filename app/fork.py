@@ -129,7 +129,7 @@ def find_start(name: str, runs_dir: Path) -> Start:
             raise Stop(ExitCode.USAGE, f"{parent.name} has no {which}; {there} (checkpoint.keep says how many are kept)")
         progress = Progress.from_json(saved.state["progress"])
         config = with_settings(run_config(parent), saved.state.get("live", {}))
-    except (checkpoint.CheckpointError, ConfigError, KeyError, TypeError) as error:
+    except (checkpoint.CheckpointError, ValueError, KeyError, TypeError) as error:
         raise Stop(ExitCode.FAILED, f"{parent.name} can't be forked: {error}") from error
     return Start(parent, saved, progress, config)
 

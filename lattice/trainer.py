@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter
+from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
 
 from lattice import health, optimizers
 from lattice.batches import Schedule, Sentences
@@ -113,12 +113,17 @@ class Progress:
     @classmethod
     def from_json(cls, fields: dict) -> Progress:
         """Raises ValueError where a field is of another kind; unknown ones, a newer version's, are left out."""
+        if not isinstance(fields, dict):
+            raise ValueError("progress: is no object with its fields")
         known = {field.name for field in dataclasses.fields(cls)}
         given = {key: value for key, value in fields.items() if key in known}
         if given.get("best_valid_loss") is None:
-            given["best_valid_loss"] = math.inf
-        # As JSON: strict validation of Python objects would take nothing but a Progress.
-        return TypeAdapter(cls).validate_json(json.dumps(given), strict=True)
+            given.pop("best_valid_loss", None)
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps(given), strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise ValueError(f"progress: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
 
 
 def learning_rate(config: RunConfig, step: int) -> float:
