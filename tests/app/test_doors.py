@@ -8,13 +8,11 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(p.relative_to(ROOT) for part in ("app", "lattice", "monitors", "presets") for p in (ROOT / part).rglob("*.py"))
 LOADERS = {"pickle", "cPickle", "_pickle", "shelve", "marshal", "dill", "cloudpickle", "joblib", "yaml", "jsonpickle", "imp"}
 RUNNERS = {"eval", "exec", "compile", "__import__"}
@@ -78,29 +76,15 @@ class Payload:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, command) -> Path:
+def trained(tmp_path_factory, cli) -> Path:
     """A runs folder with one finished run."""
     place = tmp_path_factory.mktemp("runs")
     data = tmp_path_factory.mktemp("data") / "few.txt"
     data.write_text("".join(f"the {what} is number {i}\n" for i in range(40) for what in ("cat", "dog", "red bird")))
     quick = ("--data", data, "--steps", 4, "--set", "run.threads=1", "--set", "decode.every=2")
-    told = command("train", "--preset", "tiny", *quick, "--runs-dir", place)
-    assert told.returncode == 0, told.stderr
+    told = cli("train", "--preset", "tiny", *quick, "--runs-dir", place)
+    assert told.code == 0, told.err
     return place
-
-
-@pytest.fixture(scope="module")
-def command():
-    """`command("plan", ...)`: the program in a process of its own."""
-
-    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        words = [sys.executable, "-m", "app.cli", *map(str, arguments)]
-        return subprocess.run(
-            words, capture_output=True, text=True, env=environment, timeout=120, check=False, errors="replace"
-        )
-
-    return call
 
 
 @pytest.fixture
@@ -119,7 +103,7 @@ def sign(path: Path) -> None:
     (path / "MANIFEST.json").write_text(json.dumps(manifest))
 
 
-def test_a_pickle_in_the_place_of_any_file_of_a_run_is_refused_or_skipped_and_never_run(command, own, tmp_path):
+def test_a_pickle_in_the_place_of_any_file_of_a_run_is_refused_or_skipped_and_never_run(cli, own, tmp_path):
     canary = tmp_path / "canary"
     payload = pickle.dumps(Payload(canary))
     pickle.loads(payload)
@@ -132,33 +116,33 @@ def test_a_pickle_in_the_place_of_any_file_of_a_run_is_refused_or_skipped_and_ne
             (path / name).write_bytes(payload)
             if name != "MANIFEST.json":
                 sign(path)
-        told = command("decode", own, "a cat")
-        assert told.returncode == 1 and "Traceback" not in told.stderr
+        told = cli("decode", own, "a cat")
+        assert told.code == 1 and "Traceback" not in told.err
     (own / "events.jsonl").write_bytes(payload + b"\n" + payload)
     for volume in (own / "volumes").glob("*.volume"):
         volume.write_bytes(payload)
     (checkpoints / "best.json").write_bytes(payload)
     for words in (("export", own, "--what", "trained"), ("decode", own, "a cat", "--best"), ("train", "--resume", own)):
-        assert "Traceback" not in command(*words).stderr
+        assert "Traceback" not in cli(*words).err
     (own / "config.toml").write_bytes(payload)
     (own / "run.json").write_bytes(payload)
-    assert command("status", own).returncode == 1 and command("decode", own, "a cat").returncode == 2
+    assert cli("status", own).code == 1 and cli("decode", own, "a cat").code == 2
     assert not canary.exists()
 
 
 @pytest.mark.parametrize(
     "text", ["__import__('os').system('touch {}')", "!!python/object/apply:os.system ['touch {}']", "$(touch {})"]
 )
-def test_code_in_settings_names_and_text_is_text(command, trained, text, tmp_path):
+def test_code_in_settings_names_and_text_is_text(cli, trained, text, tmp_path):
     canary = tmp_path / "canary"
     code = text.format(canary)
     data = tmp_path / "data.txt"
     data.write_text(f"{code}\n{code} again\nmore\n")
-    command("plan", "--preset", "tiny", "--set", f"run.seed={code}")
-    command("plan", "--preset", code)
-    command("status", code, "--runs-dir", trained)
-    assert command("decode", "last", code, "--runs-dir", trained).returncode == 0
-    assert command("evaluate", "last", "--data", data, "--runs-dir", trained).returncode == 0
+    cli("plan", "--preset", "tiny", "--set", f"run.seed={code}")
+    cli("plan", "--preset", code)
+    cli("status", code, "--runs-dir", trained)
+    assert cli("decode", "last", code, "--runs-dir", trained).code == 0
+    assert cli("evaluate", "last", "--data", data, "--runs-dir", trained).code == 0
     assert not canary.exists()
 
 
@@ -203,12 +187,12 @@ def test_a_link_or_a_pipe_in_the_place_of_a_checkpoints_file_is_refused_at_once(
 
 
 @pytest.mark.parametrize("path", ["/dev/zero", "/proc/self/mem", "/"])
-def test_devices_and_folders_are_no_config_and_no_data(command, path, tmp_path):
+def test_devices_and_folders_are_no_config_and_no_data(cli, path, tmp_path):
     for told in (
-        command("plan", "--preset", "tiny", "--config", path),
-        command("train", "--preset", "tiny", "--data", path if path != "/" else "/dev", "--runs-dir", tmp_path / "runs"),
+        cli("plan", "--preset", "tiny", "--config", path),
+        cli("train", "--preset", "tiny", "--data", path if path != "/" else "/dev", "--runs-dir", tmp_path / "runs"),
     ):
-        assert told.returncode == 2 and told.stderr.startswith("lattice-tui: ") and told.stderr.count("\n") == 1
+        assert told.code == 2 and told.err.startswith("lattice-tui: ") and told.err.count("\n") == 1
     assert not (tmp_path / "runs").exists()
 
 
@@ -224,7 +208,7 @@ def test_a_run_and_all_folders_in_it_are_the_owners_alone(trained):
 # The terminal
 
 
-def test_no_command_hands_the_terminal_what_it_would_obey(command, own):
+def test_no_command_hands_the_terminal_what_it_would_obey(cli, own):
     evil = "\x1b]0;title\x07\x1b[2J\x9b31m\u202e"
     run = own.rename(own.with_name(f"evil{evil}"))
     from monitors.events import EventLog, Warned
@@ -244,8 +228,8 @@ def test_no_command_hands_the_terminal_what_it_would_obey(command, own):
         ("control", run.name, "set", f"a={evil}"),
         ("screenshot", run.name, "--out", runs / "picture.svg"),
     ):
-        told = command(*words, "--runs-dir", runs)
-        assert not ESCAPE.search(told.stdout) and not ESCAPE.search(told.stderr), words
-        assert "Traceback" not in told.stderr, told.stderr
+        told = cli(*words, "--runs-dir", runs)
+        assert not ESCAPE.search(told.out) and not ESCAPE.search(told.err), words
+        assert "Traceback" not in told.err, told.err
     picture = (runs / "picture.svg").read_text(encoding="utf-8")
     assert not ESCAPE.search(picture.replace("\t", ""))
