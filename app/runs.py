@@ -34,8 +34,10 @@ def run_config(folder: RunFolder) -> RunConfig:
     """The config a run was started with.  Raises Stop."""
     try:
         return from_toml(folder.config_toml.read_text(encoding="utf-8"), str(folder.config_toml))
-    except (OSError, UnicodeDecodeError) as error:
-        raise Stop(ExitCode.NO_SUCH_RUN, f"{folder.config_toml} can't be read: {error}") from error
+    except OSError as error:
+        raise Stop(ExitCode.NO_SUCH_RUN, f"{folder.config_toml} can't be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise Stop(ExitCode.USAGE, f"{folder.config_toml}: not valid UTF-8: {error.reason}") from error
     except ConfigError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
 

@@ -12,6 +12,7 @@ from app.tui.screens.home import HomeScreen
 from app.tui.snapshot import View
 from app.tui.widgets.panel import Panel
 from monitors.runs import RunFolder
+from monitors.text_safety import printable
 
 PATIENCE_S = 30.0
 """On a machine under load the screen takes its time; what is there by then is drawn."""
@@ -34,7 +35,7 @@ async def _draw(folder: RunFolder | None, runs_dir: Path, size: tuple[int, int])
         while not _is_drawn(app) and time.monotonic() < until:
             await pilot.pause(0.02)
         await pilot.pause()
-        return app.export_screenshot(title=f"lattice-tui attach {folder.name}" if folder else "lattice-tui")
+        return app.export_screenshot(title=f"lattice-tui attach {printable(folder.name)}" if folder else "lattice-tui")
 
 
 def _is_drawn(app: LatticeApp) -> bool:
