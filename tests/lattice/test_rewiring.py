@@ -61,6 +61,7 @@ def test_the_weakest_give_way_to_as_many_others_and_all_else_stays_exactly_as_it
     assert (old.tiles & ~new.tiles).equal(weakest)
     both = old.mask(depth) & new.mask(depth)
     assert lattice.dense().equal(weights * both)
+    state = trainer.optimizer.state[lattice.weights]
     for name, moment in zip(("exp_avg", "exp_avg_sq"), moments, strict=True):
         assert state[name].shape == lattice.weights.shape and new.expand(state[name]).equal(moment * both)
     exists = present(lattice.topology, slice(None))
@@ -105,6 +106,7 @@ def test_a_target_that_rises_and_falls_adds_and_drops_connections_with_their_mom
     assert moments["exp_avg"].shape == lattice.weights.shape
     trainer.step(list(range(32)))
     rewire(trainer, 4)
+    moments = trainer.optimizer.state[lattice.weights]
     assert len(lattice.weights) == len(moments["exp_avg"]) == 4
     assert moments["exp_avg_sq"].any() and not lattice.pattern.mask(depth).equal(first.mask(depth))
 
