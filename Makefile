@@ -20,7 +20,7 @@ run: venv
 	$(BIN)/lattice-tui train --preset baseline
 
 test: venv
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: venv
 	$(BIN)/python -m ruff check .
@@ -28,7 +28,6 @@ test-all: venv
 
 # Ten minutes under load; a day is the same with --hours 24.
 soak: venv
-	$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(BIN)/python -m pip install --quiet matplotlib
 	$(BIN)/lattice-tui soak --hours 0.1667 --preset baseline --chaos
 
 clean:

@@ -31,7 +31,7 @@ Out = Annotated[
     Path | None,
     typer.Option("--out", help="Append every run to this file of JSON lines, and take from it the runs it already has."),
 ]
-Plot = Annotated[Path | None, typer.Option("--plot", help="Draw the curves into this PNG; needs matplotlib.")]
+Plot = Annotated[Path | None, typer.Option("--plot", help="Draw the curves into this PNG.")]
 
 
 @experiment_app.command("arms")

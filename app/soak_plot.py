@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,9 +15,7 @@ COLOURS = {"leak": "tab:red", "suspicious": "tab:orange", "flat": "tab:blue", "m
 
 
 def check(out: Path) -> None:
-    """Raises Stop before anything runs where the picture could not be drawn or written afterwards."""
-    if importlib.util.find_spec("matplotlib") is None:
-        raise Stop(ExitCode.USAGE, "soak needs matplotlib, which is not installed; `pip install 'lattice-tui[plots]'` adds it")
+    """Raises Stop before anything runs where the picture could not be written afterwards."""
     there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise Stop(ExitCode.USAGE, f"--out {out}: no folder can be written there")

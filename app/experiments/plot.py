@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import os
 import statistics
@@ -14,13 +13,9 @@ from app.experiments.report import Results
 
 
 def check(path: Path | None) -> None:
-    """Raises Stop before anything is trained where the picture could not be drawn or written afterwards."""
+    """Raises Stop before anything is trained where the picture could not be written afterwards."""
     if path is None:
         return
-    if importlib.util.find_spec("matplotlib") is None:
-        raise Stop(
-            ExitCode.USAGE, "--plot needs matplotlib, which is not installed; `pip install 'lattice-tui[plots]'` adds it"
-        )
     if path.suffix.lower() != ".png":
         raise Stop(ExitCode.USAGE, f"--plot {path}: the picture is a PNG; name it so")
     if path.is_dir() or not os.access(path.parent, os.W_OK):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -36,7 +37,7 @@ class Told:
 
 @pytest.fixture(scope="session")
 def cli() -> Callable[..., Told]:
-    """`cli("plan", "--json")` runs the program's `main` in this process."""
+    """`cli("plan", "--json")` runs the program's `main` in this process; what it sets in the environment goes with it."""
 
     def call(*arguments: object) -> Told:
         from app import cli as program
@@ -44,7 +45,7 @@ def cli() -> Callable[..., Told]:
         out, err = io.StringIO(), io.StringIO()
         before, sys.argv = sys.argv, ["lattice-tui", *map(str, arguments)]
         try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            with mock.patch.dict(os.environ), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                 try:
                     program.main()
                     code = 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -15,13 +14,6 @@ from monitors.leak_detector import Detector
 from presets.plan import plan
 
 KEYS = {"name", "slope", "low", "growth", "verdict"}
-
-
-def test_without_matplotlib_nothing_is_started(monkeypatch, cli, tmp_path):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "matplotlib" else find(name, *more))
-    told = cli("soak", "--hours", 1, "--preset", "tiny", "--out", tmp_path / "out")
-    assert told.code == ExitCode.USAGE and "plots" in told.err and not (tmp_path / "out").exists()
 
 
 def test_a_place_that_can_not_be_written_is_refused(cli, tmp_path):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 
 import pytest
 
-from app.experiments import convergence, experiment, plasticity, plot, search, sparsity
+from app.experiments import convergence, experiment, plasticity, search, sparsity
 from app.experiments.experiment import Arm, choose
 from app.experiments.search import Range
 
@@ -125,7 +124,6 @@ def test_the_test_file_is_what_is_scored(run, sentences, tmp_path):
 
 
 def test_the_picture_is_a_png(run, tmp_path):
-    pytest.importorskip("matplotlib")
     path = tmp_path / "curves.png"
     assert run("convergence", *TWO, "--seeds", 2, "--plot", path).code == 0
     assert path.read_bytes().startswith(PNG)
@@ -237,7 +235,6 @@ def test_trials_draw_the_same_values_of_what_arms_share_and_stay_in_range():
 )
 def test_bad_input_is_refused_in_one_sentence_before_training(run, trained, monkeypatch, tmp_path, options, parts):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plot.importlib.util, "find_spec", lambda name: object())
     refused(run("convergence", *options), *parts)
     assert trained == [] and list(tmp_path.iterdir()) == []
 
@@ -251,13 +248,6 @@ def test_results_that_can_not_be_written_are_told_before_training(run, trained, 
 def test_counts_below_the_least_are_refused(run, trained, options):
     told = run("convergence", *options)
     assert told.code == 2 and options[0] in told.err and trained == []
-
-
-def test_without_the_plot_library_one_sentence_says_so_before_training(run, trained, monkeypatch, tmp_path):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(plot.importlib.util, "find_spec", lambda name: None if name == "matplotlib" else find(name))
-    refused(run("convergence", "--plot", tmp_path / "x.png"), "--plot needs matplotlib", "lattice-tui[plots]")
-    assert trained == []
 
 
 def test_patterns_choose_arms_in_their_order_and_own_arms_come_last():
