@@ -10,7 +10,9 @@ import random
 import select
 import socket
 import stat
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,8 +97,15 @@ class Raw:
 
 
 @pytest.fixture
-def engine(tmp_path):
-    folder = RunFolder(tmp_path / "20261122-051530-tiny")
+def short_path() -> Iterator[Path]:
+    """A folder of its own whose path is as short as they get: a socket's path has 107 bytes at most."""
+    with tempfile.TemporaryDirectory() as path:
+        yield Path(path)
+
+
+@pytest.fixture
+def engine(short_path):
+    folder = RunFolder(short_path / "20261122-051530-tiny")
     folder.path.mkdir(mode=0o700)
     engine = Engine(folder)
     yield engine
@@ -137,11 +146,11 @@ def test_a_dead_engines_socket_is_replaced(tmp_path):
     engine.server.close()
 
 
-def test_where_the_path_is_too_long_the_socket_goes_to_a_private_folder_that_run_json_names(tmp_path, monkeypatch):
-    runtime = tmp_path / "r"
+def test_where_the_path_is_too_long_the_socket_goes_to_a_private_folder_that_run_json_names(short_path, monkeypatch):
+    runtime = short_path / "r"
     runtime.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-    folder = RunFolder(tmp_path / ("x" * 100))
+    folder = RunFolder(short_path / ("x" * 100))
     folder.path.mkdir()
     engine = Engine(folder)
     path = Path(engine.server.path)
