@@ -40,7 +40,7 @@ from presets.schema import RunConfig
 BUILT_IN = ("text.", "lattice.channels", "lattice.arm")
 """Settings that a checkpoint's tensors are shaped by, or that its tokenizer comes from."""
 
-BUILT_INTO_STAGE = ("shape", "strides.x", "strides.y", "strides.z", "clustering.clusters")
+BUILT_INTO_STAGE = ("shape", "strides.x", "strides.y", "strides.z", "clustering.clusters", "clustering.clustering_integration")
 
 END_RULE = ("steps", "until_loss", "until_plateau")
 

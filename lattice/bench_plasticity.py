@@ -82,7 +82,7 @@ def bench_update(shape: tuple[int, int, int], repeats: int, settings: Settings) 
         plasticity.begin()
         for tick, state in enumerate(states):
             plasticity.observe(tick, state, tick == TICKS)
-        plasticity.update(weights, None, settings.rate)
+        plasticity.update(weights, settings.rate)
 
     calls = {"native": lambda: update(products), "plain": lambda: update(plain_products)}
     times, rate = timed(calls, repeats), copy_rate(3)

@@ -71,8 +71,9 @@ def _carry_lattice(old: Lattice, new: Lattice) -> None:
     weights = old.dense()
     for k, before in matching_offsets(old.topology, new.topology).items():
         new.weights[k] = resample(weights[before : before + 1], shape)[0]
-    if new.clusters and old.clusters:
+    if new.gain is not None and old.gain is not None:
         new.gain.copy_(resample(old.gain.permute(2, 0, 1, 3), shape).permute(1, 2, 0, 3))
+    if new.clusters and old.clusters:
         new.mean_state.copy_(resample(old.mean_state.permute(3, 0, 1, 2), shape).permute(1, 2, 3, 0))
         if new.clusters == old.clusters:
             new.labels.copy_(nearest(old.labels, shape))

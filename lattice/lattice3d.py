@@ -113,8 +113,9 @@ class Lattice(nn.Module):
     A dense lattice keeps all K offsets and has no `index`; a pruned one has the `index` [kept, X, Y, tiles] of the offsets
     that each tile of cells keeps (lattice.kernels.sparse), and nothing in memory for the others.
 
-    Where clusters are on, also `gain` [X, Y, C, Z], `labels` [X, Y, Z], and what these are formed anew by: `mean_state`
-    [X, Y, Z, C], a running mean (zero before the first look), and `centroids` [clusters, C] (zero before the first fit).
+    Where there are clusters, also `labels` [X, Y, Z], and what these are formed anew by: `mean_state` [X, Y, Z, C], a running
+    mean (zero before the first look), and `centroids` [clusters, C] (zero before the first fit); with an `integration` above 0,
+    cells hear them by the `gain` [X, Y, C, Z].
     """
 
     def __init__(
@@ -139,9 +140,11 @@ class Lattice(nn.Module):
         self.excitatory = start.excitatory
         self.register_buffer("index", None)
         self._pattern: Pattern | None = None
-        if clusters:
-            x, y, z = topology.shape
+        self.gain: nn.Parameter | None = None
+        x, y, z = topology.shape
+        if clusters and integration:
             self.gain = nn.Parameter(torch.full((x, y, channels, z), float(integration)))
+        if clusters:
             self.register_buffer("labels", block_labels(topology.shape, clusters))
             self.register_buffer("mean_state", torch.zeros(x, y, z, channels))
             self.register_buffer("centroids", torch.zeros(clusters, channels))
@@ -187,7 +190,7 @@ class Lattice(nn.Module):
     def watched(self) -> Iterator[None]:
         """Plasticity observes what runs through meanwhile, for `learn`.  Nothing to do where there is none."""
         if self.plasticity is not None:
-            self.plasticity.begin()
+            self.plasticity.begin(self.pattern)
         self._watched = True
         try:
             yield
@@ -196,17 +199,12 @@ class Lattice(nn.Module):
 
     def learn(self, rate: float) -> None:
         """Plasticity changes the connections by what it saw, `rate` times."""
-        if self.plasticity is None:
-            return
-        pattern, weights = self.pattern, self.dense()
-        self.plasticity.update(weights, None if pattern is None else pattern.mask(weights.shape[-1]), rate)
-        if pattern is not None:
-            with torch.no_grad():
-                self.weights.copy_(pattern.take(weights))
+        if self.plasticity is not None:
+            self.plasticity.update(self.weights, rate)
 
     @property
     def functional(self) -> Functional | None:
-        return Functional(self.gain, self.labels, self.clusters) if self.clusters else None
+        return None if self.gain is None else Functional(self.gain, self.labels, self.clusters)
 
     def forward(self, drive: torch.Tensor, bypass: bool = False) -> torch.Tensor:
         """Drive [B, X, Y, C] -> output face [B, X, Y, C] after the ticks.

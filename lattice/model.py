@@ -71,7 +71,7 @@ class TextLattice(nn.Module):
             )
             self.lattice.weights.requires_grad_(learning in ("gradient", "hybrid") and here.profile != "freeze")
             self.lattice.cells.requires_grad_(section.cells == "gradient")
-            if clustering.clusters:
+            if self.lattice.gain is not None:
                 self.lattice.gain.requires_grad_(section.cells == "gradient")
         self.to(device)
 

@@ -178,9 +178,9 @@ class Clustered(Event):
 class Plastic(Event):
     """What plasticity did to the connections since the last such event, over `updates` updates.
 
-    `potentiated` and `depressed` count connections by the sign of their summed change of magnitude; `theta` are the minimum,
-    quartiles and maximum of the cells' BCM thresholds; `mean_change` is the mean |dw|; `message_change` the relative change
-    that the last update made to the normalised messages of a probe (0 where a rule only rescales a cell's weights);
+    `potentiated` and `depressed` count connections by what the last update did to their magnitude; `theta` are the minimum,
+    quartiles and maximum of the cells' BCM thresholds; `mean_change` is the mean |dw| of an update; `message_change`
+    the relative change that the first one made to the messages of a probe, which are normalised (0 where it only rescales);
     `skipped_share` is the share of the rule's work that event-driven updates avoided.
     """
 

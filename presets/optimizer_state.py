@@ -42,7 +42,7 @@ def lattice_tensors(config: RunConfig, stage: Stage, kept: int | None = None) ->
     tensors: list[tuple[str, Shape]] = []
     if config.lattice.cells == "gradient":
         tensors.append(("cells", (CELL_VECTORS, x, y, channels, z)))
-        if stage.clustering.clusters:
+        if stage.clustering.functional:
             tensors.append(("cells", (x, y, channels, z)))
     if config.connections.learning in ("gradient", "hybrid"):
         tensors.append(("connections", (len(stage.topology("walls").offsets) if kept is None else kept, x, y, z)))

@@ -38,6 +38,8 @@ CONTROL_POINTS = 3 * 3
 # State-sized fp32 buffers of a backward tick (measured, see above).
 TICK_GRADIENTS = 2
 """The gradient that arrives, which the one of the state replaces, and the tick's gradient of its message."""
+CELL_FIELDS = 6
+"""Numbers of a cell that plasticity keeps or gathers: theta, firing rate, threshold; firings, activity and its square."""
 FUNCTIONAL_BUFFERS, FUNCTIONAL_CHANNELS = 1, 3
 """What the cells hear of their clusters; and so many single channels of a state, on the way there and back."""
 COMPILED_BUFFERS = 8
@@ -118,7 +120,7 @@ def _total(config: RunConfig, stage: Stage, micro_batch: int) -> int:
 def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, int]:
     """Bytes by component, in the order of the table."""
     channels, itemsize = config.lattice.channels, STATE_BYTES[config.run.precision]
-    functional = stage.clustering.clusters > 0
+    functional, clusters = stage.clustering.functional, stage.clustering.clusters
     compiled = not _is_native(config)
 
     text = _encoder_size(config.text) + config.text.decoder_size(config.text.decoder_feed_forward())
@@ -131,8 +133,6 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
     weights, sparse = kept * cells, cells > 0 and kept < offsets
     # A byte for each offset that a tile keeps, and for each that it might where that one is looked up.
     index = (kept + offsets) * math.prod(stage.shape[:2]) * -(-stage.shape[2] // TILE) * sparse
-
-    centroids = stage.clustering.clusters if cells else 0
 
     cells_learn = config.lattice.cells == "gradient"
     weights_learn = config.connections.learning in ("gradient", "hybrid") and stage.profile != "freeze"
@@ -158,7 +158,8 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
     return {
         "cell_parameters": FLOAT * cell_parameters,
         "connections": FLOAT * weights + index,
-        "clusters": LABEL * cells * functional + FLOAT * channels * (cells * functional + centroids),
+        "plasticity": FLOAT * _plasticity(config, stage, weights, cells, state, micro_batch),
+        "clusters": (LABEL * cells + FLOAT * channels * (cells + clusters)) * (clusters > 0 and cells > 0),
         "text": FLOAT * text,
         "gradients": FLOAT * trained,
         "optimizer": 2 * FLOAT * text + state_bytes(config, stage, kept),
@@ -166,6 +167,18 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
         "temporaries": FLOAT * (micro_batch * (in_tick + _activations(config, stage)) + in_backward),
         "runtime": RUNTIME_BYTES,
     }
+
+
+def _plasticity(config: RunConfig, stage: Stage, weights: int, cells: int, state: int, micro_batch: int) -> int:
+    """Numbers that lattice.plasticity.plasticity holds during a backward."""
+    if not (stage.waves or config.connections.learning in ("plastic", "hybrid")):
+        return 0
+    rule, watched = config.plasticity.rule, min(config.plasticity.sentences, micro_batch)
+    sums = (2 if rule == "stdp" else 1) * weights
+    # A probe's state, as far as one layer of x hears; of three_factor the signal that arrives, and the credit.
+    heard = min(stage.shape[0], 2 * max((1, *stage.strides.x)) + 1) if cells else 0
+    signals = 2 * watched * state if rule == "three_factor" else 0
+    return sums + CELL_FIELDS * cells + state // stage.shape[0] * heard + signals
 
 
 def _states_kept(config: RunConfig, stage: Stage) -> int:

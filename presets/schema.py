@@ -42,11 +42,11 @@ class Strides(Section):
 
 
 class Clustering(Section):
-    """The functional tier: cells hear the mean state of their cluster."""
+    """Functional clusters, formed by what cells do; in the functional tier cells also hear the mean state of their cluster."""
 
-    clusters: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="number of functional clusters; 0 = tier off")
+    clusters: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="number of functional clusters; 0 = none")
     clustering_integration: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.3, description="starting gain of the cluster mean in a cell's message"
+        0.3, description="starting gain of the cluster mean in a cell's message; 0 = clusters are formed, cells don't hear them"
     )
     every: Annotated[int, Field(ge=0)] = Field(
         100,
@@ -57,6 +57,11 @@ class Clustering(Section):
     sample: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         16384, description="cells that the clusters' centres are fitted on, before all cells are assigned"
     )
+
+    @property
+    def functional(self) -> bool:
+        """Whether cells hear their clusters."""
+        return self.clusters > 0 and self.clustering_integration > 0
 
     @model_validator(mode="after")
     def _sample_holds_them(self) -> Clustering:

@@ -68,6 +68,10 @@ class Pattern:
         """Which offsets each tile keeps [offsets, X, Y, tiles] (bool)."""
         return self.slots != NONE
 
+    def rows(self, rows: slice) -> Pattern:
+        """The pattern of the cells in `rows` of x."""
+        return Pattern(self.index[:, rows], self.offsets)
+
     def mask(self, depth: int) -> torch.Tensor:
         """Which connections each cell keeps [offsets, X, Y, depth] (bool)."""
         return self.tiles.repeat_interleave(TILE, -1)[..., :depth]

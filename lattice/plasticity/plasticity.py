@@ -1,14 +1,15 @@
 """Plasticity of a lattice: watches a few sentences go through, and changes connections by what their two cells did.
 
-    begin()                         before a step: forget the last one
+    begin(pattern)                  before a step: forget the last one; which connections there are
     observe(tick, state, final)     from lattice.kernels.propagate: the state before tick 0, 1, ..., and after the last
     signal(tick, grad, state)       from its backward: the state before `tick` and dL/d(state after it)
-    update(weights, mask, rate)     after the optimizer step, once, however many micro-batches there were
+    update(weights, rate)           after the optimizer step, once, however many micro-batches there were
 
 A cell fires in a tick when its state changes by more than its threshold (RMS over channels); the input face fires when it is
 first driven.  A message takes a tick, so two cells that fire in the same one are no causal pair.  Traces start at zero for
 every sentence and count ticks.  What is summed is divided by the sentences observed, so that a rate means the same whatever
 the batch.  Connections of negative sign learn with the opposite sign: what agrees with a connection's effect strengthens it.
+A pruned lattice costs sums and work for the connections that it has.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 from torch import nn
 
 from lattice.kernels.propagate import NORM_EPSILON
+from lattice.kernels.sparse import Pattern
 from lattice.plasticity import competition, rules
 from lattice.plasticity.products import Work, message, present, products
 from presets.schema import Plasticity as Settings
@@ -53,8 +55,13 @@ class Tally:
     done: int = 0
     """Products of two tiles computed, of `possible`."""
     possible: int = 0
+    potentiated: int = 0
+    """Connections whose magnitude the last update raised."""
+    depressed: int = 0
     connections: int = 0
     """That exist and are not pruned, at the last update."""
+    changes: float = 0.0
+    """Sum over updates of the mean |dw|."""
     spoilt: int = 0
     """Sentences left out because a state of their micro-batch was not finite."""
     seconds: float = 0.0
@@ -77,7 +84,6 @@ class Plasticity(nn.Module):
         self.configure(settings, threshold)
         self.products: Callable[..., Work] = products
         self._tally = Tally()
-        self._changed: torch.Tensor | None = None  # of |w| [K, X, Y, Z], summed since the last report
         self._message_change: float | None = None
         self.begin()
 
@@ -93,10 +99,24 @@ class Plasticity(nn.Module):
             self.threshold.mul_(threshold / self.start).clamp_(LEAST_THRESHOLD, MOST_THRESHOLD)
             self.start = threshold
 
+    def _slabs(self, numbers: int) -> list[slice]:
+        """Runs of x, at most SLAB_NUMBERS each where a layer of x has so many `numbers`."""
+        size, step = self.topology.shape[0], max(1, SLAB_NUMBERS // numbers)
+        return [slice(start, min(start + step, size)) for start in range(0, size, step)]
+
+    @property
+    def _heard(self) -> slice:
+        """The layers of x that the middle one hears from."""
+        size, reach = self.topology.shape[0], max(abs(dx) for dx, _, _ in self.topology.offsets)
+        middle = size // 2
+        wraps = self.topology.boundary == "periodic" and (middle < reach or middle + reach >= size)
+        return slice(0, size) if wraps else slice(max(0, middle - reach), min(size, middle + reach + 1))
+
     # Watching
 
-    def begin(self) -> None:
-        """A new step: what was seen before is forgotten."""
+    def begin(self, pattern: Pattern | None = None) -> None:
+        """A new step: what was seen before is forgotten.  Without a pattern all K connections are there."""
+        self._pattern = pattern
         self._left, self._seen = self.settings.sentences, 0
         self._fired = torch.zeros_like(self.theta)
         self._ticks = 0
@@ -124,8 +144,11 @@ class Plasticity(nn.Module):
             return
         clock = time.perf_counter()
         now = state[: self._watching].detach().float()
-        change = now if self._last is None else now - self._last
-        self._spikes.append(change.square().mean(3) > self.threshold.square())
+        spikes = torch.empty(*now.shape[:3], now.shape[4], dtype=torch.bool, device=now.device)
+        for rows in self._slabs(now[:, 0].numel()):
+            change = now[:, rows] if self._last is None else now[:, rows] - self._last[:, rows]
+            spikes[:, rows] = change.square().mean(3) > self.threshold[rows].square()
+        self._spikes.append(spikes)
         if final and not torch.isfinite(state).all():
             # All of them: a kernel may read beside a sentence's states, where a weight of zero does not stop a NaN.
             self._tally.spoilt += self._watching
@@ -143,7 +166,7 @@ class Plasticity(nn.Module):
         spikes = torch.stack(self._spikes, 3)
         self._seen += len(last)
         if self._probe is None:
-            self._probe = before[:1].clone()
+            self._probe = before[:1, self._heard].clone()
         self._fired += spikes.sum((0, 3))
         self._ticks += spikes.shape[0] * spikes.shape[3]
         tally.events += int(spikes.sum())
@@ -151,16 +174,17 @@ class Plasticity(nn.Module):
         ticks, depth = spikes.shape[3:]
         hops = hops_from(0, depth, self.topology.strides[2])
         tally.reached += spikes.numel() // (ticks * depth) * sum(max(0, ticks - far) for far in hops)
-        activity = last.square().mean(3).sqrt()
+        activity = torch.empty(len(last), *self.topology.shape, device=last.device)
+        for rows in self._slabs(last[:, 0].numel()):
+            activity[:, rows] = last[:, rows].square().mean(3).sqrt()
         self._activity += activity.sum(0)
         self._squares += activity.square().sum(0)
         # A cell that never fired in a sentence learns nothing from it by the rules of rates.
         learns = spikes.any(3).to(last.dtype)
         match self.settings.rule:
             case "stdp":
-                _, x, y, ticks, z = spikes.shape
-                for part in spikes.split(max(1, SLAB_NUMBERS // (x * y * ticks * z))):
-                    self._add_stdp(part.float())
+                for part in spikes.split(max(1, SLAB_NUMBERS // spikes[0].numel())):
+                    self._add_stdp(part)
             case "bcm":
                 # Post enters as y * (y - theta) along its direction, so that one product serves all samples.
                 weight = learns * (activity - self.theta)
@@ -169,19 +193,29 @@ class Plasticity(nn.Module):
                 self._add(0, before, last * learns[:, :, :, None])
 
     def _add_stdp(self, spikes: torch.Tensor) -> None:
-        """Σ over samples and ticks of pre_trace · post spike and of post_trace · pre spike; spikes [b, X, Y, T + 1, Z]."""
-        pre_trace, post_trace = torch.zeros_like(spikes), torch.zeros_like(spikes)
-        for tick in range(1, spikes.shape[3]):
-            for trace, tau in ((pre_trace, self.stdp.tau_plus), (post_trace, self.stdp.tau_minus)):
-                trace[:, :, :, tick] = rules.decayed(trace[:, :, :, tick - 1] + spikes[:, :, :, tick - 1], tau)
-        self._add(0, pre_trace, spikes)
-        self._add(1, spikes, post_trace)
+        """Σ over samples and ticks of pre_trace · post spike and of post_trace · pre spike; spikes [b, X, Y, T + 1, Z] (bool).
+
+        Traces run through all ticks; they are kept for as many at once as make a slab.
+        """
+        ticks, decays = spikes.shape[3], (self.stdp.tau_plus, self.stdp.tau_minus)
+        some = max(1, SLAB_NUMBERS // spikes[:, :, :, 0].numel())
+        ends = [torch.zeros_like(spikes[:, :, :, 0], dtype=torch.float32) for _ in decays]  # spikes and traces one tick before
+        for start in range(0, ticks, some):
+            fired = spikes[:, :, :, start : start + some].float()
+            traces = [torch.empty_like(fired) for _ in decays]
+            for trace, end, tau in zip(traces, ends, decays, strict=True):
+                for tick in range(fired.shape[3]):
+                    trace[:, :, :, tick] = rules.decayed(end, tau)
+                    torch.add(trace[:, :, :, tick], fired[:, :, :, tick], out=end)
+            self._add(0, traces[0], fired)
+            self._add(1, fired, traces[1])
 
     def _add(self, sum_of: int, pre: torch.Tensor, post: torch.Tensor) -> None:
-        """Adds the products of two fields [b, X, Y, M, Z] to a sum [K, X, Y, Z]."""
+        """Adds the products of two fields [b, X, Y, M, Z] to a sum [kept, X, Y, Z]."""
         if sum_of == len(self._sums):
-            self._sums.append(torch.zeros(len(self.topology.offsets), *self.topology.shape, device=post.device))
-        work: Work = self.products(pre, post, self.topology, self._sums[sum_of], self.settings.quiet)
+            kept = len(self.topology.offsets) if self._pattern is None else self._pattern.kept
+            self._sums.append(torch.zeros(kept, *self.topology.shape, device=post.device))
+        work: Work = self.products(pre, post, self.topology, self._sums[sum_of], self.settings.quiet, self._pattern)
         self._tally.done += work.done
         self._tally.possible += work.possible
 
@@ -207,10 +241,10 @@ class Plasticity(nn.Module):
     # Learning
 
     @torch.no_grad()
-    def update(self, weights: torch.Tensor, mask: torch.Tensor | None, rate: float) -> None:
-        """Changes `weights` [K, X, Y, Z] in place by what was seen since `begin`, times `rate`.
+    def update(self, weights: torch.Tensor, rate: float) -> None:
+        """Changes `weights` [kept, X, Y, Z] in place by what was seen since `begin`, times `rate`.
 
-        Those that are pruned (not in `mask`) or lead over a wall stay as they are.
+        Those that lead over a wall stay as they are.
         """
         if not self._seen or not self._sums:
             return
@@ -219,13 +253,10 @@ class Plasticity(nn.Module):
         won = None
         if settings.winners:
             won = competition.winners_in_blocks(activity, settings.neighbourhood, settings.winners)
-        if self._changed is None:
-            self._changed = torch.zeros_like(weights)
-        _, x, y, z = weights.shape
-        step = max(1, SLAB_NUMBERS // (len(weights) * y * z))
-        self._tally.connections = 0
-        for start in range(0, x, step):
-            self._update_rows(slice(start, min(start + step, x)), weights, mask, squares, won, rate)
+        tally = self._tally
+        tally.connections = tally.potentiated = tally.depressed = 0
+        moved = sum(self._update_rows(rows, weights, squares, won, rate) for rows in self._slabs(weights[:, 0].numel()))
+        tally.changes += moved / max(1, tally.connections)
         self.theta.copy_(rules.bcm_theta(self.theta, squares.sqrt(), settings.tau_theta))
         self.firing.copy_(rules.running_mean(self.firing, self._fired / self._ticks, FIRING_STEPS))
         if settings.homeostasis:
@@ -234,23 +265,17 @@ class Plasticity(nn.Module):
                     self.threshold, self.firing, settings.target_rate, settings.homeostasis, LEAST_THRESHOLD, MOST_THRESHOLD
                 )
             )
-        self._tally.updates += 1
-        self._tally.seconds += time.perf_counter() - clock
+        tally.updates += 1
+        tally.seconds += time.perf_counter() - clock
 
     def _update_rows(
-        self,
-        rows: slice,
-        all_weights: torch.Tensor,
-        mask: torch.Tensor | None,
-        squares: torch.Tensor,
-        won: torch.Tensor | None,
-        rate: float,
-    ) -> None:
-        """`update` for the cells in `rows` of x."""
-        settings, weights = self.settings, all_weights[:, rows]
+        self, rows: slice, all_weights: torch.Tensor, squares: torch.Tensor, won: torch.Tensor | None, rate: float
+    ) -> float:
+        """`update` for the cells in `rows` of x; the sum of |dw|."""
+        settings, tally, weights = self.settings, self._tally, all_weights[:, rows]
         exists = present(self.topology, rows, weights.device)
-        if mask is not None:
-            exists &= mask[:, rows].bool()
+        if self._pattern is not None:
+            exists = self._pattern.rows(rows).take(exists)
         magnitude = weights.abs()
         sign = torch.copysign(torch.ones_like(weights), weights)
         wish = self._wish(rows, magnitude, sign, squares[rows], rate)
@@ -264,36 +289,45 @@ class Plasticity(nn.Module):
         learned = rules.with_sign(moved, weights)
         middle = self.topology.shape[0] // 2
         if self._message_change is None and rows.start <= middle < rows.stop:
-            self._message_change = self._change_of_message(rows, weights, learned)
+            near = middle - rows.start
+            self._message_change = self._change_of_message(middle, weights[:, near : near + 1], learned[:, near : near + 1])
         weights.copy_(learned)
-        self._changed[:, rows] += moved - magnitude
-        self._tally.connections += int(exists.sum())
+        change = moved - magnitude
+        tally.potentiated += int((change > 0).sum())
+        tally.depressed += int((change < 0).sum())
+        tally.connections += int(exists.sum())
+        return float(change.abs().sum(dtype=torch.float64))
 
-    def _change_of_message(self, rows: slice, before: torch.Tensor, after: torch.Tensor) -> float:
-        """|m' - m| / |m| of the normalised messages of one sentence, in the last tick, under two sets of connections."""
-        old, new = (normalised(message(self._probe, w, self.topology, rows)) for w in (before, after))
+    def _change_of_message(self, x: int, before: torch.Tensor, after: torch.Tensor) -> float:
+        """|m' - m| / |m| of the normalised messages to the cells at x of one sentence, in the last tick, under two sets of
+        their connections [kept, 1, Y, Z]."""
+        rows = slice(x, x + 1)
+        if self._pattern is not None:
+            before, after = (self._pattern.rows(rows).expand(weights) for weights in (before, after))
+        old, new = (
+            normalised(message(self._probe, weights, self.topology, rows, self._heard.start)) for weights in (before, after)
+        )
         return float((new - old).norm() / old.norm().clamp(min=1e-12))
 
     @torch.no_grad()
     def report(self) -> dict[str, Any] | None:
         """What happened since the last report, as the fields of monitors.events.Plastic; None where nothing did."""
-        tally, changed = self._tally, self._changed
-        if changed is None:
+        tally = self._tally
+        if not tally.updates:
             return None
-        up, down = int((changed > 0).sum()), int((changed < 0).sum())
         fields = {
             "updates": tally.updates,
-            "potentiated": up,
-            "depressed": down,
-            "unchanged": tally.connections - up - down,
+            "potentiated": tally.potentiated,
+            "depressed": tally.depressed,
+            "unchanged": tally.connections - tally.potentiated - tally.depressed,
             "active_share": tally.events / max(1, tally.chances),
             "theta": tuple(quantiles(self.theta)),
-            "mean_change": float(changed.abs().sum() / max(1, tally.connections)),
+            "mean_change": tally.changes / tally.updates,
             "message_change": self._message_change,
             "skipped_share": 1 - tally.done / max(1, tally.possible),
             "seconds": tally.seconds,
         }
-        self._tally, self._changed, self._message_change = Tally(), None, None
+        self._tally, self._message_change = Tally(), None
         return fields
 
     @property

@@ -1,6 +1,7 @@
 /* Products of connected cells on the CPU, event-driven: out_k[i] += sum over m of pre_m[i + o_k] * post_m[i], fp32.
  *
- * Layout: fields [B, X, Y, M, Z] (as states), out [K, X, Y, Z]; z is contiguous.  `loudness` measures every tile of 16 cells of
+ * Layout: fields [B, X, Y, M, Z] (as states), out [kept, X, Y, Z]; z is contiguous.  Row s of `out` belongs to offset
+ * index[s, x, y, tile], or to offset s where there is no index.  `loudness` measures every tile of 16 cells of
  * one (sample, value m) once, and `products` only visits connections whose two ends are loud enough together: 16 values are
  * judged by one comparison, and where all of them pass the loop is the plain one.
  *
@@ -14,8 +15,9 @@
 #include "vectors.h"
 
 typedef struct { /* as in products.py */
-    int64_t batch, size_x, size_y, size_z, offsets;
+    int64_t batch, size_x, size_y, size_z, kept;
     const int32_t *dx, *dy, *dz; /* [offsets] each */
+    const uint8_t *index;        /* [kept, X, Y, tiles], or NULL: all offsets are kept */
     int32_t periodic;            /* wraps x and y; z always ends in walls */
 } Geometry;
 
@@ -91,24 +93,26 @@ static inline __attribute__((always_inline)) vec paired(const float *post, const
     return (a + b) + (c + d);
 }
 
-/* Adds to out [K, X, Y, Z] where the loudness of both ends, multiplied, is above `floor`; returns how many products of two tiles
- * were computed. */
-int64_t products(const Geometry *g, const float *pre, const float *post, const float *pre_loud, const float *post_loud,
-                 int64_t values, float floor, float *out) {
+/* Adds to out [kept, X, Y, Z] where the loudness of both ends, multiplied, is above `floor`; work[0] is how many products of two
+ * tiles were computed, work[1] how many there are. */
+void products(const Geometry *g, const float *pre, const float *post, const float *pre_loud, const float *post_loud,
+                 int64_t values, float floor, float *out, int64_t *work) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, block = values * Z, sample = columns * block;
     const int64_t tiles = (Z + LANES - 1) / LANES;
     uint8_t every[LANES];
     for (int i = 0; i < LANES; i++) every[i] = (uint8_t)i;
-    int64_t done = 0;
-#pragma omp parallel for schedule(static) reduction(+ : done)
+    int64_t done = 0, possible = 0;
+#pragma omp parallel for schedule(static) reduction(+ : done, possible)
     for (int64_t column = 0; column < columns; column++) {
         for (int64_t t = 0; t < tiles; t++) {
             const int64_t z0 = t * LANES;
-            for (int64_t k = 0; k < g->offsets; k++) {
+            for (int64_t s = 0; s < g->kept; s++) {
+                const int64_t k = g->index ? g->index[(s * columns + column) * tiles + t] : s;
                 int first, last;
                 paired_lanes(g, z0, g->dz[k], &first, &last);
                 const int64_t beside = neighbour(g, column, k), shift = (beside - column) * block + g->dz[k];
                 if (beside < 0 || first >= last) continue;
+                possible += g->batch * values;
                 const int64_t near = (z0 + g->dz[k] + first) / LANES, far = (z0 + g->dz[k] + last - 1) / LANES;
                 vec sum = {0};
                 for (int64_t b = 0; b < g->batch; b++) {
@@ -132,11 +136,12 @@ int64_t products(const Geometry *g, const float *pre, const float *post, const f
                                                            : paired(p, q, list, count, Z, first, last);
                     }
                 }
-                float *place = out + (k * columns + column) * Z + z0;
+                float *place = out + (s * columns + column) * Z + z0;
                 const int n = lanes(g, z0);
                 store_lanes(place, load_lanes(place, 0, n) + sum, n);
             }
         }
     }
-    return done;
+    work[0] = done;
+    work[1] = possible;
 }

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from importlib import resources
 
 import torch
+import torch.nn.functional as F
 
 from lattice.kernels.native import KernelUnavailable, compiled, pointer
-from lattice.kernels.sparse import TILE
+from lattice.kernels.sparse import TILE, Pattern
 from presets.topology import Offset, Topology
 
 SLAB_NUMBERS = 8 * 1024 * 1024
@@ -65,38 +66,48 @@ def _runs(size: int, step: int, wraps: bool, within: slice = slice(None)) -> lis
 
 
 @torch.no_grad()
-def products(pre: torch.Tensor, post: torch.Tensor, topology: Topology, total: torch.Tensor, quiet: float = 0.0) -> Work:
-    """Adds Σ_b Σ_m pre[b, i + o_k, m] · post[b, i, m] to `total` [K, X, Y, Z]; nothing where i + o_k lies outside.
+def products(
+    pre: torch.Tensor,
+    post: torch.Tensor,
+    topology: Topology,
+    total: torch.Tensor,
+    quiet: float = 0.0,
+    pattern: Pattern | None = None,
+) -> Work:
+    """Adds Σ_b Σ_m pre[b, i + o_k, m] · post[b, i, m] to `total` [kept, X, Y, Z]; nothing where i + o_k lies outside.
 
-    Fields [B, X, Y, M, Z] and `total` are fp32 and finite.  A tile's loudness is its sum of |values|; left out are pairs of
-    tiles whose loudness multiplied is not above `quiet` times the product of the mean loudnesses.  At 0 the result is exact,
-    above it a share of the change is given up for a larger one of the work.
+    The connections are those of `pattern`, without one all K.  Fields [B, X, Y, M, Z] and `total` are fp32 and finite.  A
+    tile's loudness is its sum of |values|; left out are pairs of tiles whose loudness multiplied is not above `quiet` times
+    the product of the mean loudnesses.  At 0 the result is exact, above it a share of the change is given up for a larger one
+    of the work.
     """
     kernel = _library() if post.device.type == "cpu" else None
     if kernel is None:
-        return plain_products(pre, post, topology, total)
+        return plain_products(pre, post, topology, total, quiet, pattern)
     batch, x, y, values, z = post.shape
     steps = [(ctypes.c_int32 * len(topology.offsets))(*axis) for axis in zip(*topology.offsets, strict=True)]
+    index = pointer(pattern.index, torch.uint8) if pattern is not None else None
     geometry = ctypes.byref(
-        _Geometry(batch, x, y, z, len(topology.offsets), *map(ctypes.addressof, steps), topology.boundary == "periodic")
+        _Geometry(batch, x, y, z, len(total), *map(ctypes.addressof, steps), index, topology.boundary == "periodic")
     )
     fields, count = [pre.contiguous(), post.contiguous()], ctypes.c_int64(values)
     loudness = [torch.empty(batch, x, y, -(-z // TILE), values) for _ in fields]
     for field, loud in zip(fields, loudness, strict=True):
         kernel.loudness(geometry, pointer(field), count, pointer(loud))
     floor = quiet * float(loudness[0].mean()) * float(loudness[1].mean()) if quiet else 0.0
-    done = kernel.products(
-        geometry, *map(pointer, fields), *map(pointer, loudness), count, ctypes.c_float(floor), pointer(total)
+    work = (ctypes.c_int64 * 2)()
+    kernel.products(
+        geometry, *map(pointer, fields), *map(pointer, loudness), count, ctypes.c_float(floor), pointer(total), work
     )
-    return Work(done, batch * values * tile_pairs(topology))
+    return Work(*work)
 
 
 class _Geometry(ctypes.Structure):
     """As in products.c."""
 
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "size_x", "size_y", "size_z", "offsets")),
-        *((name, ctypes.c_void_p) for name in ("dx", "dy", "dz")),
+        *((name, ctypes.c_int64) for name in ("batch", "size_x", "size_y", "size_z", "kept")),
+        *((name, ctypes.c_void_p) for name in ("dx", "dy", "dz", "index")),
         ("periodic", ctypes.c_int32),
     ]
 
@@ -112,31 +123,36 @@ def _library() -> ctypes.CDLL | None:
         library = compiled("products.c", sources)
     except KernelUnavailable:
         return None
-    library.products.restype = ctypes.c_int64
     return library
 
 
-@functools.cache
-def tile_pairs(topology: Topology) -> int:
-    """Connections between tiles: of every tile and offset, those that lead to a cell from at least one of the 16."""
-    return sum(
-        (here[0].stop - here[0].start) * (here[1].stop - here[1].start) * (-(-here[2].stop // TILE) - here[2].start // TILE)
-        for offset in topology.offsets
-        for here, _ in pairs_of(topology, offset)
-    )
-
-
 @torch.no_grad()
-def plain_products(pre: torch.Tensor, post: torch.Tensor, topology: Topology, total: torch.Tensor, quiet: float = 0.0) -> Work:
+def plain_products(
+    pre: torch.Tensor,
+    post: torch.Tensor,
+    topology: Topology,
+    total: torch.Tensor,
+    quiet: float = 0.0,
+    pattern: Pattern | None = None,
+) -> Work:
     """`products` in plain torch, on any device; all of the work is done, however quiet."""
     batch, _, y, values, z = post.shape
-    step = max(1, SLAB_NUMBERS // (batch * values * y * z))
+    offsets, tile_pairs = len(topology.offsets), 0
+    step = max(1, SLAB_NUMBERS // (max(offsets, batch * values) * y * z))
     for start in range(0, topology.shape[0], step):
+        rows = slice(start, min(start + step, topology.shape[0]))
+        slab = torch.zeros(offsets, rows.stop - start, y, z, device=post.device)
         for k, offset in enumerate(topology.offsets):
-            for (x, *here), (beside, *there) in pairs_of(topology, offset, slice(start, start + step)):
+            for (x, *here), (beside, *there) in pairs_of(topology, offset, rows):
                 paired = post[:, x, here[0], :, here[1]] * pre[:, beside, there[0], :, there[1]]
-                total[k, x, *here] += paired.sum((0, 3))
-    work = batch * values * tile_pairs(topology)
+                slab[k, x.start - start : x.stop - start, *here] = paired.sum((0, 3))
+        leads = present(topology, rows, post.device)
+        if pattern is not None:
+            kept = pattern.rows(rows)
+            slab, leads = kept.take(slab), kept.take(leads)
+        total[:, rows] += slab
+        tile_pairs += int(F.max_pool1d(leads.flatten(0, 2).float(), TILE, ceil_mode=True).sum())
+    work = batch * values * tile_pairs
     return Work(work, work)
 
 
@@ -153,12 +169,15 @@ def present(topology: Topology, rows: slice, device: torch.device | None = None)
 
 
 @torch.no_grad()
-def message(state: torch.Tensor, weights: torch.Tensor, topology: Topology, rows: slice) -> torch.Tensor:
-    """Σ_k w_k[i] · s[i + o_k] of the cells in `rows` of x: state [B, X, Y, C, Z], weights [K, rows, Y, Z]."""
-    first = rows.indices(topology.shape[0])[0]
-    total = torch.zeros_like(state[:, rows])
+def message(state: torch.Tensor, weights: torch.Tensor, topology: Topology, rows: slice, start: int = 0) -> torch.Tensor:
+    """Σ_k w_k[i] · s[i + o_k] of the cells in `rows` of x: state [B, X', Y, C, Z], weights [K, rows, Y, Z].
+
+    `state` goes from x = `start` on, as far as cells in `rows` hear.
+    """
+    first, last, _ = rows.indices(topology.shape[0])
+    total = torch.zeros_like(state[:, first - start : last - start])
     for k, offset in enumerate(topology.offsets):
         for (x, y, z), (beside, *there) in pairs_of(topology, offset, rows):
-            x = slice(x.start - first, x.stop - first)
+            x, beside = slice(x.start - first, x.stop - first), slice(beside.start - start, beside.stop - start)
             total[:, x, y, :, z] += weights[k, x, y, None, z] * state[:, beside, there[0], :, there[1]]
     return total

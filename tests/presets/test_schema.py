@@ -37,13 +37,13 @@ def test_the_seeds_defaults_hold() -> None:
     assert schema.Decode().every == 50
 
 
-def test_the_seeds_production_presets_have_its_sparsity_and_cluster_gain() -> None:
+def test_the_seeds_production_presets_have_its_sparsity_and_its_clusters_which_cells_do_not_hear() -> None:
     medium, large = load("production_medium").config, load("production_large").config
     assert (medium.stages[0].sparsity, large.stages[0].sparsity) == (0.4, 0.6)
     assert medium.optimizer.name == large.optimizer.name == "adam8bit"
     for preset in (medium, large):
         assert preset.stages[0].clustering.clusters > 0
-        assert preset.stages[0].clustering.clustering_integration == 0.3
+        assert not preset.stages[0].clustering.functional
         assert preset.decode.every == 50
 
 

@@ -17,6 +17,7 @@ from lattice.plasticity.monitor import PlasticityMonitor
 from lattice.trainer import PROFILE_RATE
 from monitors.events import Plastic, Trained, Warned
 from presets.layers import ConfigError
+from presets.plan import plan
 
 ONE = 'stages=[{name="only", shape=[4,4,6], ticks=6, steps=3, strides={z=[2]}%s}]'
 PLASTIC = ("connections.learning=plastic", "plasticity.rate=0.05")
@@ -300,3 +301,16 @@ def test_states_that_are_not_finite_are_survived_with_a_warning(bench, monkeypat
     run.trainer.run()
     (warned,) = run.heard.of(Warned)
     assert warned.message.startswith("plasticity left out 16 sentences")
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.7])
+@pytest.mark.parametrize("rule", ["stdp", "bcm", "oja"])
+def test_what_plasticity_holds_while_a_step_runs_is_counted(rule, sparsity, bench):
+    changes = [f"plasticity.rule={rule}", f"stages.0.sparsity={sparsity}", "stages.0.shape=[9,4,20]", "stages.0.ticks=10"]
+    trainer = bench(*changes, "stages.0.strides.x=[3]", "connections.learning=hybrid").trainer
+    plasticity = trainer.model.lattice.plasticity
+    with trainer.model.lattice.watched():
+        trainer.model.slots(trainer.train_sentences.batch(list(range(8)), trainer.device)[0])
+    gathered = [plasticity._fired, plasticity._activity, plasticity._squares, plasticity._probe, *plasticity._sums]
+    held = sum(tensor.numel() * tensor.element_size() for tensor in [*plasticity.buffers(), *gathered])
+    assert plan(trainer.config)[0].components["plasticity"] == held

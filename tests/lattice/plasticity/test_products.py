@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lattice.kernels import reference
+from lattice.kernels.sparse import TILE, Pattern
 from lattice.plasticity import products as module
-from lattice.plasticity.products import Work, message, plain_products, present, products, tile_pairs
+from lattice.plasticity.products import Work, message, plain_products, present, products
 from presets.topology import Topology
 
 STRIDES = ((2,), (3,), (2, 17))
@@ -54,6 +55,23 @@ def fields(topology: Topology, values: int, share: float, batch: int = 2, seed: 
 
 def zeros(topology: Topology) -> torch.Tensor:
     return torch.zeros(len(topology.offsets), *topology.shape)
+
+
+def tile_pairs(topology: Topology) -> int:
+    """Tiles of 16 cells and offsets of which at least one cell has that neighbour."""
+    return sum(
+        any(neighbour(topology, (x, y, z), offset) for z in range(first, min(first + TILE, topology.shape[2])))
+        for offset in topology.offsets
+        for x, y, first in itertools.product(*map(range, topology.shape[:2]), range(0, topology.shape[2], TILE))
+    )
+
+
+def some_pattern(topology: Topology, seed: int) -> Pattern:
+    """Every tile keeps as many offsets, drawn for itself."""
+    stream, (x, y, z) = torch.Generator().manual_seed(seed), topology.shape
+    drawn = torch.rand(len(topology.offsets), x, y, -(-z // TILE), generator=stream)
+    kept = 1 + seed % len(topology.offsets)
+    return Pattern.of_tiles(torch.zeros_like(drawn, dtype=torch.bool).scatter_(0, drawn.argsort(0)[:kept], True))
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +138,13 @@ def test_the_event_driven_kernel_equals_the_plain_one(shape, strides, boundary, 
     torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
     assert everything.done == everything.possible == work.possible
     assert 0 <= work.done <= work.possible
+
+    pattern = some_pattern(topology, seed)
+    for implementation in (products, plain_products):
+        kept = torch.zeros(pattern.kept, *topology.shape)
+        compact = implementation(pre, post, topology, kept, pattern=pattern)
+        torch.testing.assert_close(kept, pattern.take(plain), rtol=1e-5, atol=1e-5)
+        assert compact.done <= compact.possible <= everything.possible
 
 
 @pytest.mark.parametrize(("topology", "values"), CASES, ids=str)
