@@ -37,9 +37,10 @@ from lattice.kernels.native import KernelUnavailable
 from lattice.leak_monitor import LeakMonitor
 from lattice.memory_monitor import MemoryMonitor
 from lattice.plasticity.monitor import PlasticityMonitor
+from lattice.progress import Progress
 from lattice.shaping import shaping
 from lattice.text.tokenizer import Tokenizer
-from lattice.trainer import Progress, Trainer, TrainingFailed
+from lattice.trainer import Trainer, TrainingFailed
 from lattice.volume_monitor import VolumeMonitor
 from monitors import gauges
 from monitors.events import AnyEvent, Decoded, Edited, EventLog, RunEnded, RunStarted, StageStarted, Warned

@@ -27,8 +27,9 @@ from app.version import VERSION
 from lattice import checkpoint
 from lattice.batches import Sentences
 from lattice.data import Corpus
+from lattice.progress import Progress
 from lattice.text.tokenizer import Tokenizer
-from lattice.trainer import Progress, Trainer
+from lattice.trainer import Trainer
 from monitors.events import Edited, EventLog, RunStarted
 from monitors.runs import RunFolder, RunFolderError, RunInfo
 from monitors.runs import runs_dir as place

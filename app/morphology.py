@@ -22,7 +22,7 @@ from lattice.emergence import Emergence, emergence, stability
 from lattice.kernels.sparse import Pattern
 from lattice.model import TextLattice, generator
 from lattice.morphology import Reading, fields, read_all, shuffle
-from lattice.trainer import Progress
+from lattice.progress import Progress
 from monitors.runs import RunFolder
 from monitors.runs import runs_dir as place
 from monitors.text_safety import printable

@@ -10,9 +10,9 @@ import torch
 from app.exit_codes import ExitCode, Stop
 from lattice import checkpoint
 from lattice.evaluate import chunk_size
-from lattice.model import TextLattice
+from lattice.model import TextLattice, load_model
+from lattice.progress import Progress
 from lattice.text.tokenizer import Tokenizer
-from lattice.trainer import Progress, load_model
 from monitors.runs import NoSuchRun, RunFolder, RunFolderError
 from presets.layers import ConfigError, from_toml
 from presets.live import with_settings

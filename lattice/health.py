@@ -24,7 +24,8 @@ from lattice.callbacks import Callback
 from monitors.events import RolledBack, Warned
 
 if TYPE_CHECKING:
-    from lattice.trainer import Progress, Trainer
+    from lattice.progress import Progress
+    from lattice.trainer import Trainer
 
 MEMORY = 50
 """Good steps that the running mean of the loss goes back."""

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lattice.kernels import choose
+from lattice.kernels.sparse import TILE, Pattern
 from lattice.lattice3d import Lattice, transposed_ports
 from lattice.plasticity.plasticity import Plasticity
 from lattice.text.coder import PAD, Decoder, Encoder
@@ -140,3 +141,18 @@ class TextLattice(nn.Module):
     def _autocast(self) -> torch.autocast:
         # fp16 exists for CUDA; where a CPU lacks the operators, bf16 text layers would differ from the states: keep fp32.
         return torch.autocast(self.device_type, dtype=self.state_dtype, enabled=self.state_dtype != torch.float32)
+
+
+def load_model(model: TextLattice, tensors: dict[str, torch.Tensor]) -> None:
+    """Loads a checkpoint's tensors into a model of the same config.  Raises ValueError naming what does not fit."""
+    index = tensors.get("lattice.index")
+    if model.lattice is not None and index is not None:
+        offsets, (x, y, z) = len(model.lattice.topology.offsets), model.lattice.topology.shape
+        if tuple(index.shape[1:]) != (x, y, -(-z // TILE)) or index.dtype != torch.uint8 or int(index.max()) >= offsets:
+            raise ValueError("the checkpoint does not fit this config: lattice.index is of another lattice")
+        device = model.lattice.weights.device
+        model.lattice.become(torch.empty(len(index), x, y, z, device=device), Pattern(index.to(device), offsets))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint does not fit this config: {str(error).splitlines()[-1].strip()}") from error

@@ -4,6 +4,6 @@ A lattice of 13.5 million cells has over a thousand million parameters: AdamW's 
 work in chunks, so that none needs a temporary tensor of the parameters' size, and keep plain tensors only.
 """
 
-from lattice.optimizers.partwise import build, layout, moved
+from lattice.optimizers.partwise import build
 
-__all__ = ["build", "layout", "moved"]
+__all__ = ["build"]

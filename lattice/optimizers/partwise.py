@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from lattice.optimizers.adafactor import Adafactor
 from lattice.optimizers.adam8bit import Adam8bit
 from lattice.optimizers.galore import GaLore
+from lattice.optimizers.groups import groups
 from lattice.optimizers.lion import Lion
 from presets.optimizer_state import GAP, LION_RATE, tensor_rank
 from presets.schema import RunConfig, Stage
+
+if TYPE_CHECKING:
+    from lattice.model import TextLattice
 
 OWN = ("cells", "connections")
 """Parts of the model that follow `optimizer.name`."""
@@ -61,13 +65,13 @@ class PartWise(torch.optim.Optimizer):
             rule.step(p, p.grad.contiguous(), self.state[p], float(group["lr"]))
 
 
-def build(config: RunConfig, stage: Stage, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """The optimizer of groups {params, part, weight_decay}, part being text, ports, cells or connections."""
-    section, groups = config.optimizer, [group for group in groups if group["params"]]
-    betas = (section.beta1, section.beta2)
+def build(config: RunConfig, stage: Stage, model: TextLattice) -> torch.optim.Optimizer:
+    """The optimizer of what is trained of a stage's model."""
+    section = config.optimizer
+    parts, betas = groups(model, section.weight_decay), (section.beta1, section.beta2)
     if section.name == "adamw":
-        return torch.optim.AdamW(groups, lr=section.learning_rate, betas=betas, fused=True)
-    return PartWise(groups, {part: _rule(config, stage, part) for part in OWN}, section.learning_rate, betas)
+        return torch.optim.AdamW(parts, lr=section.learning_rate, betas=betas, fused=True)
+    return PartWise(parts, {part: _rule(config, stage, part) for part in OWN}, section.learning_rate, betas)
 
 
 def _rule(config: RunConfig, stage: Stage, part: str) -> Rule:
@@ -82,24 +86,3 @@ def _rule(config: RunConfig, stage: Stage, part: str) -> Rule:
             return Adafactor(part, betas, section.momentum != "off")
         case _:
             return Lion(LION_RATE if section.lion_rate is None else section.lion_rate)
-
-
-def layout(optimizer: torch.optim.Optimizer, part: str, p: torch.Tensor) -> dict[str, tuple[torch.Size, torch.dtype]]:
-    """Shape and dtype of each tensor that the optimizer keeps for a parameter of a part."""
-    empty = torch.empty_like(p, device="meta")
-    if isinstance(optimizer, PartWise) and part in optimizer.rules:
-        state = optimizer.rules[part].start(empty)
-    else:
-        state = {"step": torch.empty(()), "exp_avg": empty, "exp_avg_sq": empty}
-    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
-
-
-def moved(
-    optimizer: torch.optim.Optimizer, state: State, shape: torch.Size, move: Callable[[torch.Tensor], torch.Tensor]
-) -> State:
-    """The state of connections (of this shape before) that `move` takes to another pattern; empty where it starts anew."""
-    if not state:
-        return {}
-    if isinstance(optimizer, PartWise):
-        return optimizer.rules["connections"].moved(state, shape, move)
-    return {name: value if name == "step" else move(value) for name, value in state.items()}

@@ -15,7 +15,8 @@ from lattice.checkpointer import Checkpointer
 from lattice.decode_monitor import DecodeMonitor
 from lattice.health import FEWEST, Recovery, not_finite, note_loss, why_bad
 from lattice.model import TextLattice
-from lattice.trainer import Progress, Trainer, TrainingFailed
+from lattice.progress import Progress
+from lattice.trainer import Trainer, TrainingFailed
 from monitors.events import BadStep, RolledBack, Saved, StageStarted, Trained, Warned
 
 CLOCKS = {"elapsed_s", "cpu_s"}

@@ -11,8 +11,9 @@ from lattice import checkpoint
 from lattice.callbacks import Callback
 from lattice.checkpointer import Checkpointer
 from lattice.decode_monitor import DecodeMonitor
+from lattice.learning_rate import learning_rate
 from lattice.steering import Order
-from lattice.trainer import Trainer, learning_rate
+from lattice.trainer import Trainer
 from monitors.events import Decoded, Edited, EventLog, Rewired, Saved, StageEnded, StageStarted, Trained, read_events
 
 

@@ -14,7 +14,9 @@ from lattice.callbacks import Callback
 from lattice.checkpointer import Checkpointer
 from lattice.decode_monitor import DecodeMonitor
 from lattice.evaluate import evaluate, say
-from lattice.trainer import PROFILE_RATE, Progress, Trainer, TrainingFailed, learning_rate
+from lattice.learning_rate import PROFILE_RATE, learning_rate
+from lattice.progress import Progress
+from lattice.trainer import Trainer, TrainingFailed
 from monitors.events import BadStep, Decoded, Saved, StageEnded, StageStarted, Trained, Warned
 
 CLOCKS = {"elapsed_s", "cpu_s"}

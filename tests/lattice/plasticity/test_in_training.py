@@ -12,9 +12,9 @@ from lattice.callbacks import Callback
 from lattice.checkpointer import Checkpointer
 from lattice.decode_monitor import DecodeMonitor
 from lattice.growth import carry_over, resample
+from lattice.learning_rate import PROFILE_RATE
 from lattice.model import TextLattice
 from lattice.plasticity.monitor import PlasticityMonitor
-from lattice.trainer import PROFILE_RATE
 from monitors.events import Plastic, Trained, Warned
 from presets.layers import ConfigError
 from presets.plan import plan

@@ -1,0 +1,69 @@
+"""The gradients of a batch, added up over micro-batches of as many sentences as memory takes.
+
+A stage starts with the micro-batch of its plan; where memory runs out it goes on with half of it, and the same batch a step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import TYPE_CHECKING
+
+import torch
+
+from lattice.batches import Batch
+from lattice.model import TextLattice
+from monitors.events import Warned
+
+if TYPE_CHECKING:
+    from lattice.trainer import Trainer
+
+
+def gradients(trainer: Trainer, rows: list[int]) -> float:
+    """As `accumulate`, of these training sentences, while plasticity observes where it learns.
+
+    Where memory runs out, again with half as many sentences at once, of the same batch; emits Warned.  Raises
+    torch.OutOfMemoryError where not even one sentence at a time fits.
+    """
+    lattice = trainer.model.lattice
+    while True:
+        try:
+            with lattice.watched() if lattice is not None and trainer.plastic else contextlib.nullcontext():
+                return accumulate(trainer.model, trainer.scaler, _micro_batches(trainer, rows))
+        except torch.OutOfMemoryError:
+            if trainer.micro_batch == 1:
+                raise
+        # Out here, where the error no longer keeps the tensors of the failed attempt.
+        trainer.optimizer.zero_grad(set_to_none=True)
+        if trainer.device.type == "cuda":
+            torch.cuda.empty_cache()
+        _halve_micro_batch(trainer)
+
+
+def accumulate(model: TextLattice, scaler: torch.amp.GradScaler, parts: list[Batch]) -> float:
+    """Adds up the gradients of the mean loss over all target tokens of the parts; returns that loss in nats a token."""
+    tokens = sum(int((ended != 0).sum()) for _, _, ended in parts)
+    total = 0.0
+    for part in parts:
+        loss, _ = model.loss(*part)
+        scaler.scale(loss / tokens).backward()
+        total += loss.item()
+    return total / tokens
+
+
+def finding_scale(scaler: torch.amp.GradScaler, loss: float, norm: float) -> bool:
+    """How the scaler of fp16 finds its scale: the step is skipped, the scale halved, and nothing is wrong."""
+    overflown = math.isfinite(loss) and not math.isfinite(norm)
+    return overflown and scaler.is_enabled() and scaler.get_scale() > 1
+
+
+def _micro_batches(trainer: Trainer, rows: list[int]) -> list[Batch]:
+    size = trainer.micro_batch
+    return [trainer.train_sentences.batch(rows[i : i + size], trainer.device) for i in range(0, len(rows), size)]
+
+
+def _halve_micro_batch(trainer: Trainer) -> None:
+    progress, before = trainer.progress, trainer.micro_batch
+    progress.micro_batch = before // 2
+    told = f"out of memory with {before} sentences at once; going on with {trainer.micro_batch}, and the same batch a step"
+    trainer.emit(Warned(step=progress.step, stage=progress.stage, message=told))

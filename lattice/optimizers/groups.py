@@ -1,0 +1,26 @@
+"""A model's parameters in the groups of its optimizer: each part learns at its own rate, and the lattice does not decay."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lattice.model import TextLattice
+
+
+def groups(model: TextLattice, weight_decay: float) -> list[dict[str, Any]]:
+    """{params, part, weight_decay} of what is trained, `part` being text, ports, cells or connections; none is empty."""
+    lattice = model.lattice
+    own = {id(p) for p in lattice.parameters()} if lattice is not None else set()
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    connections = [p for _, p in trainable if lattice is not None and p is lattice.weights]
+    cells = [p for _, p in trainable if id(p) in own and p is not lattice.weights]
+    ports = [p for name, p in trainable if name.startswith(("input_port.", "output_port."))]
+    text = [p for name, p in trainable if name.startswith(("encoder.", "decoder."))]
+    parts = [
+        {"params": text, "part": "text", "weight_decay": weight_decay},
+        {"params": ports, "part": "ports", "weight_decay": weight_decay},
+        {"params": cells, "part": "cells", "weight_decay": 0.0},
+        {"params": connections, "part": "connections", "weight_decay": 0.0},
+    ]
+    return [part for part in parts if part["params"]]

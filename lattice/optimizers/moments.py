@@ -1,0 +1,83 @@
+"""What an optimizer keeps of each parameter, by name: into a checkpoint and back, and after connections that move.
+
+Names are the parameter's and the tensor's own, as in `lattice.weights/exp_avg`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+
+from lattice.kernels.sparse import Pattern
+from lattice.kernels.sparse import moved as moved_weights
+from lattice.optimizers.partwise import PartWise, State
+
+if TYPE_CHECKING:
+    from lattice.lattice3d import Lattice
+    from lattice.model import TextLattice
+
+CONNECTIONS = "lattice.weights/"
+"""Begins the names of what is kept for connections."""
+
+
+def named(optimizer: torch.optim.Optimizer, model: TextLattice) -> State:
+    """The optimizer's tensors; no copies."""
+    names = {p: name for name, p in model.named_parameters()}
+    return {f"{names[p]}/{key}": value for p, state in optimizer.state.items() for key, value in state.items()}
+
+
+def load(optimizer: torch.optim.Optimizer, model: TextLattice, tensors: State) -> None:
+    """Takes copies of what was kept for parameters that exist here, where this optimizer keeps the same of them."""
+    names = {p: name for name, p in model.named_parameters()}
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            expected = _layout(optimizer, group["part"], p)
+            found = {key: tensors.get(f"{names[p]}/{key}") for key in expected}
+            if all(value is not None and (value.shape, value.dtype) == expected[key] for key, value in found.items()):
+                optimizer.state[p] = {key: value.clone().to(p.device) for key, value in found.items()}
+
+
+def grown(optimizer: torch.optim.Optimizer, tensors: State, old: Lattice | None, new: Lattice | None) -> State:
+    """Named tensors for the model of another stage: those of size-free parts as they are.
+
+    Those of connections go to where their connection is now, or are left out where the lattice has another topology.
+    """
+    if old is None or new is None:
+        return tensors
+    own = {name.removeprefix(CONNECTIONS): value for name, value in tensors.items() if name.startswith(CONNECTIONS)}
+    rest = {name: value for name, value in tensors.items() if not name.startswith(CONNECTIONS)}
+    if old.topology == new.topology:
+        kept = _moved(optimizer, own, old.weights.shape, lambda of: moved_weights(of, old.pattern, new.pattern))
+        rest |= {CONNECTIONS + name: value for name, value in kept.items()}
+    return rest
+
+
+def rewire(
+    optimizer: torch.optim.Optimizer, weights: torch.Tensor, shape: torch.Size, old: Pattern | None, new: Pattern | None
+) -> None:
+    """The moments of connections follow `weights`, which had this shape, from one pattern to another, or start anew."""
+    if state := optimizer.state.get(weights):
+        optimizer.state[weights] = _moved(optimizer, state, shape, lambda of: moved_weights(of, old, new))
+
+
+def _layout(optimizer: torch.optim.Optimizer, part: str, p: torch.Tensor) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Shape and dtype of each tensor that the optimizer keeps for a parameter of a part."""
+    empty = torch.empty_like(p, device="meta")
+    if isinstance(optimizer, PartWise) and part in optimizer.rules:
+        state = optimizer.rules[part].start(empty)
+    else:
+        state = {"step": torch.empty(()), "exp_avg": empty, "exp_avg_sq": empty}
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
+
+
+def _moved(
+    optimizer: torch.optim.Optimizer, state: State, shape: torch.Size, move: Callable[[torch.Tensor], torch.Tensor]
+) -> State:
+    """The state of connections (of this shape before) that `move` takes to another pattern; empty where it starts anew."""
+    if not state:
+        return {}
+    if isinstance(optimizer, PartWise):
+        return optimizer.rules["connections"].moved(state, shape, move)
+    return {name: value if name == "step" else move(value) for name, value in state.items()}
