@@ -21,7 +21,7 @@ import torch
 
 from lattice import checkpoint
 from lattice.callbacks import Callback
-from monitors.events import RolledBack, Warned
+from monitors.events import BadStep, RolledBack, Warned
 
 if TYPE_CHECKING:
     from lattice.progress import Progress
@@ -44,6 +44,15 @@ def note_loss(progress: Progress, loss: float) -> None:
     progress.loss_mean += share * away
     progress.loss_variance = (1 - share) * (progress.loss_variance + share * away * away)
     progress.losses_seen += 1
+
+
+def note_bad(trainer: Trainer, reason: str) -> None:
+    """Counts a step that was not applied; one too many in a row is the trainer's trouble."""
+    progress = trainer.progress
+    progress.bad_in_a_row += 1
+    trainer.emit(BadStep(step=progress.step + 1, stage=progress.stage, reason=reason, in_a_row=progress.bad_in_a_row))
+    if progress.bad_in_a_row >= trainer.config.training.bad_steps:
+        trainer.trouble = f"{progress.bad_in_a_row} steps in a row were bad ({reason} at step {progress.step + 1})"
 
 
 def forget_losses(progress: Progress) -> None:

@@ -24,6 +24,7 @@ from lattice.callbacks import Callback
 from lattice.kernels.sparse import TILE, Pattern, tile_means
 from lattice.lattice3d import Lattice
 from lattice.model import generator
+from lattice.optimizers import moments
 from lattice.plasticity.products import pairs_of, products
 from monitors.events import Rewired
 from presets.schema import Stage
@@ -91,7 +92,7 @@ def rewire(trainer: Trainer, keep: int, drop: int = 0) -> Rewired | None:
         # What leads over a wall comes last, what was there a moment ago not at all.
         score = _score(trainer).masked_fill_(exists == 0, -1.0).masked_fill_(have, -2.0)
         stays |= highest(score, keep - remaining)
-    trainer.rewire(Pattern.of_tiles(stays) if keep < offsets else None)
+    change_pattern(trainer, Pattern.of_tiles(stays) if keep < offsets else None)
     return Rewired(
         step=progress.step,
         stage=progress.stage,
@@ -101,6 +102,14 @@ def rewire(trainer: Trainer, keep: int, drop: int = 0) -> Rewired | None:
         fan_in=tuple(torch.bincount(fan_in(stays, topology).flatten()).tolist()),
         seconds=time.perf_counter() - clock,
     )
+
+
+def change_pattern(trainer: Trainer, pattern: Pattern | None) -> None:
+    """The lattice goes over to another pattern of connections; their moments follow, or start anew."""
+    lattice, progress = trainer.model.lattice, trainer.progress
+    before, shape = lattice.pattern, lattice.weights.shape
+    lattice.rewire(pattern, generator(trainer.config.run.seed, "signs", progress.stage, progress.stage_step))
+    moments.rewire(trainer.optimizer, lattice.weights, shape, before, pattern)
 
 
 def highest(rank: torch.Tensor, count: int) -> torch.Tensor:

@@ -34,16 +34,15 @@ from lattice.callbacks import Callback
 from lattice.discovery import discover
 from lattice.gradients import finding_scale, gradients
 from lattice.growth import carry_over
-from lattice.kernels.sparse import Pattern
 from lattice.learning_rate import PROFILE_RATE, set_rates
-from lattice.model import TextLattice, generator, load_model
+from lattice.model import TextLattice, load_model
 from lattice.optimizers import moments
 from lattice.progress import Progress
 from lattice.rewiring import rewire
 from lattice.steering import Steering
 from lattice.text.tokenizer import Tokenizer
 from monitors import gauges
-from monitors.events import AnyEvent, BadStep, Rewired, StageEnded, StageStarted, Trained
+from monitors.events import AnyEvent, Rewired, StageEnded, StageStarted, Trained
 from presets.live import live_settings, with_settings
 from presets.plan import StagePlan, plan
 from presets.schema import RunConfig, Stage
@@ -113,7 +112,7 @@ class Trainer:
         batch, seed = self.config.training.batch, self.config.run.seed
         schedule = Schedule(len(self.train_sentences), stage.data_share, batch, seed, progress.stage)
         discover(self, schedule)
-        while not (reason := progress.why_over(stage) or ("stopped" if self.stop_request else "")):
+        while not (reason := progress.why_over(self.stage) or ("stopped" if self.stop_request else "")):
             clock, cpu = time.perf_counter(), gauges.cpu_seconds()
             self.step(schedule.rows(progress.stage_step))
             progress.step += 1
@@ -144,7 +143,6 @@ class Trainer:
         carry_over(before, self.model)
         self.optimizer = optimizers.build(self.config, self.stage, self.model)
         self._pruned = self.reach_sparsity()
-        # Moments of the size-free parts carry over; a lattice of another shape starts its own.
         kept = moments.grown(self.optimizer, kept, before.lattice, self.model.lattice)
         moments.load(self.optimizer, self.model, kept)
 
@@ -168,18 +166,11 @@ class Trainer:
                 self.model.lattice.learn(self.config.plasticity.rate * PROFILE_RATE[self.stage.profile])
             progress.bad_in_a_row = 0
         elif not finding_scale(self.scaler, loss, norm):
-            self._bad_step(bad)
+            health.note_bad(self, bad)
         if self.scaler.is_enabled():
             self.scaler.update()
         here = {"step": progress.step + 1, "stage": progress.stage}
         self.emit(Trained(loss=loss, grad_norm=norm, learning_rate=rate, step_s=time.perf_counter() - clock, **here))
-
-    def _bad_step(self, reason: str) -> None:
-        progress = self.progress
-        progress.bad_in_a_row += 1
-        self.emit(BadStep(step=progress.step + 1, stage=progress.stage, reason=reason, in_a_row=progress.bad_in_a_row))
-        if progress.bad_in_a_row >= self.config.training.bad_steps:
-            self.trouble = f"{progress.bad_in_a_row} steps in a row were bad ({reason} at step {progress.step + 1})"
 
     def _recover(self, schedule: Schedule) -> None:
         """Back to good weights.  Raises TrainingFailed where there are none, or they were gone back to before."""
@@ -214,22 +205,12 @@ class Trainer:
                 config.connections.learning in ("gradient", "hybrid") and self.stage.profile != "freeze"
             )
             lattice.weights.grad = None
-            self.optimizer = optimizers.build(config, self.stage, self.model)
-            moments.load(self.optimizer, self.model, kept)
-
-    # Connections
+            self._build_optimizer(kept)
 
     def reach_sparsity(self) -> Rewired | None:
         """Prunes or regrows to what the stage asks for by now, by the weights as they are; returns what came of it, if so."""
         lattice = self.model.lattice
         return rewire(self, self.stage.kept(self.progress.stage_step)) if lattice is not None else None
-
-    def rewire(self, pattern: Pattern | None) -> None:
-        """The lattice goes over to another pattern of connections; their moments follow, or start anew."""
-        lattice, progress = self.model.lattice, self.progress
-        before, shape = lattice.pattern, lattice.weights.shape
-        lattice.rewire(pattern, generator(self.config.run.seed, "signs", progress.stage, progress.stage_step))
-        moments.rewire(self.optimizer, lattice.weights, shape, before, pattern)
 
     # State
 
@@ -275,12 +256,8 @@ class Trainer:
         self.progress = progress
         self.config = with_settings(self.config, state.get("live", {}))
         self.plans = plan(self.config)
-        self.model = TextLattice(self.config, self.progress.stage, self.tokenizer.vocabulary, self.device)
-        load_model(self.model, model)
-        self.optimizer = optimizers.build(self.config, self.stage, self.model)
-        moments.load(self.optimizer, self.model, optimizer)
-        if state["scaler"]:  # empty where the checkpoint was not trained in fp16
-            self.scaler.load_state_dict(state["scaler"])
+        self._load(progress.stage, model, state["scaler"])
+        self._build_optimizer(optimizer)
         self._resumed, self._pruned = True, None
 
     def go_back(self, model: dict[str, torch.Tensor], optimizer: dict[str, torch.Tensor], state: dict) -> None:
@@ -291,21 +268,29 @@ class Trainer:
         progress, stage = self.progress, Progress.from_json(state["progress"]).stage
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer.state.clear()  # room for the model that comes
-        self.model = TextLattice(self.config, stage, self.tokenizer.vocabulary, self.device)
-        load_model(self.model, model)
-        if state["scaler"]:
-            self.scaler.load_state_dict(state["scaler"])
+        self._load(stage, model, state["scaler"])
         if stage != progress.stage:
             progress.waves = 0
             self._grow(self.model, optimizer)
         else:
-            self.optimizer = optimizers.build(self.config, self.stage, self.model)
-            moments.load(self.optimizer, self.model, optimizer)
+            self._build_optimizer(optimizer)
             self._pruned = self.reach_sparsity()
         if self._pruned is not None:
             self.emit(self._pruned)
             self._pruned = None
         health.forget_losses(progress)
+
+    def _load(self, stage: int, tensors: dict[str, torch.Tensor], scaler: dict) -> None:
+        """The model of a stage as it was saved."""
+        self.model = TextLattice(self.config, stage, self.tokenizer.vocabulary, self.device)
+        load_model(self.model, tensors)
+        if scaler:  # empty where the checkpoint was not trained in fp16
+            self.scaler.load_state_dict(scaler)
+
+    def _build_optimizer(self, kept: dict[str, torch.Tensor]) -> None:
+        """An optimizer for what is trained of the model now, with the moments that it keeps, too."""
+        self.optimizer = optimizers.build(self.config, self.stage, self.model)
+        moments.load(self.optimizer, self.model, kept)
 
     def _stage_started(self) -> StageStarted:
         stage, planned = self.stage, self.plan

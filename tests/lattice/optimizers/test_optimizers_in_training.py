@@ -9,7 +9,7 @@ from lattice import checkpoint
 from lattice.callbacks import Callback
 from lattice.checkpointer import Checkpointer
 from lattice.optimizers.partwise import PartWise
-from lattice.rewiring import Rewiring
+from lattice.rewiring import Rewiring, change_pattern
 from monitors.events import Trained
 from presets.layers import load
 from presets.optimizer_state import state_bytes, tensor_rank
@@ -105,7 +105,7 @@ def test_moments_follow_their_connections_where_these_are_rewired(bench, name):
     tiles = old.tiles.clone()
     tiles[:10] = ~tiles[:10]
     fewer = tiles & (tiles.cumsum(0) <= int(tiles.sum(0).min()))
-    trainer.rewire(type(old).of_tiles(fewer))
+    change_pattern(trainer, type(old).of_tiles(fewer))
     both = old.mask(lattice.topology.shape[2]) & lattice.pattern.mask(lattice.topology.shape[2])
     after = lattice.pattern.expand(momentum())
     assert both.any() and rule is trainer.optimizer.rules["connections"]
