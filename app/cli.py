@@ -1,26 +1,26 @@
-"""The command line.  Commands import what they need when they run: `--help` and wrong usage never wait for torch.
+"""The command line: its entry point, and the commands that start, watch and steer a run; others stand in app.*_commands.
+
+Commands import what they need when they run: `--help` and wrong usage never wait for torch.
 
 stdout carries results (tables, or one JSON object with --json), stderr everything else.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
+from app.bench_commands import bench_app
 from app.exit_codes import ExitCode, Stop
 from app.experiment_commands import experiment_app
 from app.options import (
     AsJson,
     Assignments,
-    Best,
     ConfigFile,
-    Control,
     Data,
     Detach,
     Device,
@@ -36,6 +36,8 @@ from app.options import (
     Task,
     Valid,
 )
+from app.preset_commands import presets_app
+from app.run_commands import run_app
 from app.version import VERSION
 from monitors.text_safety import printable
 
@@ -46,12 +48,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-bench_app = typer.Typer(
-    help="Measure this machine: nanoseconds, and how far from the memory-copy floor.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-presets_app = typer.Typer(help="What runs are shipped, and what they set.", rich_markup_mode=None)
+app.add_typer(run_app)
 app.add_typer(bench_app, name="bench")
 app.add_typer(experiment_app, name="experiment")
 app.add_typer(presets_app, name="presets", invoke_without_command=True)
@@ -88,10 +85,6 @@ def _leave_the_pipe() -> NoReturn:
     for stream in (1, 2):
         os.dup2(nowhere, stream)
     sys.exit(int(ExitCode.PIPE))
-
-
-def _show(data: dict[str, Any]) -> None:
-    print(json.dumps(data, allow_nan=False))
 
 
 @app.callback(invoke_without_command=True)
@@ -170,37 +163,6 @@ def train(
 
 
 @app.command()
-def evaluate(
-    run: RunName,
-    data: Annotated[Path, typer.Option("--data", help="Text to score on.")],
-    control: Control = "none",
-    best: Best = False,
-    device: Device = None,
-    runs_dir: RunsDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Score a run's model on a text file: BLEU, chrF, share of sentences that come back unchanged."""
-    from app import speak as command
-
-    command.evaluate_run(run, data, control, best, device or "auto", runs_dir, as_json)
-
-
-@app.command()
-def decode(
-    run: RunName,
-    text: Annotated[str, typer.Argument(help="What to send through the lattice.")],
-    best: Best = False,
-    device: Device = None,
-    runs_dir: RunsDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Send one text through a run's lattice and print what comes out."""
-    from app import speak as command
-
-    command.decode_text(run, text, best, device or "auto", runs_dir, as_json)
-
-
-@app.command()
 def fork(
     run: Annotated[
         str, typer.Argument(metavar="RUN[@STEP]", help="A run, from its newest checkpoint, that of a step, or @best.")
@@ -226,78 +188,6 @@ def fork(
     given = {"--data": data, "--valid": valid, "--task": task, "--device": device, "--memory-budget": memory_budget}
     changes = command.Changes(tuple(assignments), given, steps)
     command.run(run, changes, detach, runs_dir, log_format, as_json)
-
-
-@app.command()
-def compare(
-    first: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, a unique beginning of it, a path, or `last`.")],
-    second: Annotated[str, typer.Argument(metavar="RUN", help="The one beside it.")],
-    runs_dir: RunsDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Two runs side by side: what was set otherwise, what came out, and how soon."""
-    from app import compare as command
-
-    command.compare(first, second, runs_dir, as_json)
-
-
-@app.command()
-def export(
-    run: RunName = "last",
-    form: Annotated[
-        Literal["csv", "tensorboard"],
-        typer.Option("--format", help="csv: every event, a table a kind; tensorboard: the numbers of its curves."),
-    ] = "csv",
-    what: Annotated[
-        str | None, typer.Option("--what", help="Only this kind of event, such as trained, as one CSV table (stdout).")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the files (default: RUN-csv here); with --what, the file.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there; says which.")] = False,
-    runs_dir: RunsDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Write a run's events as CSV tables or TensorBoard files."""
-    from app import export as command
-
-    command.export(run, form, what, out, force, runs_dir, as_json)
-
-
-@app.command()
-def morphology(
-    run: RunName,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Text that drives the cells; without it the run's held-out sentences.")
-    ] = None,
-    surrogates: Annotated[
-        int, typer.Option("--surrogates", min=99, help="Fields drawn for each null: more take longer, and resolve smaller p.")
-    ] = 199,
-    best: Best = False,
-    device: Device = None,
-    runs_dir: RunsDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Ask whether a run's connections vary over space with a wavelength of their own, and score how far it has organised."""
-    from app import morphology as command
-
-    command.run(run, data, surrogates, best, device or "auto", runs_dir, as_json)
-
-
-@app.command()
-def runs(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
-    """List runs, newest first."""
-    from app import listing as command
-
-    command.runs(runs_dir, as_json)
-
-
-@app.command()
-def status(run: RunName = "last", runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
-    """Say how one run stands."""
-    from app import listing as command
-
-    command.status(run, runs_dir, as_json)
 
 
 @app.command()
@@ -342,28 +232,6 @@ def soak(
     command.run(hours, preset, assignments, chaos, out, trace, as_json)
 
 
-@presets_app.callback()
-def presets(context: typer.Context, as_json: AsJson = False) -> None:
-    """List the shipped presets."""
-    if context.invoked_subcommand is None:
-        from app import listing as command
-
-        command.presets(as_json)
-
-
-@presets_app.command("show")
-def presets_show(
-    name: Annotated[str, typer.Argument(help="A preset.")],
-    config: ConfigFile = None,
-    assignments: Assignments = [],
-    as_json: AsJson = False,
-) -> None:
-    """Print every setting, its value, where the value came from and what it does."""
-    from app import listing as command
-
-    command.presets_show(name, config, assignments, as_json)
-
-
 @app.command()
 def plan(
     preset: Preset = "baseline", config: ConfigFile = None, assignments: Assignments = [], as_json: AsJson = False
@@ -372,68 +240,6 @@ def plan(
     from app import listing as command
 
     command.plan_table(preset, config, assignments, as_json)
-
-
-@bench_app.command("tick")
-def bench_tick(
-    shape: Annotated[str, typer.Option("--shape", help="Cells, as X,Y,Z.")] = "64,64,32",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Sentences at once.")] = 1,
-    repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timed calls of each kernel.")] = 9,
-    as_json: AsJson = False,
-) -> None:
-    """Time one tick, forward and forward+backward, in every implementation that runs here, with one thread and with all."""
-    from app import bench as command
-
-    command.tick(shape, batch, repeats, as_json)
-
-
-@bench_app.command("step")
-def bench_step(
-    preset: Preset = "baseline",
-    assignments: Assignments = [],
-    repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timed training steps.")] = 15,
-    as_json: AsJson = False,
-) -> None:
-    """Time whole training steps of a preset's first stage, and what the decode monitor adds."""
-    from app import bench as command
-
-    command.step(preset, assignments, repeats, as_json)
-
-
-@bench_app.command("plasticity")
-def bench_plasticity(
-    preset: Preset = "baseline",
-    assignments: Assignments = [],
-    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps before the work left out is measured.")] = 100,
-    repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timed calls and pairs of steps.")] = 9,
-    as_json: AsJson = False,
-) -> None:
-    """Time plasticity's update and its share of a training step, and sweep how much of its work can be left out."""
-    from app import bench_plasticity as command
-
-    command.plasticity(preset, assignments, steps, repeats, as_json)
-
-
-@bench_app.command("tui")
-def bench_tui(
-    preset: Preset = "baseline",
-    assignments: Assignments = [],
-    starts: Annotated[int, typer.Option("--starts", min=1, help="Starts of --help and of the home screen.")] = 9,
-    keys: Annotated[int, typer.Option("--keys", min=1, help="Keys pressed while the preset trains.")] = 160,
-    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Windows with a screen attached; one more without.")] = 12,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.5, help="Of each of these windows.")] = 8.0,
-    events: Annotated[
-        int, typer.Option("--events", min=100, help="Events that the memory is measured over; an hour at 50 a second.")
-    ] = 180_000,
-    as_json: AsJson = False,
-) -> None:
-    """Measure the terminal interface on real processes beside a preset that trains on all cores; takes about six minutes.
-
-    First frame, key to visible change, CPU, bytes to the terminal at 160x50, what it takes from training, memory over an hour.
-    """
-    from app import bench_tui as command
-
-    command.run(preset, assignments, starts, keys, pairs, seconds, events, as_json)
 
 
 if __name__ == "__main__":

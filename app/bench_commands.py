@@ -1,0 +1,77 @@
+"""The command line of `bench`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.options import AsJson, Assignments, Preset
+
+bench_app = typer.Typer(
+    help="Measure this machine: nanoseconds, and how far from the memory-copy floor.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@bench_app.command("tick")
+def bench_tick(
+    shape: Annotated[str, typer.Option("--shape", help="Cells, as X,Y,Z.")] = "64,64,32",
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Sentences at once.")] = 1,
+    repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timed calls of each kernel.")] = 9,
+    as_json: AsJson = False,
+) -> None:
+    """Time one tick, forward and forward+backward, in every implementation that runs here, with one thread and with all."""
+    from app import bench as command
+
+    command.tick(shape, batch, repeats, as_json)
+
+
+@bench_app.command("step")
+def bench_step(
+    preset: Preset = "baseline",
+    assignments: Assignments = [],
+    repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timed training steps.")] = 15,
+    as_json: AsJson = False,
+) -> None:
+    """Time whole training steps of a preset's first stage, and what the decode monitor adds."""
+    from app import bench as command
+
+    command.step(preset, assignments, repeats, as_json)
+
+
+@bench_app.command("plasticity")
+def bench_plasticity(
+    preset: Preset = "baseline",
+    assignments: Assignments = [],
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Training steps before the work left out is measured.")] = 100,
+    repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timed calls and pairs of steps.")] = 9,
+    as_json: AsJson = False,
+) -> None:
+    """Time plasticity's update and its share of a training step, and sweep how much of its work can be left out."""
+    from app import bench_plasticity as command
+
+    command.plasticity(preset, assignments, steps, repeats, as_json)
+
+
+@bench_app.command("tui")
+def bench_tui(
+    preset: Preset = "baseline",
+    assignments: Assignments = [],
+    starts: Annotated[int, typer.Option("--starts", min=1, help="Starts of --help and of the home screen.")] = 9,
+    keys: Annotated[int, typer.Option("--keys", min=1, help="Keys pressed while the preset trains.")] = 160,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Windows with a screen attached; one more without.")] = 12,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.5, help="Of each of these windows.")] = 8.0,
+    events: Annotated[
+        int, typer.Option("--events", min=100, help="Events that the memory is measured over; an hour at 50 a second.")
+    ] = 180_000,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the terminal interface on real processes beside a preset that trains on all cores; takes about six minutes.
+
+    First frame, key to visible change, CPU, bytes to the terminal at 160x50, what it takes from training, memory over an hour.
+    """
+    from app import bench_tui as command
+
+    command.run(preset, assignments, starts, keys, pairs, seconds, events, as_json)
