@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from app import configure, formats
-from app.engine import free_bytes, prepare
 from app.exit_codes import ExitCode, Stop
+from app.prepare import free_bytes, prepare
 from lattice.bench import Row, bench_step, bench_tick, tick_bytes
 from monitors.machine import machine
 

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from app import configure, formats
-from app.engine import prepare
 from app.exit_codes import ExitCode, Stop
+from app.prepare import prepare
 from lattice.bench_plasticity import SHAPES, Avoided, ConnectionRow, Trained, bench_update, sweep
 from monitors.machine import machine
 

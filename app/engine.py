@@ -8,9 +8,7 @@ not stop a run.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
-import re
 import signal
 import sys
 import time
@@ -23,6 +21,7 @@ import torch
 from app import launch
 from app.exit_codes import ExitCode, Stop
 from app.feed import Feed
+from app.prepare import prepare
 from app.protocol import RECENT
 from app.server import Server
 from app.version import VERSION
@@ -30,7 +29,7 @@ from lattice import checkpoint
 from lattice.batches import Sentences, corpus_tokenizer
 from lattice.callbacks import Callback
 from lattice.checkpointer import Checkpointer
-from lattice.data import Corpus, DataError, load_corpus
+from lattice.data import Corpus
 from lattice.decode_monitor import DecodeMonitor
 from lattice.health import Recovery
 from lattice.kernels.native import KernelUnavailable
@@ -49,7 +48,6 @@ from monitors.runs import RunFolder, RunFolderError, RunInfo
 from monitors.text_safety import printable
 from monitors.volumes import Volumes
 from presets.layers import to_toml
-from presets.plan import explain, plan
 from presets.schema import RunConfig
 
 INFO_EVERY_S = 1.0
@@ -110,62 +108,6 @@ def peak_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     return gauges.peak_rss_bytes()
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of `run.device`.  Raises Stop if it is not there."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise Stop(ExitCode.USAGE, f"--device: {name!r} is not auto, cpu, cuda or cuda:N")
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise Stop(ExitCode.NO_DEVICE, f"{name} was asked for, but torch sees no CUDA GPU here; use --device cpu")
-    index = int(name.partition(":")[2] or 0)
-    if index >= torch.cuda.device_count():
-        raise Stop(
-            ExitCode.NO_DEVICE,
-            f"{name} was asked for; this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}",
-        )
-    return torch.device("cuda", index)
-
-
-def free_bytes(device: torch.device) -> float:
-    """Memory that a run on this device could take now; unlimited where it can't be told."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    memory = gauges.host_memory()
-    return memory.available_bytes if memory else math.inf
-
-
-def prepare(config: RunConfig) -> tuple[torch.device, Corpus]:
-    """Checks all that can be checked before anything is written: device, memory plan, data.  Raises Stop."""
-    return prepare_device(config), read_corpus(config)
-
-
-def prepare_device(config: RunConfig) -> torch.device:
-    """The device a config is trained on, its memory plan checked and its threads set.  Raises Stop."""
-    device = choose_device(config.run.device)
-    free = free_bytes(device)
-    for stage in plan(config):
-        if not stage.fits:
-            raise Stop(ExitCode.NO_DEVICE, explain(stage))
-        if stage.total_bytes > free:
-            raise Stop(
-                ExitCode.NO_DEVICE,
-                f"stage {stage.name} needs {stage.total_bytes / 1e9:.2f} GB, and {device} has {free / 1e9:.2f} GB free; "
-                f"`--memory-budget {math.floor(free / 1e8) / 10}` plans for what is there, or says what would help",
-            )
-    torch.set_num_threads(config.run.threads or len(os.sched_getaffinity(0)))
-    return device
-
-
-def read_corpus(config: RunConfig) -> Corpus:
-    """The corpus a config names.  Raises Stop."""
-    data = config.data
-    try:
-        return load_corpus(data.task, data.train, data.valid, data.held_out, data.max_held_out, config.run.seed)
-    except DataError as error:
-        raise Stop(ExitCode.USAGE, str(error)) from error
 
 
 def start(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from app import configure, engine, train
+from app import configure, engine, prepare, train
 from app.exit_codes import ExitCode, Stop
 from app.launch import launch
 from app.runs import find_run, run_config
@@ -95,7 +95,7 @@ def fork(name: str, changes: Changes, runs_dir: Path) -> RunFolder:
         )
     edits = _edits(start, config)
     _hold(start, config, edits, current)
-    device, corpus = engine.prepare(config)
+    device, corpus = prepare.prepare(config)
     _not_seen(start, config, corpus)
 
     tokenizer, limit = Tokenizer.from_json(start.saved.tokenizer), config.text.max_tokens
@@ -219,7 +219,7 @@ def _not_seen(start: Start, config: RunConfig, corpus: Corpus) -> None:
         return
     if _sources(start.config) == _sources(config):
         raise Stop(ExitCode.USAGE, f"{corpus.name}: the text has changed since {start.parent.name} was started")
-    trained = {pair.source.casefold() for pair in engine.read_corpus(start.config).train}
+    trained = {pair.source.casefold() for pair in prepare.read_corpus(start.config).train}
     if seen := sum(pair.source.casefold() in trained for pair in corpus.valid):
         raise Stop(
             ExitCode.USAGE,

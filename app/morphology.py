@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from app.engine import choose_device, read_corpus
 from app.exit_codes import ExitCode, Stop
+from app.prepare import choose_device, read_corpus
 from app.runs import Opened, find_run, open_run
 from lattice import checkpoint
 from lattice.batches import Sentences

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from app import configure, engine, formats, soak_plot
 from app.exit_codes import ExitCode, Stop
+from app.prepare import prepare_device
 from app.soak_load import Load, loaded
 from lattice.callbacks import Callback
 from lattice.grammar import generate
@@ -105,7 +106,7 @@ def run(hours: float, preset: str, assignments: list[str], chaos: bool, out: Pat
     gc.freeze()  # what is imported stays
     with tempfile.TemporaryDirectory(prefix="lattice-tui-soak-", ignore_cleanup_errors=True) as place:
         long, cycles = configs(config, _corpus(Path(place), config.run.seed))
-        engine.prepare_device(long)
+        prepare_device(long)
         runs_dir = Path(place) / "runs"
         load = Load(runs_dir, chaos, config.run.seed)
         phases = [

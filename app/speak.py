@@ -16,7 +16,7 @@ def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, ru
     """Scores a run on the sentences of `data`.  Raises Stop."""
     import torch
 
-    from app.engine import choose_device
+    from app.prepare import choose_device
     from app.runs import find_run, open_run
     from lattice.batches import Sentences
     from lattice.data import DataError, read_pairs
@@ -53,7 +53,7 @@ def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, ru
 
 def decode_text(run: str, text: str, best: bool, device: str, runs_dir: Path | None, as_json: bool) -> None:
     """Prints what comes back for one text.  Raises Stop."""
-    from app.engine import choose_device
+    from app.prepare import choose_device
     from app.runs import find_run, open_run
     from lattice.text.tokenizer import pad
 

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from app import configure, formats
-from app.engine import prepare
 from app.exit_codes import ExitCode, Stop
 from app.experiments.statistics import interval
+from app.prepare import prepare
 from lattice.batches import Sentences, corpus_tokenizer
 from lattice.data import Corpus, DataError, Pair, read_pairs
 from lattice.evaluate import chunk_size, evaluate

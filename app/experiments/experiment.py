@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app import configure, formats
-from app.engine import prepare_device, read_corpus
 from app.exit_codes import ExitCode, Stop
 from app.experiments.ledger import Ledger
 from app.experiments.measure import Conditions, Outcome, Text, train
+from app.prepare import prepare_device, read_corpus
 from app.version import VERSION
 from lattice.data import DataError, read_pairs
 from presets.layers import Loaded
