@@ -13,9 +13,6 @@ from lattice import checkpoint, decode_monitor
 from lattice.callbacks import Callback
 from lattice.checkpointer import Checkpointer
 from lattice.decode_monitor import DecodeMonitor
-from lattice.evaluate import evaluate, say
-from lattice.learning_rate import PROFILE_RATE, learning_rate
-from lattice.progress import Progress
 from lattice.trainer import Trainer, TrainingFailed
 from monitors.events import BadStep, Decoded, Saved, StageEnded, StageStarted, Trained, Warned
 
@@ -205,21 +202,6 @@ def test_a_checkpoint_of_another_config_is_refused_with_the_tensor_that_does_not
         other.trainer.resume(saved.model, saved.optimizer, saved.state)
 
 
-def test_progress_survives_json_with_its_infinities():
-    fresh = Progress()
-    assert Progress.from_json(fresh.as_json()) == fresh
-    assert math.inf not in fresh.as_json().values()
-
-
-@pytest.mark.parametrize(
-    ("fields", "reason"),
-    [({"step": "x"}, "step: "), ({"stage": -1}, "stage: "), ({"elapsed_s": math.nan}, "elapsed_s: "), ([], "is no object")],
-)
-def test_progress_that_no_run_can_have_is_refused_by_field(fields, reason):
-    with pytest.raises(ValueError, match=f"^progress: {reason}"):
-        Progress.from_json(fields)
-
-
 # What is not finite
 
 
@@ -303,34 +285,6 @@ def test_a_stage_ends_after_so_many_decodes_without_a_better_loss(bench, monkeyp
     assert [(e.step, e.reason) for e in run.heard.of(StageEnded)] == [(8, "plateau"), (10, "steps")]
 
 
-def test_the_learning_rate_warms_up_linearly_and_falls_by_a_cosine_to_its_final_share(config_of):
-    config = config_of(
-        "optimizer.learning_rate=0.1",
-        "optimizer.warmup_steps=4",
-        "optimizer.final_share=0.2",
-        "stages.0.steps=50",
-        "stages.1.steps=50",
-    )
-
-    def cosine(step: int) -> float:
-        return 0.1 * (0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * step / 100)))
-
-    for step, warm in enumerate((0.25, 0.5, 0.75, 1.0, 1.0)):
-        assert learning_rate(config, step) == pytest.approx(warm * cosine(step), rel=1e-12)
-    assert learning_rate(config, 50) == pytest.approx(0.06)
-    assert learning_rate(config, 100) == pytest.approx(0.02)
-    assert learning_rate(config, 250) == pytest.approx(0.02)
-    assert learning_rate(config_of("optimizer.warmup_steps=0"), 0) == pytest.approx(3e-3)
-
-
-def test_a_stage_that_ended_early_leaves_its_part_of_the_learning_rate_schedule_out(bench):
-    run = bench("stages.0.until_loss=100", callbacks=[DecodeMonitor()])
-    run.trainer.run()
-    rates = [event.learning_rate for event in run.heard.of(Trained)]
-    positions = [0, 1, 2, 3, 6, 7, 8, 9, 10, 11]
-    assert rates == [learning_rate(run.trainer.config, position) for position in positions]
-
-
 # What learns and what does not
 
 
@@ -371,24 +325,6 @@ def test_the_frozen_arm_of_cells_with_clusters_freezes_their_gain_too(bench):
 def test_the_profile_freeze_leaves_connections_as_they_are_while_cells_learn(bench):
     run = bench(ONE_STAGE % ', profile="freeze"')
     assert set(run.trainer.model.state_dict()) - moved(run) == {"lattice.weights"}
-
-
-@pytest.mark.parametrize("profile", ["discovery", "learning", "consolidation"])
-def test_connections_learn_at_the_rate_of_the_profile_and_cells_at_their_own(bench, profile):
-    run = bench(
-        ONE_STAGE.replace("steps=3", "steps=1") % f', profile="{profile}"',
-        "optimizer.warmup_steps=0",
-        "optimizer.cell_rate=0.5",
-    )
-    start = copied(run.trainer.model.state_dict())
-    run.trainer.run()
-    # AdamW's first step moves every parameter by the learning rate, as long as its gradient is well above epsilon.
-    steps = {
-        name: (run.trainer.model.state_dict()[name] - start[name]).abs().max().item()
-        for name in ("lattice.cells", "lattice.weights")
-    }
-    assert steps["lattice.cells"] == pytest.approx(3e-3 * 0.5, rel=1e-3)
-    assert steps["lattice.weights"] == pytest.approx(3e-3 * PROFILE_RATE[profile], rel=1e-3)
 
 
 def test_the_identity_arm_has_no_lattice_and_trains_its_text_parts(bench):
@@ -449,38 +385,7 @@ def test_the_gradient_scale_of_fp16_is_part_of_a_checkpoint(bench, tmp_path):
     assert second.trainer.scaler.get_scale() == first.trainer.scaler.get_scale() == fresh / 2
 
 
-# The decode monitor, checkpoints and controls, as they hang on the loop
-
-
-def test_decode_events_say_what_was_scored_and_what_it_cost(bench, corpus):
-    run = bench(callbacks=[DecodeMonitor()])
-    run.trainer.run()
-    looks = run.heard.of(Decoded)
-    assert [(e.step, e.stage) for e in looks] == [(4, 0), (6, 0), (8, 1), (12, 1)]  # every 4, and where a stage ends
-    best = -1.0
-    for look in looks:
-        assert look.count == 64 and 0 <= look.bleu <= 100 and 0 <= look.chrf <= 100 and 0 <= look.exact <= 1
-        assert "version:" in look.signature
-        assert [sample.reference for sample in look.samples] == [pair.target for pair in corpus.valid[:6]]
-        assert [sample.source for sample in look.samples] == [pair.source for pair in corpus.valid[:6]]
-        assert look.seconds > 0 and look.peak_bytes >= 0
-        assert 0 <= look.active_share <= 1
-        assert look.best == (look.bleu > best)
-        best = max(best, look.bleu)
-    assert looks[-1].valid_loss == run.trainer.progress.valid_loss < looks[0].valid_loss
-
-
-def test_every_cell_of_the_tiny_preset_has_a_gradient(bench):
-    run = bench(callbacks=[DecodeMonitor()])
-    run.trainer.run()
-    assert {(event.stage, event.gradient_share) for event in run.heard.of(Decoded)} == {(0, 1.0), (1, 1.0)}
-
-
-def test_looking_does_not_change_what_is_learned(bench):
-    watched, alone = bench("decode.every=1", callbacks=[DecodeMonitor()]), bench()
-    for run in (watched, alone):
-        run.trainer.run()
-    assert losses(watched.heard) == losses(alone.heard)
+# Checkpoints, as they are saved on the loop
 
 
 def test_checkpoints_are_saved_in_their_rhythm_and_at_stage_ends(bench, tmp_path):
@@ -503,28 +408,3 @@ def test_a_checkpoint_that_can_not_be_saved_is_a_warning_and_training_goes_on(be
     told = run.heard.of(Warned)
     assert told and all(event.message.startswith("checkpoint not saved: ") for event in told)
     assert "Not a directory" in saver.failure
-
-
-def test_shuffled_embeddings_make_every_sentence_say_what_its_neighbour_said(bench):
-    run = bench()
-    sentences, model = run.trainer.valid_sentences, run.trainer.model
-    rows = list(range(16))
-    said = {name: say(model, sentences, rows, run.trainer.tokenizer, 16, name) for name in ("none", "shuffled")}
-    assert len(set(said["none"])) > 1
-    assert said["shuffled"] == said["none"][-1:] + said["none"][:-1]
-
-
-def test_bypassed_messages_make_every_sentence_say_the_same(bench):
-    run = bench()
-    sentences, model = run.trainer.valid_sentences, run.trainer.model
-    _, freely = evaluate(model, sentences, run.trainer.tokenizer, 16)
-    quality, bypassed = evaluate(model, sentences, run.trainer.tokenizer, 16, "bypass")
-    assert len(set(freely)) > 1
-    assert len(set(bypassed)) == 1 and len(bypassed) == quality.count == len(sentences)
-
-
-def test_what_is_said_does_not_depend_on_how_many_sentences_are_decoded_at_once(bench):
-    run = bench()
-    rows = list(range(20))
-    by_chunk = [say(run.trainer.model, run.trainer.valid_sentences, rows, run.trainer.tokenizer, chunk) for chunk in (20, 7)]
-    assert by_chunk[0] == by_chunk[1]

@@ -1,0 +1,30 @@
+"""Evaluation: the controls do what they are for, and how many sentences are decoded at once changes nothing."""
+
+from __future__ import annotations
+
+from lattice.evaluate import evaluate, say
+
+
+def test_shuffled_embeddings_make_every_sentence_say_what_its_neighbour_said(bench):
+    run = bench()
+    sentences, model = run.trainer.valid_sentences, run.trainer.model
+    rows = list(range(16))
+    said = {name: say(model, sentences, rows, run.trainer.tokenizer, 16, name) for name in ("none", "shuffled")}
+    assert len(set(said["none"])) > 1
+    assert said["shuffled"] == said["none"][-1:] + said["none"][:-1]
+
+
+def test_bypassed_messages_make_every_sentence_say_the_same(bench):
+    run = bench()
+    sentences, model = run.trainer.valid_sentences, run.trainer.model
+    _, freely = evaluate(model, sentences, run.trainer.tokenizer, 16)
+    quality, bypassed = evaluate(model, sentences, run.trainer.tokenizer, 16, "bypass")
+    assert len(set(freely)) > 1
+    assert len(set(bypassed)) == 1 and len(bypassed) == quality.count == len(sentences)
+
+
+def test_what_is_said_does_not_depend_on_how_many_sentences_are_decoded_at_once(bench):
+    run = bench()
+    rows = list(range(20))
+    by_chunk = [say(run.trainer.model, run.trainer.valid_sentences, rows, run.trainer.tokenizer, chunk) for chunk in (20, 7)]
+    assert by_chunk[0] == by_chunk[1]

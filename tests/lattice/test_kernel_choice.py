@@ -1,0 +1,167 @@
+"""Which tick kernel runs where, how the C one is built and kept, and what its large tensors ask of the system."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lattice.kernels import choose, native, pages
+from lattice.kernels.native import KernelUnavailable, NativeKernel
+from presets.topology import Topology
+
+CPU = torch.device("cpu")
+
+
+# Which kernel runs
+
+
+@pytest.fixture
+def no_library_kept():
+    """The compiled library is kept per channel count for the process; these tests must build it anew, and leave no trace."""
+    native.library.cache_clear()
+    yield
+    native.library.cache_clear()
+
+
+def break_torch_compile(monkeypatch):
+    def refuse(function, **options):
+        def fail(*arguments):
+            raise RuntimeError("no C++ compiler\nand more lines that nobody needs")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", refuse)
+
+
+def hide_c_compilers(monkeypatch):
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(native.shutil, "which", lambda name: None)
+
+
+def test_auto_takes_the_native_kernel_for_fp32_on_the_cpu():
+    kernel, line = choose("auto", Topology((3, 3, 3)), 12, CPU, torch.float32)
+    assert isinstance(kernel, NativeKernel)
+    assert line == "tick kernel: native (C, fp32)"
+
+
+def test_auto_without_any_compiler_runs_the_reference_and_says_why_in_one_line(no_library_kept, monkeypatch):
+    hide_c_compilers(monkeypatch)
+    break_torch_compile(monkeypatch)
+    kernel, line = choose("auto", Topology((3, 3, 3)), 12, CPU, torch.float32)
+    assert kernel is None
+    assert line.startswith("tick kernel: reference (plain torch, slower) because ")
+    assert "no C compiler found" in line
+    assert "torch.compile does not work here (no C++ compiler)" in line
+    assert "\n" not in line
+
+
+def test_native_by_name_without_a_c_compiler_is_refused(no_library_kept, monkeypatch):
+    hide_c_compilers(monkeypatch)
+    with pytest.raises(KernelUnavailable, match="no C compiler found"):
+        choose("native", Topology((3, 3, 3)), 12, CPU, torch.float32)
+
+
+def test_compiled_by_name_where_torch_compile_fails_is_refused(monkeypatch):
+    break_torch_compile(monkeypatch)
+    with pytest.raises(KernelUnavailable, match=r"torch\.compile does not work here \(no C\+\+ compiler\)$"):
+        choose("compiled", Topology((3, 3, 3)), 12, CPU, torch.float32)
+
+
+def test_native_by_name_refuses_states_that_are_not_fp32():
+    with pytest.raises(KernelUnavailable, match="bfloat16 on cpu"):
+        choose("native", Topology((3, 3, 3)), 12, CPU, torch.bfloat16)
+
+
+def test_native_refuses_more_offsets_than_its_buffers_hold():
+    crowded = Topology((16, 64, 64), (tuple(range(2, 16)), tuple(range(2, 31)), tuple(range(2, 11))))
+    assert len(crowded.offsets) == 130
+    with pytest.raises(KernelUnavailable, match="128 offsets at most, not 130"):
+        NativeKernel(crowded, 12)
+
+
+def test_reference_by_name_needs_no_compiler(no_library_kept, monkeypatch):
+    hide_c_compilers(monkeypatch)
+    break_torch_compile(monkeypatch)
+    assert choose("reference", Topology((3, 3, 3)), 12, CPU, torch.float32)[0] is None
+
+
+def test_an_unknown_implementation_is_a_value_error_that_lists_the_known_ones():
+    with pytest.raises(ValueError, match="'fast' is not one of auto, native, compiled, reference"):
+        choose("fast", Topology((3, 3, 3)), 12, CPU, torch.float32)
+
+
+# Building the C kernel
+
+
+def test_a_compiler_that_fails_leaves_the_cache_empty(no_library_kept, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", "false")
+    with pytest.raises(KernelUnavailable, match="false could not build the tick kernel"):
+        native.library(12)
+    assert list(native.cache_dir().iterdir()) == []
+
+
+@pytest.mark.parametrize("body", ["exit 0", 'for last; do :; done; echo garbage > "$last"'], ids=["no output", "garbage"])
+def test_a_compiler_without_usable_output_leaves_the_cache_empty(body, no_library_kept, monkeypatch, tmp_path):
+    broken = tmp_path / "cc"
+    broken.write_text(f"#!/bin/sh\n{body}\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", str(broken))
+    with pytest.raises(KernelUnavailable, match="could not build the tick kernel"):
+        native.library(12)
+    assert list(native.cache_dir().iterdir()) == []
+
+
+def test_a_kernel_is_built_once_and_then_taken_from_the_cache(no_library_kept, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native.library(2)
+    (built,) = native.cache_dir().iterdir()
+    assert built.suffix == ".so"
+
+    def refuse(*arguments, **options):
+        raise AssertionError("compiled again")
+
+    native.library.cache_clear()
+    monkeypatch.setattr(native.subprocess, "run", refuse)
+    native.library(2)
+    assert list(native.cache_dir().iterdir()) == [built]
+
+
+def test_a_spoilt_kernel_in_the_cache_is_built_again(no_library_kept, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    def write_nothing(main, sources, arguments, path):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"")
+
+    with monkeypatch.context() as spoiling:
+        spoiling.setattr(native, "_compile", write_nothing)
+        with pytest.raises(KernelUnavailable, match="could not build the tick kernel"):
+            native.library(2)
+    (spoilt,) = native.cache_dir().iterdir()
+    assert spoilt.stat().st_size == 0
+    native.library(2)
+    assert spoilt.stat().st_size > 0
+
+
+# Large tensors on huge pages
+
+
+def test_large_tensors_ask_for_huge_pages_and_only_for_whole_ones_of_their_own(monkeypatch):
+    asked = []
+    monkeypatch.setattr(pages, "_madvise", lambda: lambda *arguments: asked.append(arguments))
+    small, large = torch.empty(pages.LARGE // 4 - 1), torch.empty(pages.LARGE // 4 + 1000)
+    assert pages.on_huge_pages(small) is small
+    assert asked == []
+    assert pages.on_huge_pages(large) is large
+    ((start, length, _),) = asked
+    assert start % pages.PAGE == length % pages.PAGE == 0
+    assert large.data_ptr() <= start and start + length <= large.data_ptr() + large.nbytes
+    assert large.nbytes - length < 2 * pages.PAGE
+
+
+def test_a_system_without_the_call_gets_its_tensor_all_the_same(monkeypatch):
+    monkeypatch.setattr(pages, "_madvise", lambda: None)
+    large = torch.empty(pages.LARGE // 4)
+    assert pages.on_huge_pages(large) is large
