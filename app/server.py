@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import socket
 import stat
 import struct
-import sys
 import tempfile
 import threading
 from collections.abc import Callable, Coroutine
@@ -43,7 +43,10 @@ FAREWELL_S = 1.0
 """How long viewers have, at the end, to take what they have not read yet."""
 
 _COMPLAINTS = 20
-"""Refused connections that are written to stderr; nobody can fill a disk with them."""
+"""Refused connections that are told; nobody can fill a disk with them."""
+
+_log = logging.getLogger(__name__)
+"""Goes to stderr, unless somebody asks for less: a soak refuses connections all day."""
 
 
 def peer_uid(channel: socket.socket) -> int:
@@ -259,7 +262,7 @@ class Server:
         self._complaints += 1
         if self._complaints <= _COMPLAINTS:
             last = " (further ones are not shown)" if self._complaints == _COMPLAINTS else ""
-            print(f"control socket: refused a connection: {printable(why)}{last}", file=sys.stderr)
+            _log.warning("control socket: refused a connection: %s%s", printable(why), last)
         with contextlib.suppress(OSError):
             peer.write(Reply(ok=False, error=why))
 

@@ -1,6 +1,7 @@
 """`soak`: a long run under everything that a run meets, and whether this process leaks under it.
 
-    long     one run, a small stage and then the preset's last: decoding, re-clustering, discovery, plasticity, checkpoints
+    long     one run, a small stage and then the preset's last: decoding, re-clustering, discovery, plasticity, pruning and
+             regrowth, checkpoints
     cycles   short runs of both stages, one after the other: engines, sockets, optimizers and lattices come and go, up and down
 
 A screen is attached in a terminal of its own all the while, its memory a meter.  With `chaos`, viewers come and go, commands
@@ -13,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import logging
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -52,6 +54,13 @@ SENTENCES = 3000
 """Of the corpus, where the preset names none: a soak wears out the machinery, and that starts sooner with few."""
 
 CLUSTERS = 4
+SPARSITY = 0.3
+"""Where the preset asks for none: pruned to in the first PRUNED_AT steps of a stage."""
+
+PRUNED_AT = 4
+REGROW = ("activity", "gradient")
+"""By what connections come back, in the first stage and in the last."""
+
 TOLD_EVERY_S = 30.0
 
 
@@ -100,6 +109,8 @@ def run(hours: float, preset: str, assignments: list[str], chaos: bool, out: Pat
     """
     soak_plot.check(out)
     config = configure.load(preset, None, assignments).config
+    if chaos:
+        logging.getLogger("app.server").setLevel(logging.ERROR)  # refusing nonsense is what it should do all the while
     start, seconds = time.monotonic(), 3600 * hours
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     gc.collect()
@@ -139,12 +150,14 @@ def configs(config: RunConfig, corpus: str) -> tuple[RunConfig, RunConfig]:
     data = config.model_dump()
     last = data["stages"][-1]
     first = data["stages"][0] if len(data["stages"]) > 1 else _smaller(last, config.text.grid)
-    for name, stage in (("first", first), ("last", last)):
+    for name, stage, regrow in zip(("first", "last"), (first, last), REGROW, strict=True):
         x, y, z = stage["shape"]
         clusters = stage["clustering"]["clusters"] or min(CLUSTERS, x * y * z // 8)
         stage["clustering"] |= {"clusters": clusters, "every": 40}
         stage |= {"name": name, "until_loss": None, "until_plateau": None}
         stage["waves"] = 0 if config.plasticity.rule == "three_factor" else 2
+        stage["sparsity"] = stage["sparsity"] or SPARSITY
+        stage["rewiring"] = stage["rewiring"] | {"regrow": regrow, "prune_at": PRUNED_AT}
     data["connections"]["learning"] = "hybrid"
     data["decode"] |= {"every": LOOK_EVERY}
     data["checkpoint"] |= {"every": 40}
@@ -152,11 +165,14 @@ def configs(config: RunConfig, corpus: str) -> tuple[RunConfig, RunConfig]:
     data["data"]["train"] = config.data.train or corpus
     data["data"]["held_out"] = max(config.data.held_out, 0.05)
 
-    def of(*steps: int) -> RunConfig:
-        stages = [stage | {"steps": count} for stage, count in zip((first, last), steps, strict=True)]
+    def of(*steps: int, rewired_every: int) -> RunConfig:
+        stages = [
+            stage | {"steps": count, "rewiring": stage["rewiring"] | {"every": rewired_every}}
+            for stage, count in zip((first, last), steps, strict=True)
+        ]
         return RunConfig.model_validate(data | {"stages": stages})
 
-    return of(FIRST_STAGE_STEPS, ENDLESS), of(CYCLE_STEPS, CYCLE_STEPS)
+    return of(FIRST_STAGE_STEPS, ENDLESS, rewired_every=20), of(CYCLE_STEPS, CYCLE_STEPS, rewired_every=CYCLE_STEPS // 2)
 
 
 def _smaller(stage: dict[str, Any], grid: int) -> dict[str, Any]:

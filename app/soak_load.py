@@ -156,6 +156,7 @@ class Load:
                 ("checkpoint.every", (40, 80)),
                 (f"stages.{stage}.activity_threshold", (0.01, 0.02)),
                 (f"stages.{stage}.sparsity", (0.3, 0.4)),
+                (f"stages.{stage}.rewiring.regrow", ("activity", "gradient", "random")),
                 (f"stages.{stage}.profile", ("learning", "consolidation")),
             )
         )

@@ -112,8 +112,8 @@ def engine(short_path):
     engine.server.close()
 
 
-def refusals(capfd) -> list[str]:
-    return [line for line in capfd.readouterr().err.splitlines() if "refused a connection" in line]
+def refusals(caplog) -> list[str]:
+    return [line for line in caplog.messages if "refused a connection" in line]
 
 
 # The socket
@@ -186,11 +186,11 @@ def test_without_a_runtime_folder_the_private_one_bears_the_users_number(tmp_pat
 # Who gets in
 
 
-def test_another_users_process_is_refused_and_logged(engine, monkeypatch, capfd):
+def test_another_users_process_is_refused_and_logged(engine, monkeypatch, caplog):
     monkeypatch.setattr(module, "peer_uid", lambda channel: os.getuid() + 1)
     with pytest.raises(ClientError, match=f"refuses the connection: this run belongs to user {os.getuid()}, you are user"):
         send(engine.folder, "stop", {}, "mallory")
-    assert len(refusals(capfd)) == 1
+    assert len(refusals(caplog)) == 1
     monkeypatch.undo()
     with Connection(engine.folder) as connection:
         assert connection.hello.state == "running"
@@ -395,7 +395,7 @@ def test_an_event_with_more_text_than_a_frame_holds_is_shown_with_fewer_samples(
     ],
     ids=["another protocol", "giant", "version", "unknown field"],
 )
-def test_what_is_no_frame_ends_the_connection_with_a_reason_and_a_line_in_the_log(engine, capfd, raw, why):
+def test_what_is_no_frame_ends_the_connection_with_a_reason_and_a_line_in_the_log(engine, caplog, raw, why):
     with engine.connect() as peer:
         assert isinstance(peer.frame(), Hello)
         peer.send(raw)
@@ -403,7 +403,7 @@ def test_what_is_no_frame_ends_the_connection_with_a_reason_and_a_line_in_the_lo
         # What was sent beyond the refused bytes can cost the answer: the kernel resets a connection closed with unread input.
         assert reply is None or (reply.id == 0 and why in reply.error)
         assert peer.frame() is None
-    [line] = refusals(capfd)
+    [line] = refusals(caplog)
     assert why in line
 
 
@@ -416,7 +416,7 @@ def test_half_a_frame_and_a_vanished_client_disturb_nobody(engine):
         assert next(seen).event.step == 1
 
 
-def test_hundreds_of_random_conversations_leave_the_engine_listening_and_give_it_no_order(engine, capfd):
+def test_hundreds_of_random_conversations_leave_the_engine_listening_and_give_it_no_order(engine, caplog):
     draw = random.Random(11)
     for _ in range(400):
         with contextlib.suppress(OSError), engine.connect() as peer:
@@ -438,5 +438,5 @@ def test_hundreds_of_random_conversations_leave_the_engine_listening_and_give_it
         assert isinstance(peer.frame(), Hello)
         peer.command(1, who="ann", name="checkpoint")
         assert (engine.obey().command, peer.frame().ok) == ("checkpoint", True)
-    said = refusals(capfd)
+    said = refusals(caplog)
     assert len(said) == 20 and said[-1].endswith("(further ones are not shown)")

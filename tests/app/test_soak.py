@@ -10,6 +10,7 @@ import pytest
 
 from app import configure, soak
 from app.exit_codes import ExitCode, Stop
+from lattice.rewiring import dropped
 from monitors.leak_detector import Detector
 from presets.plan import plan
 
@@ -29,6 +30,7 @@ def test_a_soak_goes_up_from_a_smaller_lattice_and_switches_everything_on(preset
         first, last = (planned.cells for planned in plan(config))
         assert first < last
         assert all(stage.clustering.clusters and stage.waves for stage in config.stages)
+        assert all(dropped(stage, stage.rewiring.every, stage.kept()) for stage in config.stages)  # while a stage lasts
         assert config.connections.learning == "hybrid" and config.data.train == "sentences.txt"
     assert cycles.total_steps == 2 * soak.CYCLE_STEPS < soak.FIRST_STAGE_STEPS < long.total_steps
 
