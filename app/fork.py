@@ -3,9 +3,10 @@
     parent   ---- step 100 ----------------- step 400
     fork          step 100 ~~~~~~~ its own
 
-The fork's folder gets the parent's events up to the checkpoint, so that its curves show their past, an `edited` event for every
-change, the checkpoint with the changes in it, and `config.toml` with all settings as they are from there on.  From then on it
-is a run that was stopped at that step: training it is resuming it, and without changes it is the parent going on, bit for bit.
+The fork's folder gets the parent's events and volumes up to the checkpoint, so that its curves and slices show their past, an
+`edited` event for every change, the checkpoint with the changes in it, and `config.toml` with all settings as they are from
+there on.  From then on it is a run that was stopped at that step: training it is resuming it, and without changes it is the
+parent going on, bit for bit.
 
 What a change can't be: anything that the checkpoint's tensors have the shape of, and anything about a stage that is over.
 """
@@ -33,6 +34,7 @@ from lattice.trainer import Trainer
 from monitors.events import Edited, EventLog, RunStarted
 from monitors.runs import RunFolder, RunFolderError, RunInfo
 from monitors.runs import runs_dir as place
+from monitors.volumes import Volumes
 from presets import layers
 from presets.layers import ConfigError, to_toml
 from presets.live import live_settings, with_settings
@@ -245,6 +247,7 @@ def _write(
     try:
         folder.config_toml.write_text(to_toml(config), encoding="utf-8")
         _copy_events(start, folder, edits)
+        Volumes(folder.volumes).take(Volumes(start.parent.volumes), progress.step)
         model, optimizer = trainer.tensors()
         state = trainer.state() | {"data": fingerprint}
         path, _ = checkpoint.save(folder.checkpoints, progress.step, model, optimizer, state, start.saved.tokenizer)

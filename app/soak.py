@@ -39,7 +39,7 @@ from monitors.machine import machine
 from monitors.text_safety import printable
 from presets.schema import RunConfig
 
-LONG_SHARE = 0.65
+LONG_SHARE = 0.5
 """Of the time, for the long run."""
 
 ENDLESS = 10**9

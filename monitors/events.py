@@ -10,11 +10,10 @@ Events have one writer in one process.  Numbers that may be missing are None, ne
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal, TypeVar
@@ -332,14 +331,17 @@ class EventLog:
         A run resumed from the checkpoint of `step` goes through the later steps again.  The file is replaced as a whole, so
         a crash leaves the old or the new one; a reader's byte offset from before means nothing afterwards.
         """
+        # Read anew each time, for a log may be larger than memory; mostly nothing goes, and then nothing is written.
         with self._path.open("rb") as stream:
-            lines = list(stream)
-        kept = [line for line in _up_to(lines, edits) if _happened_by(line, step)]
-        if len(kept) < len(lines):
-            atomic_write(self._path, b"".join(kept))
-            self._stream.close()
-            self._stream = self._open()
-        return len(lines) - len(kept)
+            lines = sum(1 for _ in stream)
+            stream.seek(0)
+            kept = sum(1 for _ in _up_to(stream, step, edits))
+            if kept < lines:
+                stream.seek(0)
+                atomic_write(self._path, _up_to(stream, step, edits))
+                self._stream.close()
+                self._stream = self._open()
+        return lines - kept
 
     def close(self) -> None:
         self._stream.close()
@@ -351,22 +353,19 @@ class EventLog:
         return stream
 
 
-def _happened_by(line: bytes, step: int) -> bool:
-    try:
-        return _Stamp.model_validate_json(line).step <= step
-    except ValidationError:
-        return False
-
-
-def _up_to(lines: list[bytes], edits: int | None) -> list[bytes]:
-    """The lines before the first `edited` event that is one too many."""
-    for i, line in enumerate(lines if edits is not None else ()):
-        with contextlib.suppress(ValidationError):
-            if _Stamp.model_validate_json(line).kind == "edited":
-                edits -= 1
-        if edits < 0:
-            return lines[:i]
-    return lines
+def _up_to(lines: Iterable[bytes], step: int, edits: int | None) -> Iterator[bytes]:
+    """The lines of what happened by `step`; none from the first `edited` event on that is one too many."""
+    for line in lines:
+        try:
+            stamp = _Stamp.model_validate_json(line)
+        except ValidationError:
+            continue
+        if edits is not None and stamp.kind == "edited":
+            edits -= 1
+            if edits < 0:
+                return
+        if stamp.step <= step:
+            yield line
 
 
 def _end_of_last_line(stream: BinaryIO) -> int:

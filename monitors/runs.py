@@ -16,7 +16,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -253,18 +253,19 @@ def damaged_runs(runs_dir: Path) -> list[tuple[Path, str]]:
     return found
 
 
-def atomic_write(path: Path, data: bytes | str, mode: int = 0o600, sync: bool = True) -> None:
+def atomic_write(path: Path, data: bytes | str | Iterable[bytes], mode: int = 0o600, sync: bool = True) -> None:
     """Replaces a file as a whole: readers, and a machine that loses power, see the old content or the new.
 
     Without `sync` the writer does not wait for the disk, and lost power may leave a damaged file.  Text is written as
-    UTF-8.  Raises OSError, and then leaves the old file and nothing else.
+    UTF-8, parts one after the other; they may be read from the old file.  Raises OSError, and then leaves the old file and
+    nothing else.
     """
-    raw = data.encode() if isinstance(data, str) else data
+    data = data.encode() if isinstance(data, str) else data
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as stream:
             os.fchmod(descriptor, mode)
-            stream.write(raw)
+            stream.writelines([data] if isinstance(data, bytes) else data)
             stream.flush()
             if sync:
                 os.fsync(descriptor)

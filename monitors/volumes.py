@@ -197,6 +197,14 @@ class Volumes:
         self._retire(volume.step)
         return path, len(raw)
 
+    def take(self, other: Volumes, step: int) -> None:
+        """Copies another run's volumes up to a step.  Raises OSError."""
+        for at, path in other._found():
+            with contextlib.suppress(FileNotFoundError):  # the other run goes on, and retires its oldest
+                if at <= step and stat.S_ISREG(path.lstat().st_mode):
+                    self.path.mkdir(mode=0o700, exist_ok=True)
+                    atomic_write(self.path / path.name, path.read_bytes(), sync=False)
+
     def at(self, step: int) -> Path | None:
         """The newest volume of this step or an earlier one."""
         return next((path for found, path in reversed(self._found()) if found <= step), None)

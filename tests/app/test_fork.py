@@ -19,7 +19,7 @@ from app.runs import open_run, run_config
 from lattice import checkpoint
 from lattice.callbacks import Callback
 from lattice.steering import Order
-from monitors.events import Decoded, Edited, RunStarted, StageEnded, Trained, read_events
+from monitors.events import Decoded, Edited, RunStarted, StageEnded, Trained, VolumeSaved, read_events
 from monitors.runs import RunFolder, list_runs
 from presets.layers import load
 
@@ -149,6 +149,9 @@ def test_the_fork_has_its_past_and_names_its_parent(parent, tmp_path):
     assert (info.parent, info.preset, info.step, info.stage) == (f"{parent.name}@14", "tiny", 14, 0)
     assert (row["run"], row["state"], row["step"]) == (folder.name, "finished", 14) and folder.name.endswith("-tiny-fork")
     assert of(folder, RunStarted)[-1].message == f"forked from {parent.name}@14"
+    cells = {path.name: path.read_bytes() for path in folder.volumes.iterdir()}
+    assert set(cells) == {f"step-{event.step:08d}.volume" for event in of(folder, VolumeSaved)} != set()
+    assert all(before[parent.volumes / name] == raw for name, raw in cells.items())
     assert folder.path.stat().st_mode & 0o777 == 0o700
     assert folder.events_jsonl.stat().st_mode & 0o777 == folder.run_json.stat().st_mode & 0o777 == 0o600
     finish(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 
 import pytest
 from pydantic import ValidationError
@@ -306,6 +307,18 @@ def test_rewind_past_the_end_leaves_the_file_as_it_is(log, path):
     before = path.stat()
     assert log.rewind(1) == 0
     assert path.stat().st_ino == before.st_ino
+
+
+def test_rewind_takes_no_memory_for_a_long_log(log, path):
+    line = events.Warned(step=1, message="x" * 900).model_dump_json().encode() + b"\n"
+    last = events.Warned(step=2, message="late").model_dump_json().encode() + b"\n"
+    with path.open("ab") as stream:
+        stream.write(20_000 * line + last)
+    tracemalloc.start()
+    assert log.rewind(1) == 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert path.stat().st_size == 20_000 * len(line) > 100 * peak
 
 
 def test_a_log_goes_on_after_a_rewind_that_failed(log, path, monkeypatch):

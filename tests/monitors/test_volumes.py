@@ -197,6 +197,19 @@ def test_rewinding_removes_later_volumes_and_halves_and_nothing_else(tmp_path):
     ]  # fmt: skip
 
 
+def test_volumes_up_to_a_step_are_taken_from_another_run_and_no_links(tmp_path):
+    folder, other = Volumes(tmp_path / "ours"), Volumes(tmp_path / "theirs")
+    folder.take(other, 20)
+    assert not folder.path.exists()
+    for step in (10, 20, 30):
+        other.save(counted((2, 2, 2), step))
+    (other.path / "step-00000015.volume").symlink_to("/dev/zero")
+    folder.take(other, 20)
+    found = {path.name: path.read_bytes() for path in folder.path.iterdir()}
+    assert found == {name: (other.path / name).read_bytes() for name in ("step-00000010.volume", "step-00000020.volume")}
+    assert folder.path.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_save_that_fails_leaves_the_volumes_that_stand(tmp_path, monkeypatch):
     folder = Volumes(tmp_path / "volumes")
     folder.save(counted((2, 2, 2), 1))
