@@ -198,7 +198,7 @@ ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
 def _open(name: str, runs_dir: Path | None) -> Side:
     try:
         folder = RunFolder.find(place(runs_dir), name)
-        info, text = folder.read_info(), folder.config_toml.read_text(encoding="utf-8")
+        info, text = folder.read_info(), folder.read_config()
         return Side(folder, info, from_toml(text, str(folder.config_toml)), _course(folder))
     except NoSuchRun as error:
         raise Stop(ExitCode.NO_SUCH_RUN, str(error)) from error

@@ -32,7 +32,8 @@ from lattice.progress import Progress
 from lattice.text.tokenizer import Tokenizer
 from lattice.trainer import Trainer
 from monitors.events import Edited, EventLog, RunStarted
-from monitors.runs import RunFolder, RunFolderError, RunInfo
+from monitors.plain_files import open_plain
+from monitors.runs import RunFolder, RunFolderError, RunInfo, atomic_write
 from monitors.runs import runs_dir as place
 from monitors.volumes import Volumes
 from presets import layers
@@ -266,8 +267,8 @@ def _write(
 
 def _copy_events(start: Start, folder: RunFolder, edits: list[Edited]) -> None:
     """The parent's log up to the checkpoint, and what the fork changes there.  Raises OSError."""
-    shutil.copyfile(start.parent.events_jsonl, folder.events_jsonl)
-    folder.events_jsonl.chmod(0o600)
+    with open_plain(start.parent.events_jsonl) as events:
+        atomic_write(folder.events_jsonl, events)
     log = EventLog(folder.events_jsonl)
     try:
         log.rewind(start.progress.step, start.progress.edits)

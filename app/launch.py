@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 
 from app.exit_codes import ExitCode, Stop
+from monitors.plain_files import open_descriptor
 from monitors.runs import RunFolder
 
 READY_FD = "LATTICE_TUI_READY_FD"
@@ -72,7 +73,7 @@ def report_ready(folder: RunFolder) -> None:
         return
     sys.stdout.flush()
     sys.stderr.flush()
-    log = os.open(folder.engine_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    log = open_descriptor(folder.engine_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):
         os.dup2(log, stream)
     os.close(log)

@@ -56,7 +56,7 @@ def stage_title(folder: RunFolder, stage: int) -> str:
     """Index and name of a run's stage, such as "1 grow"; the index alone where its config can't be read."""
     try:
         # Not validated: that takes longer, and a list of runs is only read.
-        return f"{stage} {tomllib.loads(folder.config_toml.read_text(encoding='utf-8'))['stages'][stage]['name']}"
+        return f"{stage} {tomllib.loads(folder.read_config())['stages'][stage]['name']}"
     except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
         return str(stage)
 

@@ -33,7 +33,7 @@ def find_run(runs_dir: Path, name: str) -> RunFolder:
 def run_config(folder: RunFolder) -> RunConfig:
     """The config a run was started with.  Raises Stop."""
     try:
-        return from_toml(folder.config_toml.read_text(encoding="utf-8"), str(folder.config_toml))
+        return from_toml(folder.read_config(), str(folder.config_toml))
     except OSError as error:
         raise Stop(ExitCode.NO_SUCH_RUN, f"{folder.config_toml} can't be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

@@ -21,6 +21,7 @@ from typing import Annotated, Any, BinaryIO, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from monitors.fields import Measured, Text
+from monitors.plain_files import open_descriptor, open_plain
 from monitors.runs import atomic_write
 
 _BLOCK = 65536
@@ -332,7 +333,7 @@ class EventLog:
         a crash leaves the old or the new one; a reader's byte offset from before means nothing afterwards.
         """
         # Read anew each time, for a log may be larger than memory; mostly nothing goes, and then nothing is written.
-        with self._path.open("rb") as stream:
+        with open_plain(self._path) as stream:
             lines = sum(1 for _ in stream)
             stream.seek(0)
             kept = sum(1 for _ in _up_to(stream, step, edits))
@@ -347,7 +348,7 @@ class EventLog:
         self._stream.close()
 
     def _open(self) -> BinaryIO:
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        descriptor = open_descriptor(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
         stream = os.fdopen(descriptor, "a+b")
         stream.truncate(_end_of_last_line(stream))
         return stream
@@ -395,7 +396,7 @@ def each_event(path: Path) -> Iterator[AnyEvent | None]:
 
     Raises OSError where the log can't be opened.
     """
-    with path.open("rb") as stream:
+    with open_plain(path) as stream:
         for line in stream:
             if line.endswith(b"\n"):
                 yield parse_event(line)
@@ -410,7 +411,7 @@ def read_events(path: Path, after: int = 0, most: int | None = None) -> ReadResu
     events: list[AnyEvent] = []
     skipped, offset = 0, after
     try:
-        stream = path.open("rb")
+        stream = open_plain(path)
     except FileNotFoundError:
         return ReadResult(events, skipped, offset)
     with stream:

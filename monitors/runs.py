@@ -24,6 +24,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from monitors.fields import Measured, Text
+from monitors.plain_files import open_descriptor, open_plain
 
 STALE_AFTER_S = 600.0
 """A run of another host, whose process can't be looked up from here, counts as lost after this long without a write."""
@@ -175,13 +176,19 @@ class RunFolder:
     def read_info(self) -> RunInfo:
         """Raises RunFolderError where `run.json` is missing or can't be understood."""
         try:
-            return RunInfo.model_validate_json(self.run_json.read_bytes())
+            with open_plain(self.run_json) as stream:
+                return RunInfo.model_validate_json(stream.read())
         except OSError as error:
             raise RunFolderError(f"{self.run_json} can't be read: {_why(error)}") from error
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "file"
             raise RunFolderError(f"{self.run_json} is damaged or of another version: {where}: {first['msg']}") from error
+
+    def read_config(self) -> str:
+        """The text of `config.toml`.  Raises OSError and UnicodeDecodeError."""
+        with open_plain(self.config_toml) as stream:
+            return stream.read().decode("utf-8")
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -190,7 +197,7 @@ class RunFolder:
         What an earlier holder left half written goes.
         """
         try:
-            descriptor = os.open(self.run_lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = open_descriptor(self.run_lock, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise RunFolderError(f"{self.run_lock} can't be opened: {_why(error)}") from error
         try:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import stat
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from monitors.gauges import Absent
+from monitors.plain_files import open_plain
 from monitors.runs import atomic_write, remove_torn
 
 MOST_ALONG = 64
@@ -162,17 +162,10 @@ def _mismatch(header: _Header) -> str:
 def read_volume(path: Path) -> Volume | Absent:
     """The volume in a file, or why there is none.  Only plain files of a volume's size are opened and read."""
     try:
-        # Not blocking: a pipe put in the file's place must not hang the reader.
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                return Absent(f"{path.name} is no plain file")
-            if status.st_size > MOST_FILE_BYTES:
-                return Absent(f"{path.name} has {status.st_size} bytes, and a volume at most {MOST_FILE_BYTES}")
-            raw = os.read(descriptor, MOST_FILE_BYTES)
-        finally:
-            os.close(descriptor)
+        with open_plain(path) as stream:
+            if (size := os.fstat(stream.fileno()).st_size) > MOST_FILE_BYTES:
+                return Absent(f"{path.name} has {size} bytes, and a volume at most {MOST_FILE_BYTES}")
+            raw = stream.read(MOST_FILE_BYTES)
     except OSError as error:
         return Absent(f"{path.name} can't be read: {error.strerror or error}")
     volume = decode(raw)
@@ -200,10 +193,8 @@ class Volumes:
     def take(self, other: Volumes, step: int) -> None:
         """Copies another run's volumes up to a step.  Raises OSError."""
         for at, path in other._found():
-            with contextlib.suppress(FileNotFoundError):  # the other run goes on, and retires its oldest
-                if at <= step and stat.S_ISREG(path.lstat().st_mode):
-                    self.path.mkdir(mode=0o700, exist_ok=True)
-                    atomic_write(self.path / path.name, path.read_bytes(), sync=False)
+            if at <= step and isinstance(volume := read_volume(path), Volume):
+                self.save(volume)
 
     def at(self, step: int) -> Path | None:
         """The newest volume of this step or an earlier one."""

@@ -244,7 +244,7 @@ class Reader(threading.Thread):
 
     def _read_config(self) -> dict[str, object]:
         try:
-            text = self._folder.config_toml.read_text(encoding="utf-8")
+            text = self._folder.read_config()
             config = from_toml(text, str(self._folder.config_toml))
         except (OSError, UnicodeDecodeError):
             return {}  # a run that is just starting has none yet

@@ -186,6 +186,45 @@ def test_a_link_or_a_pipe_in_the_place_of_a_checkpoints_file_is_refused_at_once(
             checkpoint.load(path)
 
 
+@pytest.mark.parametrize("name", ["events.jsonl", "config.toml", "run.json", "run.lock"])
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda file: file.symlink_to("/dev/zero"), Path.mkdir], ids=["pipe", "device", "folder"]
+)
+def test_what_is_no_plain_file_of_a_run_is_refused_by_every_command_at_once(cli, own, name, make):
+    (own / name).unlink()
+    make(own / name)
+    runs = ("--runs-dir", own.parent)
+    refused = 0
+    for words in (
+        ("runs",),
+        ("status", own.name),
+        ("compare", own.name, own.name),
+        ("export", own.name, "--what", "trained"),
+        ("decode", own.name, "a cat"),
+        ("fork", own.name, "--steps", 6),
+        ("train", "--resume", own.name),
+        ("control", own.name, "pause"),
+    ):
+        told = cli(*words, *runs)
+        assert "Traceback" not in told.err
+        refused += told.code != 0
+    assert refused
+
+
+@pytest.mark.parametrize("name, detach", [("events.jsonl", ()), ("run.lock", ()), ("engine.log", ("--detach",))])
+def test_a_link_in_a_run_folder_leads_no_write_out_of_it(cli, own, tmp_path, name, detach):
+    from monitors.runs import RunFolder
+
+    folder, victim = RunFolder(own), tmp_path / "victim"
+    folder.write_info(folder.read_info().model_copy(update={"state": "stopped"}))  # so that it is taken up again
+    victim.write_text("mine\nand torn")
+    (own / name).unlink(missing_ok=True)
+    (own / name).symlink_to(victim)
+    told = cli("train", "--resume", own.name, *detach, "--runs-dir", own.parent)
+    assert told.code == 1 and "is not a plain file" in told.err and "Traceback" not in told.err
+    assert victim.read_text() == "mine\nand torn"
+
+
 @pytest.mark.parametrize("path", ["/dev/zero", "/proc/self/mem", "/"])
 def test_devices_and_folders_are_no_config_and_no_data(cli, path, tmp_path):
     for told in (

@@ -144,7 +144,7 @@ def test_a_giant_file_a_pipe_a_folder_and_a_link_are_not_read(tmp_path):
     os.mkfifo(pipe)
     folder.mkdir()
     link.symlink_to(giant)
-    reasons = {giant: "a volume at most 4000000", pipe: "no plain file", folder: "no plain file", link: "can't be read"}
+    reasons = {giant: "a volume at most 4000000", **dict.fromkeys((pipe, folder, link), "is not a plain file")}
     for path, reason in (reasons | {tmp_path / "gone": "No such file"}).items():
         found = read_volume(path)
         assert isinstance(found, Absent) and reason in found.reason and path.name in found.reason
@@ -197,13 +197,14 @@ def test_rewinding_removes_later_volumes_and_halves_and_nothing_else(tmp_path):
     ]  # fmt: skip
 
 
-def test_volumes_up_to_a_step_are_taken_from_another_run_and_no_links(tmp_path):
+def test_volumes_up_to_a_step_are_taken_from_another_run_and_nothing_else(tmp_path):
     folder, other = Volumes(tmp_path / "ours"), Volumes(tmp_path / "theirs")
     folder.take(other, 20)
     assert not folder.path.exists()
     for step in (10, 20, 30):
         other.save(counted((2, 2, 2), step))
     (other.path / "step-00000015.volume").symlink_to("/dev/zero")
+    (other.path / "step-00000016.volume").write_bytes(b"damaged")
     folder.take(other, 20)
     found = {path.name: path.read_bytes() for path in folder.path.iterdir()}
     assert found == {name: (other.path / name).read_bytes() for name in ("step-00000010.volume", "step-00000020.volume")}
