@@ -17,6 +17,7 @@ import json
 import logging
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from lattice.grammar import generate
 from lattice.leak_monitor import LeakMonitor
 from lattice.trainer import Trainer
 from monitors import leaks
-from monitors.events import LeaksJudged
+from monitors.events import AnyEvent, LeaksJudged
 from monitors.leak_detector import Detector
 from monitors.machine import machine
 from monitors.text_safety import printable
@@ -66,12 +67,13 @@ TOLD_EVERY_S = 30.0
 
 @dataclass
 class Phase:
-    """One of the two, with its detector; steps and runs so far."""
+    """One of the two, with its detector; runs, steps and events of each kind so far."""
 
     name: str
     detector: Detector
     runs: int = 0
     steps: int = 0
+    events: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
 
     def meters(self) -> list[dict[str, Any]]:
@@ -93,7 +95,8 @@ class Until(Callback):
         if time.monotonic() >= self._end:
             trainer.request_stop("the soak's time is up")
 
-    def on_event(self, event: object) -> None:
+    def on_event(self, event: AnyEvent) -> None:
+        self._phase.events[event.kind] += 1
         if isinstance(event, LeaksJudged) and time.monotonic() - self._told >= TOLD_EVERY_S:
             self._told = time.monotonic()
             left = formats.duration(max(0.0, self._end - self._told))
@@ -212,7 +215,9 @@ def summary(
     meters = [meter for phase in phases for meter in phase.meters()]
     verdict = leaks.worst([phase.detector.latest.verdict for phase in phases])
     counts = {
-        phase.name: {"runs": phase.runs, "steps": phase.steps, "samples": phase.detector.latest.samples} for phase in phases
+        phase.name: {"runs": phase.runs, "steps": phase.steps, "samples": phase.detector.latest.samples}
+        | {"events": dict(phase.events)}
+        for phase in phases
     }
     told = {"preset": preset, "chaos": chaos, "machine": machine(), "phases": counts, "acts": acts, "errors": errors}
     return {"verdict": verdict, "meters": meters, "duration_s": round(duration_s, 1)} | told
