@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import typer
 
 PROGRAM = Path(sys.executable).with_name("lattice-tui")
 
@@ -38,6 +40,7 @@ class Told:
 @pytest.fixture(scope="session")
 def cli() -> Callable[..., Told]:
     """`cli("plan", "--json")` runs the program's `main` in this process; what it sets in the environment goes with it."""
+    tree = functools.cache(typer.main.get_command)  # making it anew takes nine tenths of a short command
 
     def call(*arguments: object) -> Told:
         from app import cli as program
@@ -45,7 +48,11 @@ def cli() -> Callable[..., Told]:
         out, err = io.StringIO(), io.StringIO()
         before, sys.argv = sys.argv, ["lattice-tui", *map(str, arguments)]
         try:
-            with mock.patch.dict(os.environ), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(mock.patch.dict(os.environ))
+                stack.enter_context(mock.patch("typer.main.get_command", tree))
+                stack.enter_context(contextlib.redirect_stdout(out))
+                stack.enter_context(contextlib.redirect_stderr(err))
                 try:
                     program.main()
                     code = 0
