@@ -94,7 +94,7 @@ class Record(Callback):
     def follow(self, trainer: Trainer, **changes: object) -> None:
         """Brings `run.json` up to date with the trainer's progress."""
         progress = trainer.progress
-        fields = {name: getattr(progress, name) for name in ("stage", "step", "bleu", "loss", "elapsed_s", "cpu_s")}
+        fields = {name: getattr(progress, name) for name in ("stage", "step", "bleu", "loss", "elapsed_s", "cpu_s", "saving_s")}
         self.update(**fields | {"peak_bytes": peak_bytes(trainer.device)} | changes)
 
     def update(self, **changes: object) -> None:

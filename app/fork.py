@@ -254,7 +254,7 @@ def _write(
         path, _ = checkpoint.save(folder.checkpoints, progress.step, model, optimizer, state, start.saved.tokenizer)
         if checkpoint.best_path(start.parent.checkpoints) == start.saved.path and progress.bleu is not None:
             checkpoint.mark_best(folder.checkpoints, path, progress.bleu)
-        stand = {name: getattr(progress, name) for name in ("stage", "step", "bleu", "loss", "elapsed_s", "cpu_s")}
+        stand = {name: getattr(progress, name) for name in ("stage", "step", "bleu", "loss", "elapsed_s", "cpu_s", "saving_s")}
         own = {"run": folder.name, "preset": preset, "parent": start.name, "created": time.time(), "version": VERSION}
         folder.write_info(RunInfo.of_this_process(state="stopped", reason="forked, not trained yet", **own, **stand))
     except BaseException as error:

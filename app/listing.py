@@ -63,7 +63,7 @@ def stage_title(folder: RunFolder, stage: int) -> str:
 
 def _status(folder: RunFolder) -> dict[str, Any]:
     info = folder.read_info()
-    names = ("stage", "step", "loss", "bleu", "elapsed_s", "cpu_s", "peak_bytes")
+    names = ("stage", "step", "loss", "bleu", "elapsed_s", "cpu_s", "saving_s", "peak_bytes")
     return {"run": info.run, "state": state_of(folder)} | {name: getattr(info, name) for name in names}
 
 
@@ -91,6 +91,8 @@ def status(run: str, runs_dir: Path | None, as_json: bool) -> None:
         f"trained for {formats.duration(info.elapsed_s)} ({formats.duration(info.cpu_s)} of CPU), "
         f"peak memory {formats.bytes_(info.peak_bytes)}"
     )
+    if info.saving_s and info.elapsed_s:
+        print(f"saving checkpoints took {formats.duration(info.saving_s)} of it ({info.saving_s / info.elapsed_s:.1%})")
     if info.reason:
         print(printable(info.reason))
     if info.parent:

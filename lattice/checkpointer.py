@@ -65,5 +65,6 @@ class Checkpointer(Callback):
             self.failure = str(error)
             trainer.emit(Warned(message=f"checkpoint not saved: {error}", **here))
             return
-        self.failure = None
-        trainer.emit(Saved(path=path.name, seconds=time.perf_counter() - clock, bytes=size, best=best, **here))
+        self.failure, seconds = None, time.perf_counter() - clock
+        progress.saving_s += seconds
+        trainer.emit(Saved(path=path.name, seconds=seconds, bytes=size, best=best, **here))

@@ -49,6 +49,8 @@ class Progress:
     """Decodes of this stage since the held-out loss was last better than before."""
     elapsed_s: FiniteFloat = 0.0
     cpu_s: FiniteFloat = 0.0
+    saving_s: FiniteFloat = 0.0
+    """Seconds for which training stood still while checkpoints were saved."""
 
     def following(self) -> int:
         """The stage that comes after this one; one past the last where none does."""

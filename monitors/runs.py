@@ -64,6 +64,7 @@ class RunInfo(BaseModel):
     loss: Measured = None
     elapsed_s: FiniteFloat = 0.0
     cpu_s: FiniteFloat = 0.0
+    saving_s: FiniteFloat = 0.0
     peak_bytes: int = 0
     exit_code: int | None = None
     reason: Text = ""

@@ -19,7 +19,7 @@ from app.cli import app as program
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "textual", "numpy", "sklearn", "sacrebleu", "tokenizers", "lattice"}
 QUICK = ("--preset", "tiny", "--steps", 6, "--set", "decode.every=3", "--set", "checkpoint.every=2", "--set", "run.threads=1")
-STATUS_KEYS = ["run", "state", "stage", "step", "loss", "bleu", "elapsed_s", "cpu_s", "peak_bytes"]
+STATUS_KEYS = ["run", "state", "stage", "step", "loss", "bleu", "elapsed_s", "cpu_s", "saving_s", "peak_bytes"]
 ESCAPE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
 """What a terminal would obey, the newline aside."""
 
@@ -448,7 +448,12 @@ def test_train_json_is_the_status_of_the_run_and_nothing_else(cli, home):
     fields = told.json
     assert list(fields) == STATUS_KEYS
     assert (fields["state"], fields["stage"], fields["step"]) == ("finished", 1, 6)
-    assert fields["loss"] > 0 and fields["elapsed_s"] > 0 and fields["cpu_s"] > 0 and fields["peak_bytes"] > 10**8
+    assert (
+        fields["loss"] > 0
+        and fields["elapsed_s"] > 0
+        and fields["cpu_s"] > fields["saving_s"] > 0
+        and fields["peak_bytes"] > 10**8
+    )
     assert cli("status", fields["run"], "--runs-dir", place / "runs", "--json").json == fields
 
 

@@ -25,7 +25,7 @@ from presets.layers import load
 
 STEPS = 60
 SETTINGS = ("run.threads=1", "checkpoint.every=7", "checkpoint.keep=50", "run.device=cpu")
-CLOCKS = {"elapsed_s", "cpu_s", "edits"}
+CLOCKS = {"elapsed_s", "cpu_s", "saving_s", "edits"}
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -16,7 +16,7 @@ STEPS = 48
 OPTIONS = ("--preset", "tiny", "--steps", STEPS, "--set", "run.threads=1", "--set", "checkpoint.every=4")
 OPTIONS += ("--set", "decode.every=12", "--set", "stages.0.clustering.clusters=4", "--set", "stages.1.clustering.clusters=4")
 OPTIONS += ("--set", "connections.learning=hybrid", "--set", "stages.1.sparsity=0.3")
-CLOCKS = ("elapsed_s", "cpu_s")
+CLOCKS = ("elapsed_s", "cpu_s", "saving_s")
 """What a checkpoint says of time; all else in its files is the same byte for byte (and so the manifest, but for their hash)."""
 
 

@@ -19,7 +19,7 @@ from lattice.progress import Progress
 from lattice.trainer import Trainer, TrainingFailed
 from monitors.events import BadStep, RolledBack, Saved, StageStarted, Trained, Warned
 
-CLOCKS = {"elapsed_s", "cpu_s"}
+CLOCKS = {"elapsed_s", "cpu_s", "saving_s"}
 LONG = ("stages.0.steps=12", "stages.1.steps=12")
 
 

@@ -16,7 +16,7 @@ from lattice.decode_monitor import DecodeMonitor
 from lattice.trainer import Trainer, TrainingFailed
 from monitors.events import BadStep, Decoded, Saved, StageEnded, StageStarted, Trained, Warned
 
-CLOCKS = {"elapsed_s", "cpu_s"}
+CLOCKS = {"elapsed_s", "cpu_s", "saving_s"}
 
 
 class StopAt(Callback):
