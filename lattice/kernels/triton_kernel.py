@@ -36,15 +36,10 @@ class TritonKernel:
 
     def __init__(self, topology: Topology, channels: int, device: torch.device, dtype: torch.dtype) -> None:
         """Raises KernelUnavailable where triton is missing, can't compile for the device, or computes something else."""
-        try:
-            from lattice.kernels import triton_tick
-        except ImportError as error:
-            raise KernelUnavailable(f"triton can't be imported ({error})") from error
         x, y, z = topology.shape
         if x * y * -(-z // Z_BLOCK) > LARGEST_GRID or channels * z > LARGEST_GRID:
             raise KernelUnavailable(f"a lattice of {x}x{y}x{z} cells takes more programs than a GPU can number in 31 bits")
-        self._tick, self._device, self._dtype = triton_tick, device, dtype
-        self._channels = channels
+        self._device, self._dtype, self._channels = device, dtype, channels
         self._place(topology)
         self._probe(topology)
 
@@ -56,6 +51,8 @@ class TritonKernel:
         """One tick of a small lattice both ways against the reference: a device where it fails is known before training."""
         try:
             off = self._off_by(Topology(PROBE_SHAPE, ((), (), (4,)), topology.boundary))
+        except ImportError as error:
+            raise KernelUnavailable(f"triton can't be imported ({error})") from error
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -67,7 +64,7 @@ class TritonKernel:
             raise KernelUnavailable(f"triton computes wrongly on {self._device} (off by {off:.2g} of the largest value)")
 
     def _off_by(self, topology: Topology) -> float:
-        """How far two driven ticks and their gradients are from the reference's: the worst share of a tensor's largest value."""
+        """How far two driven ticks and their gradients are from the reference's: the worst share of a largest value."""
         from lattice.kernels.propagate import Functional, propagate
 
         draw, (x, y, z), offsets = torch.Generator().manual_seed(0), topology.shape, len(topology.offsets)
@@ -129,12 +126,15 @@ class TritonKernel:
         return batch, x, y, z
 
     def _launch(self, name: str, state: torch.Tensor, *arguments: object, **constants: object) -> None:
+        # Not at the top: triton is there where torch is built for CUDA.
+        from lattice.kernels import triton_tick
+
         _, x, y, channels, z = state.shape
         assert all(a.is_contiguous() for a in arguments if isinstance(a, torch.Tensor)), name
         # Triton launches on the current device, whatever the tensors are on.
         current = torch.cuda.device(state.device) if state.is_cuda else contextlib.nullcontext()
         with current:
-            getattr(self._tick, name)[(x * y * -(-z // Z_BLOCK),)](
+            getattr(triton_tick, name)[(x * y * -(-z // Z_BLOCK),)](
                 *arguments, CHANNELS=channels, C_BLOCK=1 << (channels - 1).bit_length(), Z_BLOCK=Z_BLOCK,
                 PERIODIC=self._topology.boundary == "periodic", num_warps=WARPS[name], enable_fp_fusion=True, **constants,
             )  # fmt: skip

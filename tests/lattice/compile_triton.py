@@ -1,7 +1,7 @@
 """Compiles the kernels of lattice.kernels.triton_tick for CUDA without a GPU, and prints what came of it as JSON.
 
-Run by test_triton.py in a process of its own, since Triton's interpreter and its compiler can't live in one.  Exit code 75 where
-this Triton can't compile for a device that is not here.
+Run by test_triton.py in a process of its own, since Triton's interpreter and its compiler can't live in one.  Exit code 75
+where this Triton can't compile for a device that is not here.
 """
 
 from __future__ import annotations
