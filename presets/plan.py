@@ -207,7 +207,7 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int, kernel: str |
         "text": FLOAT * text,
         "gradients": FLOAT * trained,
         "optimizer": 2 * FLOAT * text + state_bytes(config, stage, kept),
-        "states": micro_batch * _states_kept(config, stage) * state * itemsize,
+        "states": micro_batch * states_kept(config, stage) * state * itemsize,
         "temporaries": micro_batch * (in_tick + FLOAT * _activations(config, stage)) + FLOAT * in_backward,
         "runtime": RUNTIME_BYTES,
     }
@@ -225,7 +225,7 @@ def _plasticity(config: RunConfig, stage: Stage, weights: int, cells: int, state
     return sums + CELL_FIELDS * cells + state // stage.shape[0] * heard + signals
 
 
-def _states_kept(config: RunConfig, stage: Stage) -> int:
+def states_kept(config: RunConfig, stage: Stage) -> int:
     """States before a tick that are there at once: the first ones of segments, and all of the last or of a whole one."""
     segment = min(config.training.checkpoint_ticks or 1, stage.ticks)
     segments = -(-stage.ticks // segment)
