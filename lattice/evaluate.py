@@ -11,7 +11,6 @@ from monitors.quality import Quality, score
 from presets.plan import TICK_GRADIENTS, states_kept
 from presets.schema import RunConfig, Stage
 
-
 EVALUATION_STATES = 3
 """States a sentence that evaluation holds at once: a tick's two, and room for what reads them."""
 
