@@ -26,7 +26,7 @@ from lattice.shaping import shaping
 from lattice.text.tokenizer import Tokenizer
 from lattice.trainer import Trainer
 from monitors import gauges, torch_memory
-from monitors.events import AnyEvent, StageEnded, StageStarted, Trained, Warned
+from monitors.events import AnyEvent, StageStarted, Trained, Warned
 from monitors.gauges import Absent
 from monitors.leak_detector import Detector
 from presets.plan import StagePlan
@@ -104,7 +104,6 @@ class Heard(Callback):
         self.losses: dict[int, list[float]] = {}
         self.warnings: list[str] = []
         self.stages: list[StageStarted] = []
-        self.ends: list[StageEnded] = []
 
     def on_event(self, event: AnyEvent) -> None:
         match event:
@@ -114,8 +113,6 @@ class Heard(Callback):
                 self.warnings.append(event.message)
             case StageStarted():
                 self.stages.append(event)
-            case StageEnded():
-                self.ends.append(event)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import contextlib
 
 import torch
 
+from lattice.kernels.agreement import disagreement
 from lattice.kernels.native import KernelUnavailable
 from lattice.kernels.sparse import TILE, Pattern
 from presets.topology import Topology
@@ -23,8 +24,9 @@ Z_BLOCK = 32
 WARPS = {"forward": 2, "backward_cells": 4, "backward_state": 2, "backward_weights": 1}
 """Warps of a program; with one, the channels of a cell are added up within a thread."""
 
-PROBE_SHAPE, PROBE_TOLERANCE = (3, 2, 33), {torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.006}
-"""A lattice of two blocks, and by how much of the largest value the probe may differ from the reference."""
+PROBE_SHAPE, PROBE_TOLERANCE = (3, 2, 33), {torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 0.003}
+"""A lattice of two blocks, and by how much of the largest value the probe may differ from the reference: states and gradients
+are rounded once or twice, to 24, 8 or 11 bits."""
 
 
 class TritonKernel:
@@ -64,30 +66,13 @@ class TritonKernel:
             raise KernelUnavailable(f"triton computes wrongly on {self._device} (off by {off:.2g} of the largest value)")
 
     def _off_by(self, topology: Topology) -> float:
-        """How far two driven ticks and their gradients are from the reference's: the worst share of a largest value."""
-        from lattice.kernels.propagate import Functional, propagate
-
-        draw, (x, y, z), offsets = torch.Generator().manual_seed(0), topology.shape, len(topology.offsets)
+        """The worst disagreement with the reference, on dense connections and on compact ones that hear of clusters, too."""
         self._place(topology)
-
-        def drawn(*sizes: int) -> torch.Tensor:
-            return torch.randn(*sizes, generator=draw).to(self._device)
-
-        drive, cells = drawn(2, x, y, self._channels).to(self._dtype), drawn(6, x, y, self._channels, z)
-        upstream, gain = drawn(2, x, y, self._channels, z), drawn(x, y, self._channels, z)
-        labels = torch.randint(2, topology.shape, generator=draw).to(self._device)
-        index = torch.arange(3, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, x, y, -(-z // TILE)) * 7 + 4
-        pattern = Pattern(index.contiguous().to(self._device), offsets)
-        worst = []
-        for kept, which, functional in ((offsets, None, None), (3, pattern, Functional(gain, labels, 2))):
-            inputs = [t.detach().requires_grad_() for t in (drive, 0.3 * drawn(kept, x, y, z), cells)]
-            results = []
-            for kernel in (self, None):
-                state = propagate(*inputs, topology, 2, kernel, functional, which)
-                results.append([state.detach(), *torch.autograd.grad((state.float() * upstream).sum(), inputs)])
-            for found, wanted in zip(*results, strict=True):
-                worst.append((found.float() - wanted.float()).abs().max() / wanted.float().abs().max())
-        return float(torch.stack(worst).max())  # NaN where one is
+        tiles = -(-topology.shape[2] // TILE)
+        index = torch.arange(3, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, *topology.shape[:2], tiles) * 7 + 4
+        pattern = Pattern(index.contiguous().to(self._device), len(topology.offsets))
+        of = (self, topology, self._channels, 2, self._dtype, self._device)
+        return float(torch.tensor([disagreement(*of), disagreement(*of, pattern, heard=True)]).max())  # NaN where one is
 
     def empty_state(self, shape: tuple[int, ...], zero: bool = False) -> torch.Tensor:
         make = torch.zeros if zero else torch.empty
