@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv run test test-all soak clean
+.PHONY: venv run test test-all soak gpu clean
 
 venv: $(VENV)/installed
 
@@ -29,6 +29,10 @@ test-all: venv
 # Ten minutes under load; a day is the same with --hours 24.
 soak: venv
 	$(BIN)/lattice-tui soak --hours 0.1667 --preset baseline --chaos
+
+# Says why and does nothing where there is no GPU; needs no network.
+gpu: venv
+	$(BIN)/lattice-tui bench gpu --out benchmarks/gpu.json --summary docs/performance.md
 
 clean:
 	rm -rf $(VENV)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -75,3 +76,24 @@ def bench_tui(
     from app import bench_tui as command
 
     command.run(preset, assignments, starts, keys, pairs, seconds, events, as_json)
+
+
+@bench_app.command("gpu")
+def bench_gpu(
+    device: Annotated[str, typer.Option("--device", help="cuda, cuda:N, or cpu (with --quick).")] = "cuda",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="The smallest preset and few repeats: shows that all of it runs.")
+    ] = False,
+    cap: Annotated[float, typer.Option("--cap", min=0.5, help="GB of the GPU that this may take, all told.")] = 24.0,
+    leak_seconds: Annotated[float, typer.Option("--leak-seconds", min=0, help="How long leaks are watched for.")] = 300.0,
+    out: Annotated[Path | None, typer.Option("--out", help="File for the report as JSON.")] = None,
+    summary: Annotated[Path | None, typer.Option("--summary", help="Markdown file whose GPU section is rewritten.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold a GPU against its bars: kernels, ticks, every preset's memory and time, a full progressive run, leaks; 15 minutes.
+
+    Without a GPU it says so and does nothing.
+    """
+    from app import bench_gpu as command
+
+    command.run(device, quick, cap, leak_seconds, out, summary, as_json)

@@ -206,10 +206,14 @@ def _train(
             deaf = server.start()
             stack.callback(server.close)
             record.update(socket=server.path)
-        except (OSError, KernelUnavailable, ValueError, TypeError, KeyError, torch.OutOfMemoryError) as error:
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+            failure = device_failure(error, device)
+            if failure is None and isinstance(error, RuntimeError) and not isinstance(error, KernelUnavailable):
+                raise
+            code, reason = (ExitCode.NO_DEVICE, failure) if failure else (ExitCode.FAILED, str(error))
             with contextlib.suppress(OSError):
-                record.update(state="failed", reason=str(error), exit_code=int(ExitCode.FAILED), socket=None)
-            raise Stop(ExitCode.FAILED, f"{folder.name} can't be trained: {error}") from error
+                record.update(state="failed", reason=reason, exit_code=int(code), socket=None)
+            raise Stop(code, f"{folder.name} can't be trained: {reason}") from error
         stopped = stack.enter_context(_signals(trainer))
         final = None
         try:
@@ -229,14 +233,26 @@ def _train(
                 code, state, reason = ExitCode.FAILED, "failed", checkpointer.failure
         except TrainingFailed as error:
             code, state, reason = ExitCode.FAILED, "failed", str(error)
-        except torch.OutOfMemoryError as error:
-            why = str(error).partition("\n")[0]
-            told = f"out of memory on {device}, with {trainer.micro_batch} sentence(s) at once: {why}"
+        except RuntimeError as error:
+            told = device_failure(error, device, f", with {trainer.micro_batch} sentence(s) at once")
+            if told is None:
+                raise
             code, state, reason = ExitCode.NO_DEVICE, "failed", told
         except OSError as error:
             code, state, reason = ExitCode.FAILED, "failed", f"{error.filename or folder.path}: {error.strerror or error}"
         _leave(trainer, record, code, state, reason)
         return Outcome(folder, code, reason, final)
+
+
+def device_failure(error: Exception, device: torch.device, at: str = "") -> str | None:
+    """One sentence where memory ran out (`at` says doing what) or the GPU failed; None for any other error."""
+    why = str(error).strip().partition("\n")[0]
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"out of memory on {device}{at}: {why}"
+    # A GPU that fell off the bus, was reset or is too full for CUDA's own libraries: after that it takes a new process.
+    if isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in why):
+        return f"{device} stopped working: {why}; the last checkpoint stands, and --resume goes on from it"
+    return None
 
 
 def _leave(trainer: Trainer, record: Record, code: ExitCode, state: str, reason: str) -> None:

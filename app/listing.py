@@ -18,7 +18,7 @@ from monitors.runs import NoSuchRun, RunFolder, RunFolderError, damaged_runs, li
 from monitors.runs import runs_dir as place
 from monitors.text_safety import printable
 from presets import layers
-from presets.plan import StagePlan, explain, plan
+from presets.plan import KERNELS, StagePlan, explain, plan
 
 
 def _console() -> Console:
@@ -168,3 +168,5 @@ def _print_plan(stages: tuple[StagePlan, ...]) -> None:
     table.add_row("micro-batch x accumulation", *(f"{stage.micro_batch} x {stage.accumulation}" for stage in stages))
     table.add_row("reach", *(f"{stage.reach:.0%}" for stage in stages))
     _console().print(table)
+    for kernel in dict.fromkeys(stage.kernel for stage in stages):
+        print(f"assumed kernel: {KERNELS[kernel]}")

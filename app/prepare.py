@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import os
 import re
@@ -11,7 +12,7 @@ import torch
 from app.exit_codes import ExitCode, Stop
 from lattice.data import Corpus, DataError, load_corpus
 from monitors import gauges
-from presets.plan import explain, plan
+from presets.plan import explain, on_device, plan
 from presets.schema import RunConfig
 
 
@@ -33,9 +34,13 @@ def choose_device(name: str) -> torch.device:
 
 
 def free_bytes(device: torch.device) -> float:
-    """Memory that a run on this device could take now; unlimited where it can't be told."""
+    """Memory that a run on this device could take now; unlimited where it can't be told.  Raises Stop where a GPU fails."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        try:
+            return torch.cuda.mem_get_info(device)[0]
+        except RuntimeError as error:  # the driver lost it, or another process holds it for itself or has filled it
+            told = str(error).strip().partition("\n")[0]
+            raise Stop(ExitCode.NO_DEVICE, f"{device} can't be used: {told}; nvidia-smi tells what is wrong with it") from error
     memory = gauges.host_memory()
     return memory.available_bytes if memory else math.inf
 
@@ -49,7 +54,7 @@ def prepare_device(config: RunConfig) -> torch.device:
     """The device a config is trained on, its memory plan checked and its threads set.  Raises Stop."""
     device = choose_device(config.run.device)
     free = free_bytes(device)
-    for stage in plan(config):
+    for stage in plan(on_device(config, device.type), _without_triton(config, device)):
         if not stage.fits:
             raise Stop(ExitCode.NO_DEVICE, explain(stage))
         if stage.total_bytes > free:
@@ -60,6 +65,12 @@ def prepare_device(config: RunConfig) -> torch.device:
             )
     torch.set_num_threads(config.run.threads or len(os.sched_getaffinity(0)))
     return device
+
+
+def _without_triton(config: RunConfig, device: torch.device) -> str | None:
+    """The kernel that a GPU is left with where triton is not installed; None where nothing speaks against the one assumed."""
+    missing = device.type == "cuda" and config.run.kernel == "auto" and importlib.util.find_spec("triton") is None
+    return "compiled" if missing else None
 
 
 def read_corpus(config: RunConfig) -> Corpus:

@@ -70,4 +70,6 @@ def open_run(folder: RunFolder, device: torch.device, best: bool = False) -> Ope
     except (checkpoint.CheckpointError, ValueError, KeyError, TypeError, IndexError) as error:
         raise Stop(ExitCode.FAILED, f"{folder.name} can't be opened: {error}") from error
     stage = plan(config)[progress.stage]
-    return Opened(config, model.eval(), tokenizer, progress, chunk_size(stage.micro_batch, config.stages[progress.stage].ticks))
+    return Opened(
+        config, model.eval(), tokenizer, progress, chunk_size(config, config.stages[progress.stage], stage.micro_batch)
+    )

@@ -11,7 +11,7 @@ import time
 import torch
 
 from lattice.callbacks import Callback
-from lattice.evaluate import chunk_size, held_out_loss, say
+from lattice.evaluate import EVALUATION_STATES, chunk_size, held_out_loss, say
 from lattice.trainer import Trainer
 from monitors import gauges, torch_memory
 from monitors.events import Decoded, Sample
@@ -43,12 +43,14 @@ class DecodeMonitor(Callback):
         gradient_share = model.gradient_share()
         sentences = trainer.valid_sentences
         rows = list(range(min(count, len(sentences))))
-        chunk = chunk_size(trainer.micro_batch, trainer.stage.ticks)
+        chunk = chunk_size(config, trainer.stage, trainer.micro_batch)
         said = say(model, sentences, rows, trainer.tokenizer, chunk)
         pairs = [sentences.pairs[i] for i in rows]
         quality = score(said, [pair.target for pair in pairs])
         loss = held_out_loss(model, sentences, rows, chunk)
-        source, _, _ = sentences.batch(rows[: min(ACTIVITY_SENTENCES, chunk)], trainer.device)
+        # Two states more than decoding: those before and after the last tick are held against each other.
+        few = max(1, chunk * EVALUATION_STATES // (EVALUATION_STATES + 2))
+        source, _, _ = sentences.batch(rows[: min(ACTIVITY_SENTENCES, few)], trainer.device)
         change = model.change(source)
         best = quality.bleu > progress.best_bleu
         progress.bleu, progress.valid_loss = quality.bleu, loss if math.isfinite(loss) else None

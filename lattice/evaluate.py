@@ -8,11 +8,16 @@ from lattice.batches import Sentences
 from lattice.model import TextLattice
 from lattice.text.tokenizer import Tokenizer
 from monitors.quality import Quality, score
+from presets.plan import TICK_GRADIENTS, states_kept
+from presets.schema import RunConfig, Stage
+
+EVALUATION_STATES = 3
+"""States a sentence that evaluation holds at once: a tick's two, and room for what reads them."""
 
 
-def chunk_size(micro_batch: int, ticks: int) -> int:
-    """Sentences decoded at once: evaluation keeps 3 states a sentence, training ticks + 1 and their gradients."""
-    return max(1, micro_batch * (ticks + 4) // 3)
+def chunk_size(config: RunConfig, stage: Stage, micro_batch: int) -> int:
+    """Sentences decoded at once: as many as take no more memory than the states and gradients of a micro-batch in training."""
+    return max(1, micro_batch * (states_kept(config, stage) + TICK_GRADIENTS) // EVALUATION_STATES)
 
 
 @torch.no_grad()

@@ -124,19 +124,21 @@ class TextLattice(nn.Module):
         with self._autocast():
             slots = self.encoder(source)
         drive = self.input_port.drive(slots.float()).to(self.state_dtype)
-        last = lattice.state(drive).float()
+        last = lattice.state(drive)
         ticks, lattice.ticks = lattice.ticks, lattice.ticks - 1
         try:
-            before = lattice.state(drive).float() if lattice.ticks else torch.zeros_like(last)
+            before = lattice.state(drive) if lattice.ticks else torch.zeros_like(last)
         finally:
             lattice.ticks = ticks
-        return (last - before).square().mean(dim=(0, 3)).sqrt()
+        # A layer of x at a time: whole states in fp32 would be several times what decoding holds.
+        layers = zip(last.unbind(1), before.unbind(1), strict=True)
+        return torch.stack([(now.float() - then.float()).square().mean((0, 2)).sqrt() for now, then in layers])
 
     def gradient_share(self) -> float | None:
         """Share of cells with a gradient that is not zero, after a backward; None where cells do not learn."""
         if self.lattice is None or self.lattice.cells.grad is None:
             return None
-        return (self.lattice.cells.grad.abs().amax(dim=(0, 3)) > 0).float().mean().item()
+        return (self.lattice.cells.grad != 0).any(dim=3).any(dim=0).float().mean().item()
 
     def _autocast(self) -> torch.autocast:
         # fp16 exists for CUDA; where a CPU lacks the operators, bf16 text layers would differ from the states: keep fp32.

@@ -101,7 +101,7 @@ class Steering:
     def _set(self, trainer: Trainer, order: Order) -> None:
         current = trainer.progress.stage
         config = edit(trainer.config, order.key, order.value, current)
-        for planned in plan(config)[current:]:
+        for planned in plan(config, trainer.kernel_name)[current:]:
             if not planned.fits:
                 raise Refused(explain(planned))
         old, new = _value(trainer.config, order.key), _value(config, order.key)

@@ -70,10 +70,10 @@ class Trainer:
         self.stop_request: str | None = None
         """Set from outside (a signal handler, a command) to leave after the step in progress."""
         self.steering = Steering()
-        self.plans: tuple[StagePlan, ...] = plan(config)
         # fp16 gradients underflow; the scaler is inert for the other precisions.
         self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**12, enabled=config.run.precision == "fp16")
         self.model = TextLattice(config, 0, tokenizer.vocabulary, device)
+        self.plans: tuple[StagePlan, ...] = plan(config, self.kernel_name)
         self.optimizer = optimizers.build(config, self.stage, self.model)
         self._pruned = self.reach_sparsity()
         self._resumed = False
@@ -189,7 +189,7 @@ class Trainer:
         What the lattice keeps of the current stage (profile, sparsity, plasticity) is changed here, all else where it is read.
         """
         before, self.config = self.stage, config
-        self.plans = plan(config)
+        self.plans = plan(config, self.kernel_name)
         health.forget_losses(self.progress)
         lattice = self.model.lattice
         if lattice is None:
@@ -221,6 +221,12 @@ class Trainer:
     @property
     def plan(self) -> StagePlan:
         return self.plans[self.progress.stage]
+
+    @property
+    def kernel_name(self) -> str | None:
+        """The kernel that runs, as presets.plan names it; None where there is no lattice."""
+        lattice = self.model.lattice
+        return None if lattice is None else lattice.kernel.name if lattice.kernel is not None else "reference"
 
     @property
     def micro_batch(self) -> int:
@@ -255,8 +261,8 @@ class Trainer:
             )
         self.progress = progress
         self.config = with_settings(self.config, state.get("live", {}))
-        self.plans = plan(self.config)
         self._load(progress.stage, model, state["scaler"])
+        self.plans = plan(self.config, self.kernel_name)
         self._build_optimizer(optimizer)
         self._resumed, self._pruned = True, None
 

@@ -5,6 +5,9 @@ up what is never all there at one moment (the loss's activations go before the l
 What lives through a step is counted exactly, tensor by tensor, from the shapes that lattice.lattice3d and
 lattice.text.coder build; `temporaries` follow the allocations measured in lattice.kernels.propagate, and text activations
 are an estimate.  The `reference` kernel is not planned for: autograd keeps every one of its intermediates.
+
+What a tick holds beside the states depends on the kernel: `assumed_kernel` says which one a config will run on which device.
+On a GPU all components but `runtime` are what torch allocates there, and `runtime` stands for the CUDA context.
 """
 
 from __future__ import annotations
@@ -35,23 +38,34 @@ STATE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 CONTROL_POINTS = 3 * 3
 """A slot drives its patch of the face through so many points of C numbers."""
 
-# State-sized fp32 buffers of a backward tick (measured, see above).
+# State-sized buffers of a backward tick (measured, see above).
 TICK_GRADIENTS = 2
-"""The gradient that arrives, which the one of the state replaces, and the tick's gradient of its message."""
+"""The gradient that arrives, which the one of the state replaces, and the tick's gradient of its message: in the states' own
+precision, but in fp32 through the compiled kernel."""
 CELL_FIELDS = 6
 """Numbers of a cell that plasticity keeps or gathers: theta, firing rate, threshold; firings, activity and its square."""
 FUNCTIONAL_BUFFERS, FUNCTIONAL_CHANNELS = 1, 3
-"""What the cells hear of their clusters; and so many single channels of a state, on the way there and back."""
+"""What the cells hear of their clusters, in fp32; and so many single channels of a state, on the way there and back."""
 COMPILED_BUFFERS = 8
 """The state's gradient beside the one that arrives, and what the compiled kernel stores between its loops (9.3 states in all
-measured at batch 1 on the CPU, not yet on a GPU); the native one needs nothing."""
+measured at batch 1 on the CPU, not yet on a GPU); the native and the triton one need nothing."""
+
+KERNELS = {
+    "native": "native, on the CPU",
+    "triton": "triton, on a CUDA GPU",
+    "either": "native on the CPU, triton on a CUDA GPU",
+    "compiled": "compiled (torch.compile)",
+    "reference": "reference, counted as compiled",
+}
+"""What a plan may assume; `either` where both take the same memory and the device is not known."""
 
 
 @dataclass(frozen=True)
 class StagePlan:
     """One stage's memory in bytes, by component; `reach` is the share of cells on a path from input to output.
 
-    `savings` names settings that would lower the total of a stage that does not fit, each with the bytes it alone saves.
+    `kernel` is the one that is assumed, a key of KERNELS.  `savings` names settings that would lower the total of a stage that
+    does not fit, each with the bytes it alone saves.
     """
 
     name: str
@@ -64,16 +78,44 @@ class StagePlan:
     micro_batch: int
     accumulation: int
     reach: float
+    kernel: str
     savings: dict[str, int]
 
     def as_json(self) -> dict[str, Any]:
-        keys = ("shape", "cells", "components", "total_bytes", "budget_bytes", "fits", "micro_batch", "accumulation", "reach")
+        keys = (
+            "shape", "cells", "components", "total_bytes", "budget_bytes", "fits", "micro_batch", "accumulation", "reach",
+            "kernel",
+        )  # fmt: skip
         return {key: getattr(self, key) for key in keys} | {"shape": list(self.shape), "components": dict(self.components)}
 
 
-def plan(config: RunConfig) -> tuple[StagePlan, ...]:
-    """One plan a stage.  With `training.micro_batch` given, that one is taken whether it fits or not."""
-    return tuple(_plan_stage(config, i) for i in range(len(config.stages)))
+def plan(config: RunConfig, kernel: str | None = None) -> tuple[StagePlan, ...]:
+    """One plan a stage, for a `kernel` that is known or the one assumed.
+
+    With `training.micro_batch` given, that one is taken whether it fits or not.
+    """
+    return tuple(_plan_stage(config, i, kernel) for i in range(len(config.stages)))
+
+
+def on_device(config: RunConfig, device: str) -> RunConfig:
+    """The config with `auto` settled: what to plan where the device is known."""
+    return _with(config, run=_with(config.run, device=device))
+
+
+def assumed_kernel(config: RunConfig) -> str:
+    """The kernel (a key of KERNELS) that a config runs on its `run.device`, where everything can be compiled.
+
+    `auto` is taken for a GPU where states are bf16 or fp16, which no fast kernel of the CPU takes: the plan of `large` is one
+    for a GPU, and that of the same config with `run.precision=fp32` holds for both.
+    """
+    run = config.run
+    if run.kernel != "auto":
+        return run.kernel
+    if run.device == "auto":
+        return "either" if run.precision == "fp32" else "triton"
+    if run.device.startswith("cuda"):
+        return "triton"
+    return "native" if run.precision == "fp32" else "compiled"
 
 
 def explain(stage_plan: StagePlan) -> str:
@@ -89,14 +131,14 @@ def explain(stage_plan: StagePlan) -> str:
     return f"{over}; {', '.join([*switches, f'run.memory_budget_gb={math.ceil(total / GB)} allows it'])}"
 
 
-def _plan_stage(config: RunConfig, index: int) -> StagePlan:
+def _plan_stage(config: RunConfig, index: int, kernel: str | None) -> StagePlan:
     stage, batch = config.stages[index], config.training.batch
     budget = round(config.run.memory_budget_gb * GB)
     micro_batch = config.training.micro_batch
     if not micro_batch:
         divisors = (size for size in range(batch, 0, -1) if batch % size == 0)
-        micro_batch = next((size for size in divisors if _total(config, stage, size) <= budget), 1)
-    components = _components(config, stage, micro_batch)
+        micro_batch = next((size for size in divisors if _total(config, stage, size, kernel) <= budget), 1)
+    components = _components(config, stage, micro_batch, kernel)
     total = sum(components.values())
     return StagePlan(
         name=stage.name,
@@ -109,19 +151,20 @@ def _plan_stage(config: RunConfig, index: int) -> StagePlan:
         micro_batch=micro_batch,
         accumulation=batch // micro_batch,
         reach=reach(stage.topology(config.lattice.boundary), stage.ticks),
-        savings={} if total <= budget else _savings(config, index, micro_batch, budget),
+        kernel=kernel or assumed_kernel(config),
+        savings={} if total <= budget else _savings(config, index, micro_batch, budget, kernel),
     )
 
 
-def _total(config: RunConfig, stage: Stage, micro_batch: int) -> int:
-    return sum(_components(config, stage, micro_batch).values())
+def _total(config: RunConfig, stage: Stage, micro_batch: int, kernel: str | None = None) -> int:
+    return sum(_components(config, stage, micro_batch, kernel).values())
 
 
-def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, int]:
-    """Bytes by component, in the order of the table."""
+def _components(config: RunConfig, stage: Stage, micro_batch: int, kernel: str | None = None) -> dict[str, int]:
+    """Bytes by component, in the order of the table; `kernel=None` is the one assumed."""
     channels, itemsize = config.lattice.channels, STATE_BYTES[config.run.precision]
     functional, clusters = stage.clustering.functional, stage.clustering.clusters
-    compiled = not _is_native(config)
+    compiled = (kernel or assumed_kernel(config)) in ("compiled", "reference")
 
     text = _encoder_size(config.text) + config.text.decoder_size(config.text.decoder_feed_forward())
     cells = 0
@@ -141,8 +184,9 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
 
     state = channels * cells  # numbers a sentence
     # Backward needs most at its first tick: all states are there yet.
-    buffers = TICK_GRADIENTS + FUNCTIONAL_BUFFERS * functional + COMPILED_BUFFERS * compiled
-    in_tick = buffers * state + FUNCTIONAL_CHANNELS * functional * cells
+    of_gradients = TICK_GRADIENTS * (FLOAT if compiled else itemsize)
+    of_others = FLOAT * (FUNCTIONAL_BUFFERS * functional + COMPILED_BUFFERS * compiled)
+    in_tick = (of_gradients + of_others) * state + FLOAT * FUNCTIONAL_CHANNELS * functional * cells
     # Backward always writes a gradient of the cells, and drops it where they are frozen.
     written = cell_parameters + weights * weights_learn
     in_backward = written - lattice_trained
@@ -163,8 +207,8 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int) -> dict[str, 
         "text": FLOAT * text,
         "gradients": FLOAT * trained,
         "optimizer": 2 * FLOAT * text + state_bytes(config, stage, kept),
-        "states": micro_batch * _states_kept(config, stage) * state * itemsize,
-        "temporaries": FLOAT * (micro_batch * (in_tick + _activations(config, stage)) + in_backward),
+        "states": micro_batch * states_kept(config, stage) * state * itemsize,
+        "temporaries": micro_batch * (in_tick + FLOAT * _activations(config, stage)) + FLOAT * in_backward,
         "runtime": RUNTIME_BYTES,
     }
 
@@ -181,18 +225,12 @@ def _plasticity(config: RunConfig, stage: Stage, weights: int, cells: int, state
     return sums + CELL_FIELDS * cells + state // stage.shape[0] * heard + signals
 
 
-def _states_kept(config: RunConfig, stage: Stage) -> int:
+def states_kept(config: RunConfig, stage: Stage) -> int:
     """States before a tick that are there at once: the first ones of segments, and all of the last or of a whole one."""
     segment = min(config.training.checkpoint_ticks or 1, stage.ticks)
     segments = -(-stage.ticks // segment)
     last = stage.ticks - (segments - 1) * segment
     return max(segments + last - 1, segments - 1 + segment - 1)
-
-
-def _is_native(config: RunConfig) -> bool:
-    """Whether the kernel is certain to be the native one; on `device = "auto"` it may not be."""
-    run = config.run
-    return run.kernel == "native" or (run.kernel == "auto" and run.device == "cpu" and run.precision == "fp32")
 
 
 def _encoder_size(text: Text) -> int:
@@ -225,41 +263,51 @@ def _activations(config: RunConfig, stage: Stage) -> int:
     return encoder + decoder + loss + 4 * ports  # both ports' control points and faces, and their gradients
 
 
-def _savings(config: RunConfig, index: int, micro_batch: int, budget: int) -> dict[str, int]:
+def _savings(config: RunConfig, index: int, micro_batch: int, budget: int, kernel: str | None) -> dict[str, int]:
     """Settings that would lower the stage's total, with the bytes each saves alone."""
     stage = config.stages[index]
-    trials: dict[str, tuple[RunConfig, Stage, int]] = {}
+    runs = kernel or assumed_kernel(config)
+    trials: dict[str, tuple[RunConfig, Stage, int, str]] = {}
     if config.lattice.arm == "lattice":
-        if smaller := _largest_that_fits(config, stage, micro_batch, budget):
-            trials[f"stages.{index}.shape={list(smaller.shape)}"] = config, smaller, micro_batch
+        if smaller := _largest_that_fits(config, stage, micro_batch, budget, kernel):
+            trials[f"stages.{index}.shape={list(smaller.shape)}"] = config, smaller, micro_batch, runs
         if config.run.precision == "fp32":
             halved = _with(config, run=_with(config.run, precision="bf16"))
-            trials["run.precision=bf16"] = halved, stage, micro_batch
+            # The C kernel runs fp32 alone.
+            trials["run.precision=bf16"] = (
+                halved,
+                stage,
+                micro_batch,
+                {"native": "compiled", "either": "triton"}.get(runs, runs),
+            )
+        elif runs == "compiled" and (config.run.kernel, config.run.device) == ("auto", "cpu"):
+            whole = _with(config, run=_with(config.run, precision="fp32"))
+            trials["run.precision=fp32"] = whole, stage, micro_batch, "native"
         if config.optimizer.name == "adamw":
             coded = _with(config, optimizer=_with(config.optimizer, name="adam8bit"))
-            trials["optimizer.name=adam8bit"] = coded, stage, micro_batch
+            trials["optimizer.name=adam8bit"] = coded, stage, micro_batch, runs
         if not config.training.checkpoint_ticks:
             segment = math.ceil(math.sqrt(stage.ticks))
             segmented = _with(config, training=_with(config.training, checkpoint_ticks=segment))
-            trials[f"training.checkpoint_ticks={segment}"] = segmented, stage, micro_batch
+            trials[f"training.checkpoint_ticks={segment}"] = segmented, stage, micro_batch, runs
         if config.connections.learning != "frozen":
             frozen = _with(config, connections=_with(config.connections, learning="frozen"))
-            trials["connections.learning=frozen"] = frozen, stage, micro_batch
+            trials["connections.learning=frozen"] = frozen, stage, micro_batch, runs
     if micro_batch > 1:
-        trials["training.micro_batch=1"] = config, stage, 1
-    total = _total(config, stage, micro_batch)
+        trials["training.micro_batch=1"] = config, stage, 1, runs
+    total = _total(config, stage, micro_batch, kernel)
     saved = {switch: total - _total(*trial) for switch, trial in trials.items()}
     return {switch: saving for switch, saving in saved.items() if saving > 0}
 
 
-def _largest_that_fits(config: RunConfig, stage: Stage, micro_batch: int, budget: int) -> Stage | None:
+def _largest_that_fits(config: RunConfig, stage: Stage, micro_batch: int, budget: int, kernel: str | None) -> Stage | None:
     """The stage at the largest depth that fits with the same proportions and keeps every rule of the schema."""
     size_x, size_y, depth = stage.shape
 
     def shrunk(z: int) -> Stage:
         return _with(stage, shape=(max(1, size_x * z // depth), max(1, size_y * z // depth), z))
 
-    largest = bisect.bisect_right(range(1, depth), budget, key=lambda z: _total(config, shrunk(z), micro_batch))
+    largest = bisect.bisect_right(range(1, depth), budget, key=lambda z: _total(config, shrunk(z), micro_batch, kernel))
     for z in range(largest, 0, -1):
         smaller = shrunk(z)
         if min(smaller.shape[:2]) < config.text.grid:

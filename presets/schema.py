@@ -216,7 +216,9 @@ class Run(Section):
         "auto", description="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of states and text layers; parameters stay fp32")
-    kernel: Literal["auto", "native", "compiled", "reference"] = Field("auto", description="implementation of the tick")
+    kernel: Literal["auto", "native", "triton", "compiled", "reference"] = Field(
+        "auto", description="implementation of the tick"
+    )
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="CPU threads; 0 = all cores this process may use")
     memory_budget_gb: Annotated[float, Field(gt=0)] = Field(
         24.0, description="training must fit in this many GB (10^9 bytes); fixes the micro-batch"

@@ -124,7 +124,7 @@ def _train_arm(name: str, seed: int, config: RunConfig, corpus: Corpus, scored: 
     except TrainingFailed as error:
         raise Stop(ExitCode.FAILED, f"arm {name}, seed {seed}: {error}") from error
     cpu = gauges.cpu_seconds() - cpu
-    sentences, chunk = Sentences(scored, tokenizer, limit), chunk_size(trainer.plan.micro_batch, trainer.stage.ticks)
+    sentences, chunk = Sentences(scored, tokenizer, limit), chunk_size(trainer.config, trainer.stage, trainer.plan.micro_batch)
     possible = [control for control in CONTROLS if control != "bypass" or trainer.model.lattice is not None]
     scores = {control: evaluate(trainer.model, sentences, tokenizer, chunk, control)[0] for control in possible}
     controls = {control: quality.bleu for control, quality in scores.items() if control != "none"}

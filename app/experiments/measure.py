@@ -149,7 +149,7 @@ class Looks(Callback):
         self.steps.append(trainer.progress.step)
         self.cpu_s.append(self.trained_cpu_s)
         sentences = trainer.valid_sentences
-        chunk = chunk_size(trainer.plan.micro_batch, trainer.stage.ticks)
+        chunk = chunk_size(trainer.config, trainer.stage, trainer.plan.micro_batch)
         loss = held_out_loss(trainer.model, sentences, list(range(min(LOOK_SENTENCES, len(sentences)))), chunk)
         self.losses.append(loss if math.isfinite(loss) else None)
         self._looking += gauges.cpu_seconds() - clock
@@ -161,7 +161,7 @@ def train(arm: str, seed: int, config: RunConfig, text: Text, device: torch.devi
         looks, trainer, failure = _train(config, text, device, conditions)
         bleu = None
         if conditions.score and not failure:
-            chunk = chunk_size(trainer.plan.micro_batch, trainer.stage.ticks)
+            chunk = chunk_size(trainer.config, trainer.stage, trainer.plan.micro_batch)
             bleu = evaluate(trainer.model, text.scored, text.tokenizer, chunk)[0].bleu
     except KernelUnavailable as error:
         raise Stop(ExitCode.FAILED, f"arm {arm}, seed {seed}: {error}") from error

@@ -13,12 +13,13 @@ from lattice.kernels.compiled import CompiledKernel
 from lattice.kernels.native import KernelUnavailable, NativeKernel
 from lattice.kernels.pages import on_huge_pages
 from lattice.kernels.sparse import TILE, Pattern
+from lattice.kernels.triton_kernel import TritonKernel
 from presets.topology import Topology
 
 NORM_EPSILON = 1e-3
 """Added to the mean square of a message: a silent neighbourhood stays near zero instead of being blown up to one."""
 
-IMPLEMENTATIONS = ("auto", "native", "compiled", "reference")
+IMPLEMENTATIONS = ("auto", "native", "triton", "compiled", "reference")
 
 
 class Kernel(Protocol):
@@ -274,6 +275,8 @@ def choose(
     native_fits = device.type == "cpu" and dtype == torch.float32
     if implementation == "native" and not native_fits:
         raise KernelUnavailable(f"the native kernel runs fp32 on the CPU, not {str(dtype)[6:]} on {device.type}")
+    if implementation == "triton" and device.type != "cuda":
+        raise KernelUnavailable(f"the triton kernel runs on a CUDA GPU, not on {device.type}")
     reasons = []
     if implementation == "native" or (implementation == "auto" and native_fits):
         try:
@@ -282,9 +285,18 @@ def choose(
             if implementation == "native":
                 raise
             reasons.append(str(error))
+    if implementation == "triton" or (implementation == "auto" and device.type == "cuda"):
+        try:
+            return TritonKernel(topology, channels, device, dtype), f"tick kernel: triton ({str(dtype)[6:]} states)"
+        except KernelUnavailable as error:
+            if implementation == "triton":
+                raise
+            reasons.append(str(error))
     if implementation in ("compiled", "auto"):
         try:
-            return CompiledKernel(topology, channels, device, dtype), "tick kernel: compiled (torch.compile)"
+            kernel = CompiledKernel(topology, channels, device, dtype)
+            because = f", slower and larger on a GPU, because {'; '.join(reasons)}" if device.type == "cuda" and reasons else ""
+            return kernel, f"tick kernel: compiled (torch.compile){because}"
         except KernelUnavailable as error:
             if implementation == "compiled":
                 raise

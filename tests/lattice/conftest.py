@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +18,10 @@ from lattice.trainer import Trainer
 from monitors.events import AnyEvent, Event
 from presets.layers import load
 from presets.schema import RunConfig
+
+if not torch.cuda.is_available():
+    # Before anything imports triton: its own functions, too, are then run and not compiled.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHORT = ("stages.0.steps=6", "stages.1.steps=6", "optimizer.warmup_steps=2", "decode.every=4", "checkpoint.every=3")
 """The tiny preset, six steps a stage."""

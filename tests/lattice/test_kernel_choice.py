@@ -86,7 +86,7 @@ def test_reference_by_name_needs_no_compiler(no_library_kept, monkeypatch):
 
 
 def test_an_unknown_implementation_is_a_value_error_that_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'fast' is not one of auto, native, compiled, reference"):
+    with pytest.raises(ValueError, match="'fast' is not one of auto, native, triton, compiled, reference"):
         choose("fast", Topology((3, 3, 3)), 12, CPU, torch.float32)
 
 

@@ -1,0 +1,61 @@
+"""How far a kernel's tick is from the reference's, on drawn numbers in which no cell is silent."""
+
+from __future__ import annotations
+
+import torch
+
+from lattice.kernels import reference
+from lattice.kernels.sparse import Pattern
+from presets.topology import Topology
+
+EPSILON = 1e-3
+"""Of the message norm, as in lattice.kernels.propagate."""
+
+
+def disagreement(
+    kernel,
+    topology: Topology,
+    channels: int,
+    batch: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    pattern: Pattern | None = None,
+    heard: bool = False,
+) -> float:
+    """The worst error of a driven tick and of its gradients to state, message, weights, cells and drive, each as a share of the
+    largest value of its tensor; NaN where the kernel gives one.
+
+    Parameter gradients are written first and then added to.  `heard` adds something to the message, as clusters do.
+    """
+    draw, (x, y, z) = torch.Generator().manual_seed(0), topology.shape
+    kept = len(topology.offsets) if pattern is None else pattern.kept
+
+    def drawn(*sizes: int) -> torch.Tensor:
+        return torch.randn(*sizes, generator=draw).to(device)
+
+    shape = (batch, x, y, channels, z)
+    state = kernel.empty_state(shape)
+    state.copy_(drawn(*shape))
+    weights, cells, extra = 0.3 * drawn(kept, x, y, z), drawn(6, x, y, channels, z), drawn(*shape) if heard else None
+    drive, upstream = drawn(batch, x, y, channels).to(dtype), drawn(*shape).to(dtype)
+
+    learning = [t.clone().requires_grad_() for t in (state, weights, cells) + ((extra,) if heard else ())]
+    dense = learning[1] if pattern is None else pattern.expand(learning[1])
+    after = reference.tick(learning[0], dense, learning[2], topology, EPSILON, learning[3] if heard else None)
+    wanted = list(torch.autograd.grad(after, learning, upstream))
+    after = after.detach().clone()
+    after[..., 0] += drive
+
+    found = [kernel.forward(state, weights, cells, extra, drive, EPSILON, pattern)]
+    totals = [torch.full_like(cells, torch.nan), torch.full_like(weights, torch.nan)]
+    of_drive = torch.zeros(drive.shape, device=device)
+    for fresh in (True, False):
+        of_state, of_message = kernel.backward(
+            upstream.clone(), state, weights, cells, extra, EPSILON, *totals, of_drive, pattern, fresh
+        )
+    found += [of_state, totals[1] / 2, totals[0] / 2, *([of_message] if heard else []), of_drive / 2]
+    wanted = [after, *wanted, wanted[0][..., 0]]
+    errors = [
+        (one.float() - other.float()).abs().max() / other.float().abs().max() for one, other in zip(found, wanted, strict=True)
+    ]
+    return float(torch.stack(errors).max())  # NaN where one is

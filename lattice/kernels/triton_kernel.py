@@ -1,0 +1,125 @@
+"""The fast tick on a CUDA GPU: launches `triton_tick`, on dense and on compact-sparse connections as they are.
+
+Against `torch.compile` it needs no expanded connections and no buffer beside what a tick hands on, and reads weights and
+parameters once a batch.  Compiled at first use, for each channel count, dtype and boundary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+
+from lattice.kernels.agreement import disagreement
+from lattice.kernels.native import KernelUnavailable
+from lattice.kernels.sparse import TILE, Pattern
+from presets.topology import Topology
+
+LARGEST_GRID = 2**31 - 1
+"""Programs that CUDA starts at once along the first axis; a program's lanes count in 32 bits, too."""
+
+Z_BLOCK = 32
+"""Cells of a program along z: a warp's lanes."""
+
+WARPS = {"forward": 2, "backward_cells": 4, "backward_state": 2, "backward_weights": 1}
+"""Warps of a program; with one, the channels of a cell are added up within a thread."""
+
+PROBE_SHAPE, PROBE_TOLERANCE = (3, 2, 33), {torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 0.003}
+"""A lattice of two blocks, and by how much of the largest value the probe may differ from the reference: states and gradients
+are rounded once or twice, to 24, 8 or 11 bits."""
+
+
+class TritonKernel:
+    """See NativeKernel for the signature; here states are fp32, bf16 or fp16, on a CUDA device, and gradients are of their
+    dtype, as autograd would round them between two ticks."""
+
+    name = "triton"
+    sparse = True
+
+    def __init__(self, topology: Topology, channels: int, device: torch.device, dtype: torch.dtype) -> None:
+        """Raises KernelUnavailable where triton is missing, can't compile for the device, or computes something else."""
+        x, y, z = topology.shape
+        if x * y * -(-z // Z_BLOCK) > LARGEST_GRID or channels * z > LARGEST_GRID:
+            raise KernelUnavailable(f"a lattice of {x}x{y}x{z} cells takes more programs than a GPU can number in 31 bits")
+        self._device, self._dtype, self._channels = device, dtype, channels
+        self._place(topology)
+        self._probe(topology)
+
+    def _place(self, topology: Topology) -> None:
+        self._topology = topology
+        self._steps = torch.tensor(topology.offsets, dtype=torch.int32, device=self._device)
+
+    def _probe(self, topology: Topology) -> None:
+        """One tick of a small lattice both ways against the reference: a device where it fails is known before training."""
+        try:
+            off = self._off_by(Topology(PROBE_SHAPE, ((), (), (4,)), topology.boundary))
+        except ImportError as error:
+            raise KernelUnavailable(f"triton can't be imported ({error})") from error
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise KernelUnavailable(f"triton does not work on {self._device} ({line})") from error
+        finally:
+            self._place(topology)
+        if not off <= PROBE_TOLERANCE[self._dtype]:
+            raise KernelUnavailable(f"triton computes wrongly on {self._device} (off by {off:.2g} of the largest value)")
+
+    def _off_by(self, topology: Topology) -> float:
+        """The worst disagreement with the reference, on dense connections and on compact ones that hear of clusters, too."""
+        self._place(topology)
+        tiles = -(-topology.shape[2] // TILE)
+        index = torch.arange(3, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, *topology.shape[:2], tiles) * 7 + 4
+        pattern = Pattern(index.contiguous().to(self._device), len(topology.offsets))
+        of = (self, topology, self._channels, 2, self._dtype, self._device)
+        return float(torch.tensor([disagreement(*of), disagreement(*of, pattern, heard=True)]).max())  # NaN where one is
+
+    def empty_state(self, shape: tuple[int, ...], zero: bool = False) -> torch.Tensor:
+        make = torch.zeros if zero else torch.empty
+        return make(shape, dtype=self._dtype, device=self._device)
+
+    def forward(self, state, weights, cells, extra, drive, epsilon, pattern=None):
+        out, index = torch.empty_like(state), None if pattern is None else pattern.index
+        self._launch(
+            "forward", state, state, weights, index, cells, extra, drive, self._steps, out, *self._sizes(state),
+            len(weights), epsilon,
+        )  # fmt: skip
+        return out
+
+    def backward(
+        self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive, pattern=None, fresh=False
+    ):
+        grad_message, sizes = torch.empty_like(state), self._sizes(state)
+        index, slots = (None, None) if pattern is None else (pattern.index, pattern.slots)
+        self._launch(
+            "backward_cells", state, grad_out, state, weights, index, cells, extra, self._steps, grad_out, grad_message,
+            grad_cells, *sizes, len(weights), epsilon, FRESH=fresh,
+        )  # fmt: skip
+        self._launch("backward_state", state, weights, slots, self._steps, grad_message, grad_out, *sizes, len(self._steps))
+        if grad_weights is not None:
+            self._launch(
+                "backward_weights", state, grad_message, state, index, self._steps, grad_weights, *sizes, len(weights),
+                FRESH=fresh,
+            )  # fmt: skip
+        if grad_drive is not None:
+            grad_drive += grad_out[..., 0]
+        return grad_out, grad_message
+
+    @staticmethod
+    def _sizes(state: torch.Tensor) -> tuple[int, int, int, int]:
+        batch, x, y, _, z = state.shape
+        return batch, x, y, z
+
+    def _launch(self, name: str, state: torch.Tensor, *arguments: object, **constants: object) -> None:
+        # Not at the top: triton is there where torch is built for CUDA.
+        from lattice.kernels import triton_tick
+
+        _, x, y, channels, z = state.shape
+        assert all(a.is_contiguous() for a in arguments if isinstance(a, torch.Tensor)), name
+        # Triton launches on the current device, whatever the tensors are on.
+        current = torch.cuda.device(state.device) if state.is_cuda else contextlib.nullcontext()
+        with current:
+            getattr(triton_tick, name)[(x * y * -(-z // Z_BLOCK),)](
+                *arguments, CHANNELS=channels, C_BLOCK=1 << (channels - 1).bit_length(), Z_BLOCK=Z_BLOCK,
+                PERIODIC=self._topology.boundary == "periodic", num_warps=WARPS[name], enable_fp_fusion=True, **constants,
+            )  # fmt: skip
