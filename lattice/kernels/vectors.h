@@ -30,8 +30,12 @@ static inline vec load_lanes(const float *p, int first, int last) {
 }
 
 static inline void store_lanes(float *p, vec v, int count) {
+#ifdef __AVX512F__
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << count) - 1), (__m512)v);
+#else
     if (count == LANES) *(vec_unaligned *)p = v;
     else memcpy(p, &v, (size_t)count * sizeof(float));
+#endif
 }
 
 /* v in the lanes [first, last), zero elsewhere (also where v is not a number). */
