@@ -266,7 +266,7 @@ def test_a_run_whose_gpu_is_lost_ends_with_3_a_reason_and_its_checkpoints(cli, t
     assert "stopped working: CUDA error: device lost; the last checkpoint stands" in told.err
     (row,) = cli("runs", "--runs-dir", tmp_path, "--json").json["runs"]
     assert (row["state"], row["step"]) == ("failed", 25)
-    assert [path.name for path in (Path(row["path"]) / "checkpoints").glob("step-*")] == ["step-20"]
+    assert [path.name for path in (Path(row["path"]) / "checkpoints").glob("step-*")] == ["step-00000020"]
 
 
 def test_a_gpu_that_can_not_be_asked_for_its_memory_is_refused_before_anything_is_written(monkeypatch):
