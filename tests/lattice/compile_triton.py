@@ -1,60 +1,93 @@
-"""Compiles the kernels of lattice.kernels.triton_tick for CUDA without a GPU, and prints what came of it as JSON.
+"""Compiles every launch of TritonKernel for GPUs that are not here, and prints what came of it as JSON.
 
-Run by test_triton.py in a process of its own, since Triton's interpreter and its compiler can't live in one.  Exit code 75
-where this Triton can't compile for a device that is not here.
+Launches are made as training makes them, but end where a device would be asked to run them.  Run by test_triton.py in a process
+of its own, since Triton's interpreter and its compiler can't live in one.  Exit code 75 where this Triton has no such way.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import sys
 
-from lattice.kernels import triton_tick
-from lattice.kernels.triton_kernel import WARPS, Z_BLOCK
+import torch
+
+from lattice.kernels.sparse import TILE, Pattern
+from lattice.kernels.triton_kernel import TritonKernel
+from presets.topology import Topology
 
 try:
-    import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
 except ImportError as error:
-    print(f"this triton has no compiler for absent devices ({error})", file=sys.stderr)
+    print(f"this triton can't compile for absent devices ({error})", file=sys.stderr)
     sys.exit(75)
 
-CHANNELS = 12
-CONSTANTS = {"CHANNELS": CHANNELS, "C_BLOCK": 16, "Z_BLOCK": Z_BLOCK}
-SIZES = ("batch", "size_x", "size_y", "size_z", "kept", "offsets")
-STATES = ("state", "out", "grad_out", "grad_state", "grad_message", "drive")
-FLOATS = ("weights", "cells", "extra", "grad_cells", "grad_weights")
+CHANNELS, CPU = 12, torch.device("cpu")
+CAPABILITIES = (80, 90)
+SHAPES = ((3, 2, 33), (1, 4, 16))
 
 
-def variant(names: list[str], state: str, sparse: bool, extra: bool, periodic: bool) -> tuple[dict, dict]:
-    """(signature, constants) of a kernel with these argument names."""
-    types = {name: "i32" for name in SIZES} | {name: f"*{state}" for name in STATES} | {name: "*fp32" for name in FLOATS}
-    types |= {"steps": "*i32", "epsilon": "fp32", "index": "*u8", "slots": "*u8"}
-    absent = {name for name, there in (("index", sparse), ("slots", sparse), ("extra", extra), ("drive", extra)) if not there}
-    signature = {name: "constexpr" if name in absent else types.get(name, "constexpr") for name in names}
-    given = CONSTANTS | {"PERIODIC": periodic, "FRESH": not periodic}
-    return signature, {name: given.get(name) for name, kind in signature.items() if kind == "constexpr"}
+class AbsentGpu:
+    """What Triton asks a driver before it compiles."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+
+    def get_current_device(self) -> int:
+        return self._index
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", CAPABILITIES[self._index], 32)
+
+    def get_active_torch_device(self) -> torch.device:
+        return CPU
+
+
+def launches(shape: tuple[int, int, int], dtype: torch.dtype, boundary: str) -> None:
+    """A tick and its backward, on dense connections without and on compact ones with all that may be given."""
+    topology, (x, y, z) = Topology(shape, boundary=boundary), shape
+    kernel = TritonKernel(topology, CHANNELS, CPU, dtype)
+    state, cells = torch.zeros(1, x, y, CHANNELS, z, dtype=dtype), torch.zeros(6, x, y, CHANNELS, z)
+    pattern = Pattern(torch.zeros(1, x, y, -(-z // TILE), dtype=torch.uint8), len(topology.offsets))
+    drive, of_drive = state[..., 0].contiguous(), torch.zeros(1, x, y, CHANNELS)
+    for given, kept in ((None, len(topology.offsets)), (pattern, 1)):
+        weights, extra = torch.zeros(kept, *shape), None if given is None else state.float()
+        for fresh in (True, False):
+            kernel.forward(state, weights, cells, extra, drive if fresh else None, 1e-3, given)
+            totals = cells.clone(), weights.clone(), of_drive
+            kernel.backward(state.clone(), state, weights, cells, extra, 1e-3, *totals, given, fresh)
 
 
 def main() -> None:
-    found = {}
-    variants = [("bf16", True, True, False), ("fp32", False, False, True), ("fp16", True, False, True)]
-    for name, (state, sparse, extra, periodic) in itertools.product(WARPS, variants):
-        function = getattr(triton_tick, name)
-        signature, constants = variant(function.arg_names, state, sparse, extra, periodic)
-        source = ASTSource(fn=function, signature=signature, constexprs=constants)
-        target = GPUTarget("cuda", 80 if periodic else 90, 32)
-        built = triton.compile(source, target=target, options={"num_warps": WARPS[name]})
-        found[f"{name} {state} {'sparse' if sparse else 'dense'}"] = {
-            "entry": re.search(r"\.entry (\w+)\(", built.asm["ptx"])[1],
-            "cubin_bytes": len(built.asm["cubin"]),
-            "shared_bytes": built.metadata.shared,
-            "multiplied_in_32_bits": re.findall(r"%([a-z_]*?)(?:_?\d+)? = arith\.muli .* : i32", built.asm["ttir"]),
-        }
-    print(json.dumps(found))
+    found: dict[str, dict] = {}
+
+    def compiled_only(self: JITFunction, grid: tuple[int, ...]):
+        def launch(*arguments, **options):
+            built = self.run(*arguments, grid=grid, warmup=True, **options)
+            told = {
+                "entry": re.search(r"\.entry (\w+)\(", built.asm["ptx"])[1],
+                "capability": built.metadata.target.arch,
+                "cubin_bytes": len(built.asm["cubin"]),
+                "shared_bytes": built.metadata.shared,
+                "multiplied_in_32_bits": re.findall(r"%([a-z_]*?)(?:_?\d+)? = arith\.muli .* : i32", built.asm["ttir"]),
+            }
+            found[built.hash] = told
+
+        return launch
+
+    JITFunction.__getitem__ = compiled_only
+    TritonKernel._probe = lambda self, topology: None
+    for index in range(len(CAPABILITIES)):
+        driver.set_active(AbsentGpu(index))
+        for shape in SHAPES:
+            for dtype, boundary in ((torch.bfloat16, "walls"), (torch.float32, "periodic")):
+                launches(shape, dtype, boundary)
+    print(json.dumps(list(found.values())))
 
 
 main()

@@ -148,7 +148,7 @@ def test_a_setting_beyond_the_memory_budget_is_refused(steer, monkeypatch):
     class TooMuch:
         fits = False
 
-    monkeypatch.setattr(steering, "plan", lambda config: [TooMuch()] * 2)
+    monkeypatch.setattr(steering, "plan", lambda config, kernel: [TooMuch()] * 2)
     monkeypatch.setattr(steering, "explain", lambda planned: "too much memory")
     run, operator, _ = steer({2: [("set", "stages.0.sparsity", 0.5)]})
     assert operator.answers == [(None, "too much memory")] and edits(run.heard) == []

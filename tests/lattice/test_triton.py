@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -263,14 +264,14 @@ def test_a_lattice_of_more_programs_than_a_launch_can_number_is_refused_in_a_sen
 
 
 @pytest.fixture(scope="module")
-def compiled_for_cuda(tmp_path_factory) -> dict[str, dict]:
-    """Every kernel compiled for compute capability 8.0 and 9.0, down to machine code, in a process without the interpreter."""
+def compiled_for_cuda(tmp_path_factory) -> list[dict]:
+    """What every launch comes to for compute capability 8.0 and 9.0, down to machine code."""
     environment = {key: value for key, value in os.environ.items() if key != "TRITON_INTERPRET"}
-    environment["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    environment |= {"TRITON_CACHE_DIR": str(tmp_path_factory.mktemp("triton")), "PYTHONPATH": str(ROOT)}
+    program = Path(__file__).with_name("compile_triton.py")
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(Path(__file__).with_name("compile_triton.py"))],
-        cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-W", "error::UserWarning", program], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
     if done.returncode == 75:
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
@@ -278,23 +279,29 @@ def compiled_for_cuda(tmp_path_factory) -> dict[str, dict]:
 
 
 @needs_triton
-def test_all_kernels_compile_for_cuda_to_machine_code(compiled_for_cuda):
-    kernels = {name.split()[0] for name in compiled_for_cuda}
-    assert kernels == {"forward", "backward_cells", "backward_state", "backward_weights"}
-    for name, built in compiled_for_cuda.items():
-        assert built["entry"] == name.split()[0], name
-        assert built["cubin_bytes"] > 1000, name
+def test_every_launch_compiles_for_cuda_to_machine_code(compiled_for_cuda):
+    assert {(built["entry"], built["capability"]) for built in compiled_for_cuda} == {
+        (name, capability)
+        for name in ("forward", "backward_cells", "backward_state", "backward_weights")
+        for capability in (80, 90)
+    }
+    assert all(built["cubin_bytes"] > 1000 for built in compiled_for_cuda)
+
+
+@needs_triton
+def test_one_compilation_serves_every_shape(compiled_for_cuda):
+    """Two capabilities, two dtypes, dense and sparse make eight; `fresh` doubles those that add, the drive the forward."""
+    counts = Counter(built["entry"] for built in compiled_for_cuda)
+    assert counts == {"forward": 16, "backward_cells": 16, "backward_weights": 16, "backward_state": 8}
 
 
 @needs_triton
 def test_the_compiled_kernels_share_only_what_sums_over_channels_need(compiled_for_cuda):
     """Blocks lie with z along the lanes of a warp: were they laid otherwise, whole blocks would go through shared memory."""
-    for name, built in compiled_for_cuda.items():
-        assert built["shared_bytes"] <= 4 * 4 * 32, name
+    assert all(built["shared_bytes"] <= 4 * 4 * 32 for built in compiled_for_cuda)
 
 
 @needs_triton
 def test_positions_in_tensors_are_computed_in_64_bits(compiled_for_cuda):
-    """What is multiplied in 32 bits is bounded by a column's length, 3 numbers an offset, or -1 and 1."""
-    for name, built in compiled_for_cuda.items():
-        assert set(built["multiplied_in_32_bits"]) <= {"z", "x", "y"}, name
+    """What is multiplied in 32 bits is a cell's depth, three numbers an offset, or a step times -1 or 1."""
+    assert {name for built in compiled_for_cuda for name in built["multiplied_in_32_bits"]} <= {"z", "x", "y"}
