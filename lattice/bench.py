@@ -64,8 +64,8 @@ def timed(
 ) -> dict[str, list[float]]:
     """Seconds of each call, taken in turns after one warm-up each.
 
-    With one thread they are the process's CPU seconds, which leave out what other processes take of the core; with more they are
-    those of the clock on the wall.
+    With one thread they are the process's CPU seconds, which leave out what other processes take of the core; with more they
+    are those of the clock on the wall.
     """
     clock = clock or (time.process_time if torch.get_num_threads() == 1 else time.perf_counter)
     for call in calls.values():
