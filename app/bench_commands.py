@@ -21,12 +21,15 @@ def bench_tick(
     shape: Annotated[str, typer.Option("--shape", help="Cells, as X,Y,Z.")] = "64,64,32",
     batch: Annotated[int, typer.Option("--batch", min=1, help="Sentences at once.")] = 1,
     repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timed calls of each kernel.")] = 9,
+    kernels: Annotated[
+        list[str], typer.Option("--kernel", metavar="NAME", help="native, compiled or reference; all of them, if not given.")
+    ] = [],
     as_json: AsJson = False,
 ) -> None:
     """Time one tick, forward and forward+backward, in every implementation that runs here, with one thread and with all."""
     from app import bench as command
 
-    command.tick(shape, batch, repeats, as_json)
+    command.tick(shape, batch, repeats, kernels, as_json)
 
 
 @bench_app.command("step")
@@ -36,10 +39,46 @@ def bench_step(
     repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timed training steps.")] = 15,
     as_json: AsJson = False,
 ) -> None:
-    """Time whole training steps of a preset's first stage, and what the decode monitor adds."""
+    """Time whole training steps of a preset's first stage."""
     from app import bench as command
 
     command.step(preset, assignments, repeats, as_json)
+
+
+@bench_app.command("decode")
+def bench_decode(
+    preset: Preset = "baseline",
+    assignments: Assignments = [],
+    repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timed looks, and training steps in turns with them.")] = 15,
+    as_json: AsJson = False,
+) -> None:
+    """Time what a look of the decode monitor costs against the training steps between two looks."""
+    from app import bench as command
+
+    command.decode(preset, assignments, repeats, as_json)
+
+
+@bench_app.command("all")
+def bench_all(
+    preset: Preset = "baseline",
+    assignments: Assignments = [],
+    repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timed calls of each kind.")] = 5,
+    memory: Annotated[
+        float, typer.Option("--memory", min=0.1, help="The growing lattice may take so many GB, if as many are free.")
+    ] = 16.0,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", metavar="FILE.png", help="Draws the cost of a cell over the lattice's size.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure all of it, with one thread and with all: the tick on lattices from 16x16x16 to the largest that fits, in C and in
+    plain torch, other libraries' like work where they are installed, a preset's step, the decode monitor, plasticity.
+
+    Takes some minutes.
+    """
+    from app import bench_all as command
+
+    command.run(preset, assignments, repeats, memory, plot, as_json)
 
 
 @bench_app.command("plasticity")

@@ -3,7 +3,8 @@
 `floor_ratio` = time x copy rate / bytes.  Bytes a cell of a dense tick are fixed, for batch 1, as forward (9C + K) * itemsize
 and forward+backward (33C + 2K) * itemsize, and sparse rows are held to the same; the copy rate (read + written) is measured in
 the same run with the same threads.  Implementations are timed in turns, so that their ratio holds when the machine's speed
-drifts.
+drifts.  A backward adds to the gradients that are there, as all ticks and micro-batches of a training step but the first do,
+and the output face alone is asked for, as training asks.
 """
 
 from __future__ import annotations
@@ -58,16 +59,23 @@ class Row:
     max: float
 
 
-def timed(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each call, taken in turns after one warm-up each."""
+def timed(
+    calls: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of each call, taken in turns after one warm-up each.
+
+    With one thread they are the process's CPU seconds, which leave out what other processes take of the core; with more they
+    are those of the clock on the wall.
+    """
+    clock = clock or (time.process_time if torch.get_num_threads() == 1 else time.perf_counter)
     for call in calls.values():
         call()
     times: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
-            clock = time.perf_counter()
+            start = clock()
             call()
-            times[name].append(time.perf_counter() - clock)
+            times[name].append(clock() - start)
     return times
 
 
@@ -78,20 +86,29 @@ def copy_rate(repeats: int) -> float:
     return 2 * source.nbytes / statistics.median(timed({"copy": lambda: target.copy_(source)}, repeats)["copy"])
 
 
-def tick_bytes(shape: tuple[int, int, int], batch: int) -> int:
-    """About what `bench_tick` holds at once: parameters with their gradients, and what autograd keeps for the reference."""
+TICK_KERNELS = ("native", "compiled", "reference")
+
+
+def tick_bytes(
+    shape: tuple[int, int, int], batch: int, implementations: tuple[str, ...] = TICK_KERNELS, both: bool = True
+) -> int:
+    """About what `bench_tick` holds at once: parameters, their gradients where it goes backward, some states, and what autograd
+    keeps for the reference or `torch.compile` for itself."""
     x, y, z = shape
     offsets = len(Topology(shape).offsets)
-    return 4 * x * y * z * (2 * (6 * CHANNELS + offsets) + batch * CHANNELS * 2 * (offsets + 10))
+    parameters = 6 * CHANNELS + 2 * offsets  # connections dense and compact, and while they are drawn
+    states = 2 * (offsets + 10) if "reference" in implementations else 12 if "compiled" in implementations else 4
+    return 4 * x * y * z * ((1 + both) * parameters + batch * CHANNELS * states)
 
 
 def bench_tick(
     shape: tuple[int, int, int],
     batch: int,
     repeats: int,
-    implementations: tuple[str, ...] = ("native", "compiled", "reference"),
+    implementations: tuple[str, ...] = TICK_KERNELS,
+    both: bool = True,
 ) -> tuple[list[Row], list[str]]:
-    """(rows, remarks): one tick of the 26 local offsets, fp32, forward and forward+backward.
+    """(rows, remarks): one tick of the 26 local offsets, fp32, forward and, where `both`, forward+backward.
 
     Connections learn by gradient like the cells do; in the rows `held` they have no gradient (frozen, or plastic).  In the
     rows `sparse`, SPARSITY of them are pruned and the rest is stored compactly.
@@ -124,17 +141,14 @@ def bench_tick(
 
     def forward(kernel, connections, pattern) -> None:
         with torch.no_grad():
-            propagate(drive, connections, cells, topology, 1, kernel, pattern=pattern)
+            propagate(drive, connections, cells, topology, 1, kernel, pattern=pattern, face=True)
 
-    def both(kernel, connections, pattern) -> None:
-        for tensor in (connections, cells, drive):
-            tensor.grad = None
-        propagate(drive, connections, cells, topology, 1, kernel, pattern=pattern).sum().backward()
+    def forward_and_backward(kernel, connections, pattern) -> None:
+        propagate(drive, connections, cells, topology, 1, kernel, pattern=pattern, face=True).sum().backward()
 
-    passes = (
-        ("forward", forward, dense | sparse, bytes_forward),
-        ("forward+backward", both, dense | sparse | held, bytes_both),
-    )
+    passes = [("forward", forward, dense | sparse, bytes_forward)]
+    if both:
+        passes.append(("forward+backward", forward_and_backward, dense | sparse | held, bytes_both))
     try:
         for threads in sorted({1, threads_before}):
             torch.set_num_threads(threads)
@@ -178,10 +192,11 @@ def _speedup(reference: list[float] | None, taken: list[float]) -> float | None:
     return statistics.median(slow / fast for slow, fast in zip(reference, taken, strict=True))
 
 
-def bench_step(config: RunConfig, repeats: int) -> tuple[list[Row], dict[str, float]]:
-    """(rows, shares): whole training steps of the first stage on the config's data, and the decode monitor beside them.
+def bench_step(config: RunConfig, repeats: int, looks: bool = False) -> tuple[list[Row], float | None]:
+    """(rows, share): whole training steps of the first stage on the config's data, and in turns with them, where asked for,
+    `looks` of the decode monitor.
 
-    `shares["decode"]` is a look's time over `decode.every` steps' time: the monitor's overhead at its configured rate.
+    `share` is a look's time over `decode.every` steps' time: the monitor's overhead at its configured rate.
     """
     data = config.data
     corpus = load_corpus(data.task, data.train, data.valid, data.held_out, data.max_held_out, config.run.seed)
@@ -196,7 +211,10 @@ def bench_step(config: RunConfig, repeats: int) -> tuple[list[Row], dict[str, fl
         trainer.step(schedule.rows(trainer.progress.stage_step))
         trainer.progress.stage_step += 1
 
-    times = timed({"step": step, "decode": lambda: monitor.look(trainer, config.decode.sentences)}, repeats)
+    calls = {"step": step}
+    if looks:
+        calls["decode"] = lambda: monitor.look(trainer, config.decode.sentences)
+    times = timed(calls, repeats)
     x, y, z = stage.shape
     sentences = {"step": config.training.batch, "decode": config.decode.sentences}
     rows, rate = [], copy_rate(3)
@@ -216,5 +234,5 @@ def bench_step(config: RunConfig, repeats: int) -> tuple[list[Row], dict[str, fl
             max=max(taken),
         )
         rows.append(row)
-    share = statistics.median(times["decode"]) / (config.decode.every * statistics.median(times["step"]))
-    return rows, {"decode": share}
+    share = statistics.median(times["decode"]) / (config.decode.every * statistics.median(times["step"])) if looks else None
+    return rows, share

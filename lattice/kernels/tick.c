@@ -228,11 +228,16 @@ void tick_backward_state(const Geometry *g, const Connections *net, const float 
         gather_hearing(tiles, count, g, net, CHANNELS);
         for (const Tile *tile = tiles; tile < tiles + count; tile++) {
             const int n = tile->n;
-            const int64_t base = tile->column * block + tile->z0;
+            const int64_t base = tile->column * block + tile->z0, ahead = to_lines_ahead(tile, Z);
+            const int64_t newest = base + ahead + (g->size_y + 1) * block;
             for (int64_t b = 0; b < g->batch; b++) {
                 float *grad = grad_state + b * sample + base;
                 vec sum[CHANNELS];
-                for (int c = 0; c < CHANNELS; c++) sum[c] = load_lanes(grad + c * Z, 0, n);
+                for (int c = 0; c < CHANNELS; c++) {
+                    __builtin_prefetch(grad + ahead + c * LANES, 1);
+                    __builtin_prefetch(grad_message + b * sample + newest + c * LANES);
+                    sum[c] = load_lanes(grad + c * Z, 0, n);
+                }
                 add_message(tile, grad_message + b * sample + base, Z, sum);
                 for (int c = 0; c < CHANNELS; c++) {
                     if (grad_drive && tile->z0 == 0) grad_drive[(b * columns + tile->column) * CHANNELS + c] += sum[c][0];
