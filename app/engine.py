@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -44,7 +45,7 @@ from lattice.volume_monitor import VolumeMonitor
 from monitors import gauges
 from monitors.events import AnyEvent, Decoded, Edited, EventLog, RunEnded, RunStarted, StageStarted, Warned
 from monitors.leak_detector import Buffer, Detector
-from monitors.runs import RunFolder, RunFolderError, RunInfo
+from monitors.runs import RunFolder, RunFolderError, RunInfo, why
 from monitors.text_safety import printable
 from monitors.volumes import Volumes
 from presets.layers import to_toml
@@ -116,13 +117,16 @@ def start(
     """A new run, to its end; `leaks` where its window reaches beyond the run.  Raises Stop if it can't begin."""
     device, corpus = prepare(config)
     tokenizer = _tokenizer(corpus, config.text.vocabulary)
+    folder = None
     try:
         folder = RunFolder.create(runs_dir, preset, time.time())
         info = RunInfo.of_this_process(run=folder.name, preset=preset, created=time.time(), version=VERSION)
         folder.config_toml.write_text(to_toml(config), encoding="utf-8")
         folder.write_info(info)
     except (RunFolderError, OSError) as error:
-        raise Stop(ExitCode.FAILED, f"the run folder can't be written: {error}") from error
+        if folder is not None:
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise Stop(ExitCode.FAILED, f"the run folder can't be written: {why(error)}") from error
     return _train(folder, info, config, corpus, tokenizer, device, callbacks, None, leaks)
 
 
@@ -208,8 +212,8 @@ def _train(
             record.update(socket=server.path)
         except (OSError, KernelUnavailable, ValueError, TypeError, KeyError, torch.OutOfMemoryError) as error:
             with contextlib.suppress(OSError):
-                record.update(state="failed", reason=str(error), exit_code=int(ExitCode.FAILED), socket=None)
-            raise Stop(ExitCode.FAILED, f"{folder.name} can't be trained: {error}") from error
+                record.update(state="failed", reason=why(error), exit_code=int(ExitCode.FAILED), socket=None)
+            raise Stop(ExitCode.FAILED, f"{folder.name} can't be trained: {why(error)}") from error
         stopped = stack.enter_context(_signals(trainer))
         final = None
         try:
@@ -230,8 +234,8 @@ def _train(
         except TrainingFailed as error:
             code, state, reason = ExitCode.FAILED, "failed", str(error)
         except torch.OutOfMemoryError as error:
-            why = str(error).partition("\n")[0]
-            told = f"out of memory on {device}, with {trainer.micro_batch} sentence(s) at once: {why}"
+            first = str(error).partition("\n")[0]
+            told = f"out of memory on {device}, with {trainer.micro_batch} sentence(s) at once: {first}"
             code, state, reason = ExitCode.NO_DEVICE, "failed", told
         except OSError as error:
             code, state, reason = ExitCode.FAILED, "failed", f"{error.filename or folder.path}: {error.strerror or error}"

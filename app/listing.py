@@ -98,7 +98,8 @@ def status(run: str, runs_dir: Path | None, as_json: bool) -> None:
     if info.parent:
         print(f"forked from {printable(info.parent)}")
     print(f"folder: {printable(str(folder.path))}")
-    if fields["state"] == "crashed" or info.state == "stopped":
+    has_more = fields["state"] == "failed" and any(folder.checkpoints.glob("step-*"))
+    if fields["state"] == "crashed" or info.state == "stopped" or has_more:
         print(f"to go on: lattice-tui train --resume {printable(info.run)}")
 
 
