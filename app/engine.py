@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -44,7 +45,7 @@ from lattice.volume_monitor import VolumeMonitor
 from monitors import gauges
 from monitors.events import AnyEvent, Decoded, Edited, EventLog, RunEnded, RunStarted, StageStarted, Warned
 from monitors.leak_detector import Buffer, Detector
-from monitors.runs import RunFolder, RunFolderError, RunInfo
+from monitors.runs import RunFolder, RunFolderError, RunInfo, why
 from monitors.text_safety import printable
 from monitors.volumes import Volumes
 from presets.layers import to_toml
@@ -116,13 +117,16 @@ def start(
     """A new run, to its end; `leaks` where its window reaches beyond the run.  Raises Stop if it can't begin."""
     device, corpus = prepare(config)
     tokenizer = _tokenizer(corpus, config.text.vocabulary)
+    folder = None
     try:
         folder = RunFolder.create(runs_dir, preset, time.time())
         info = RunInfo.of_this_process(run=folder.name, preset=preset, created=time.time(), version=VERSION)
         folder.config_toml.write_text(to_toml(config), encoding="utf-8")
         folder.write_info(info)
     except (RunFolderError, OSError) as error:
-        raise Stop(ExitCode.FAILED, f"the run folder can't be written: {error}") from error
+        if folder is not None:
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise Stop(ExitCode.FAILED, f"the run folder can't be written: {why(error)}") from error
     return _train(folder, info, config, corpus, tokenizer, device, callbacks, None, leaks)
 
 
@@ -210,7 +214,7 @@ def _train(
             failure = device_failure(error, device)
             if failure is None and isinstance(error, RuntimeError) and not isinstance(error, KernelUnavailable):
                 raise
-            code, reason = (ExitCode.NO_DEVICE, failure) if failure else (ExitCode.FAILED, str(error))
+            code, reason = (ExitCode.NO_DEVICE, failure) if failure else (ExitCode.FAILED, why(error))
             with contextlib.suppress(OSError):
                 record.update(state="failed", reason=reason, exit_code=int(code), socket=None)
             raise Stop(code, f"{folder.name} can't be trained: {reason}") from error
@@ -246,12 +250,12 @@ def _train(
 
 def device_failure(error: Exception, device: torch.device, at: str = "") -> str | None:
     """One sentence where memory ran out (`at` says doing what) or the GPU failed; None for any other error."""
-    why = str(error).strip().partition("\n")[0]
+    told = str(error).strip().partition("\n")[0]
     if isinstance(error, torch.OutOfMemoryError):
-        return f"out of memory on {device}{at}: {why}"
+        return f"out of memory on {device}{at}: {told}"
     # A GPU that fell off the bus, was reset or is too full for CUDA's own libraries: after that it takes a new process.
-    if isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in why):
-        return f"{device} stopped working: {why}; the last checkpoint stands, and --resume goes on from it"
+    if isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in told):
+        return f"{device} stopped working: {told}; the last checkpoint stands, and --resume goes on from it"
     return None
 
 

@@ -33,7 +33,7 @@ from lattice.text.tokenizer import Tokenizer
 from lattice.trainer import Trainer
 from monitors.events import Edited, EventLog, RunStarted
 from monitors.plain_files import open_plain
-from monitors.runs import RunFolder, RunFolderError, RunInfo, atomic_write
+from monitors.runs import RunFolder, RunFolderError, RunInfo, atomic_write, why
 from monitors.runs import runs_dir as place
 from monitors.volumes import Volumes
 from presets import layers
@@ -260,7 +260,7 @@ def _write(
     except BaseException as error:
         shutil.rmtree(folder.path, ignore_errors=True)
         if isinstance(error, OSError | checkpoint.CheckpointError):
-            raise Stop(ExitCode.FAILED, f"the run folder can't be written: {error}") from error
+            raise Stop(ExitCode.FAILED, f"the run folder can't be written: {why(error)}") from error
         raise
     return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 
@@ -26,6 +27,14 @@ def duration(seconds: float) -> str:
 def brief(seconds: float) -> str:
     """What may take less than a second: 0.0123 -> "12.3 ms"."""
     return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else duration(seconds)
+
+
+def moment(seconds: float, pattern: str = "%Y-%m-%d %H:%M") -> str:
+    """Unix seconds as local time; "-" for a time that no calendar has, as a damaged file may tell it."""
+    try:
+        return time.strftime(pattern, time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):
+        return "-"
 
 
 def count(number: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -41,9 +40,8 @@ def runs(runs_dir: Path | None, as_json: bool) -> None:
     table = Table("run", "state", "stage", "step", "BLEU", "created", box=None, pad_edge=False)
     table.columns[0].no_wrap = True
     for row in rows:
-        created = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["created"]))
         stage = stage_title(RunFolder(Path(row["path"])), row["stage"])
-        cells = (row["run"], row["state"], stage, str(row["step"]), formats.score(row["bleu"]), created)
+        cells = (row["run"], row["state"], stage, str(row["step"]), formats.score(row["bleu"]), formats.moment(row["created"]))
         table.add_row(*(escape(printable(cell)) for cell in cells))
     for path, _ in damaged:
         table.add_row(escape(printable(path.name)), "damaged", "-", "-", "-", "-")
@@ -98,7 +96,8 @@ def status(run: str, runs_dir: Path | None, as_json: bool) -> None:
     if info.parent:
         print(f"forked from {printable(info.parent)}")
     print(f"folder: {printable(str(folder.path))}")
-    if fields["state"] == "crashed" or info.state == "stopped":
+    has_more = fields["state"] == "failed" and any(folder.checkpoints.glob("step-*"))
+    if fields["state"] == "crashed" or info.state == "stopped" or has_more:
         print(f"to go on: lattice-tui train --resume {printable(info.run)}")
 
 

@@ -17,6 +17,7 @@ import json
 import logging
 import tempfile
 import time
+import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,8 +201,15 @@ def _soak(
 ) -> None:
     """One run.  Raises KeyboardInterrupt where a signal ended it."""
     monitor = LeakMonitor(phase.detector, every)
-    outcome = engine.start(config, preset, runs_dir, [Until(phase, end, console)], monitor)
     phase.runs += 1
+    try:
+        outcome = engine.start(config, preset, runs_dir, [Until(phase, end, console)], monitor)
+    except Stop:
+        raise
+    except Exception as error:  # noqa: BLE001 to find one is what a soak is for, and must not cost what was measured so far
+        traceback.print_exc()
+        phase.failures.append(f"a run died of {type(error).__name__}: {error}")
+        return
     if outcome.code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
         raise KeyboardInterrupt
     if outcome.code:

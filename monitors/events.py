@@ -354,8 +354,16 @@ class EventLog:
         return stream
 
 
+_OF_A_LOOK = ("decoded", "memory_sampled", "plastic", "volume_saved")
+"""What is told at a look; a look at a step comes before its checkpoint, but for the last one of a run."""
+
+
 def _up_to(lines: Iterable[bytes], step: int, edits: int | None) -> Iterator[bytes]:
-    """The lines of what happened by `step`; none from the first `edited` event on that is one too many."""
+    """The lines of what happened by `step`; none from the first `edited` event on that is one too many.
+
+    What was looked at after the last save of `step` is left out: a run that was killed at its last look takes it again.
+    """
+    since_save: list[tuple[str, bytes]] | None = None
     for line in lines:
         try:
             stamp = _Stamp.model_validate_json(line)
@@ -364,9 +372,17 @@ def _up_to(lines: Iterable[bytes], step: int, edits: int | None) -> Iterator[byt
         if edits is not None and stamp.kind == "edited":
             edits -= 1
             if edits < 0:
-                return
-        if stamp.step <= step:
+                break
+        if stamp.step > step:
+            continue
+        if stamp.kind == "saved" and stamp.step == step:
+            yield from (earlier for _, earlier in since_save or ())
+            since_save = [(stamp.kind, line)]
+        elif since_save is None:
             yield line
+        else:
+            since_save.append((stamp.kind, line))
+    yield from (line for kind, line in since_save or () if kind not in _OF_A_LOOK)
 
 
 def _end_of_last_line(stream: BinaryIO) -> int:

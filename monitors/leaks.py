@@ -19,7 +19,10 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Verdict = Literal["measuring", "flat", "suspicious", "leak"]
 
@@ -150,7 +153,6 @@ class Window:
 def judge(meter: Meter, steps: Sequence[float], values: Sequence[float], works: Sequence[int] | None = None) -> Judged:
     """One meter by itself: "measuring", "flat", or "suspicious" where it grows; `works`: which samples are of equal work."""
     import numpy as np
-    from scipy.stats import theilslopes
 
     last = float(values[-1]) if len(values) else 0.0
     x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
@@ -165,17 +167,30 @@ def judge(meter: Meter, steps: Sequence[float], values: Sequence[float], works: 
         here = kinds == kind
         if here.any():
             middle_x[here], middle_y[here] = np.median(x[here]), np.median(y[here])
-    slope, _, low, _ = theilslopes(y - middle_y, x - middle_x, CONFIDENCE)
+    slope, low = slope_of(x - middle_x, y - middle_y, CONFIDENCE)
     # All on the line of the first kind: what is left of a difference between kinds is what the common slope makes of it.
     level = y - middle_y + slope * (middle_x - middle_x[0])
     first, second, third = (part.min() for part in np.array_split(level, 3))
     growth = float(third - first)
     size = len(x) // 3
-    late = theilslopes((y - middle_y)[-size:], (x - middle_x)[-size:], LAST_CONFIDENCE)[2]
+    _, late = slope_of((x - middle_x)[-size:], (y - middle_y)[-size:], LAST_CONFIDENCE)
     grows = (
         low > 0 and growth >= meter.floor and second - first >= PART * growth and third - second >= PART * growth and late > 0
     )
-    return Judged(meter, last, len(x), float(slope), float(low), growth, "suspicious" if grows else "flat")
+    return Judged(meter, last, len(x), slope, low, growth, "suspicious" if grows else "flat")
+
+
+def slope_of(x: np.ndarray, y: np.ndarray, confidence: float) -> tuple[float, float]:
+    """Theil-Sen slope of y over x, and the lower bound of its confidence interval.
+
+    Where x has ties, too, scipy's variance is too small, and below zero if hardly a reading differs: nothing grows there.
+    """
+    import numpy as np
+    from scipy.stats import theilslopes
+
+    with np.errstate(invalid="ignore"):
+        slope, _, low, _ = theilslopes(y, x, confidence)
+    return float(slope), float(low) if np.isfinite(low) else min(float(slope), 0.0)
 
 
 def confirm(judged: Sequence[Judged]) -> list[Judged]:

@@ -143,7 +143,7 @@ class RunFolder:
                 except FileExistsError:
                     taken += 1
         except OSError as error:
-            told = f"can't make a run folder in {runs_dir}: {_why(error)}; name another place with --runs-dir"
+            told = f"can't make a run folder in {runs_dir}: {why(error)}; name another place with --runs-dir"
             raise RunFolderError(told) from error
 
     @classmethod
@@ -180,7 +180,7 @@ class RunFolder:
             with open_plain(self.run_json) as stream:
                 return RunInfo.model_validate_json(stream.read())
         except OSError as error:
-            raise RunFolderError(f"{self.run_json} can't be read: {_why(error)}") from error
+            raise RunFolderError(f"{self.run_json} can't be read: {why(error)}") from error
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "file"
@@ -200,7 +200,7 @@ class RunFolder:
         try:
             descriptor = open_descriptor(self.run_lock, os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise RunFolderError(f"{self.run_lock} can't be opened: {_why(error)}") from error
+            raise RunFolderError(f"{self.run_lock} can't be opened: {why(error)}") from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -208,7 +208,7 @@ class RunFolder:
                 holder = os.pread(descriptor, 32, 0).decode("ascii", errors="replace").strip()
                 raise RunFolderError(f"run {self.name} is already being trained by process {holder or 'unknown'}") from None
             except OSError as error:
-                raise RunFolderError(f"{self.run_lock} can't be locked: {_why(error)}") from error
+                raise RunFolderError(f"{self.run_lock} can't be locked: {why(error)}") from error
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
             remove_torn(self.path)
@@ -313,7 +313,7 @@ def _run_paths(runs_dir: Path) -> list[Path]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise RunFolderError(f"can't list the runs in {runs_dir}: {_why(error)}") from error
+        raise RunFolderError(f"can't list the runs in {runs_dir}: {why(error)}") from error
 
 
 def _state(folder: RunFolder, info: RunInfo) -> str:
@@ -350,7 +350,10 @@ def _listed(names: list[str]) -> str:
     return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
-def _why(error: OSError) -> str:
+def why(error: Exception) -> str:
+    """An error's reason in words; a system call's without its number and the file."""
+    if not isinstance(error, OSError):
+        return str(error)
     reasons = {errno.EACCES: "no permission", errno.EPERM: "no permission", errno.EROFS: "the file system is read-only"}
     reasons |= {errno.ENOSPC: "no space left on the device", errno.EDQUOT: "the disk quota is used up"}
     return reasons.get(error.errno or 0) or (error.strerror or str(error)).lower()

@@ -42,6 +42,8 @@ def edit(config: RunConfig, key: str, value: Any, stage: int = 0) -> RunConfig:
 def with_settings(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
     """The config with live settings as `live_settings` of an edited one gave them.  Raises ConfigError."""
     known = live_settings(config)
+    if not isinstance(settings, dict):  # a checkpoint's, which somebody may have edited
+        raise ConfigError([Problem("live", "is no table of settings")])
     if unknown := [key for key in settings if key not in known]:
         raise ConfigError([Problem(unknown[0], "is no setting of this run that can be changed")])
     return _with(config, settings)

@@ -409,7 +409,7 @@ class Optimizer(Section):
 class Training(Section):
     """The loop."""
 
-    batch: Count = Field(32, description="sentences a step, whatever the micro-batch")
+    batch: Annotated[int, Field(ge=1, le=2**20)] = Field(32, description="sentences a step, whatever the micro-batch")
     micro_batch: Annotated[int, Field(ge=0)] = Field(0, description="sentences held in memory at once; 0 = as the plan allows")
     checkpoint_ticks: Annotated[int, Field(ge=0)] = Field(
         0,

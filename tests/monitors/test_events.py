@@ -309,6 +309,39 @@ def test_rewind_past_the_end_leaves_the_file_as_it_is(log, path):
     assert path.stat().st_ino == before.st_ino
 
 
+def test_rewind_drops_the_last_look_that_followed_the_checkpoint_and_keeps_those_before_it(log, path):
+    def saved(step: int) -> events.Saved:
+        return events.Saved(step=step, path=f"step-{step:08d}", seconds=0.1, bytes=1, best=False)
+
+    def sampled(step: int) -> events.MemorySampled:
+        sizes = dict.fromkeys(("rss_bytes", "allocated_bytes", "reserved_bytes", "peak_bytes"))
+        return events.MemorySampled(step=step, device="cpu", device_uuid="", **sizes)
+
+    def ended(name: str) -> events.StageEnded:
+        return events.StageEnded(step=10, name=name, reason="steps")
+
+    told = [
+        sampled(9),
+        saved(9),
+        sampled(9),
+        trained(10),
+        sampled(10),
+        saved(10),
+        ended("a"),
+        sampled(10),
+        saved(10),
+        ended("b"),
+    ]
+    whole = [log.append(event) for event in told]
+    log.append(sampled(10))
+    log.append(trained(11))
+    assert log.rewind(10) == 2
+    assert read_events(path).events == whole
+    assert log.rewind(10) == 0
+    assert log.rewind(9) == 7 + 1
+    assert read_events(path).events == whole[:2]
+
+
 def test_rewind_takes_no_memory_for_a_long_log(log, path):
     line = events.Warned(step=1, message="x" * 900).model_dump_json().encode() + b"\n"
     last = events.Warned(step=2, message="late").model_dump_json().encode() + b"\n"

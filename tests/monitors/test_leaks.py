@@ -137,6 +137,15 @@ def test_up_and_down_between_two_lattices_compares_each_with_itself():
     assert verdicts(0, host(level + 1.5e6 * np.arange(60), random), works)["rss"] == "leak"
 
 
+def test_a_count_that_hardly_ever_changes_between_two_kinds_of_work_has_a_finite_bound_and_is_flat():
+    for seed in SEEDS:
+        random = np.random.default_rng(seed)
+        works = random.integers(0, 3, WINDOW + 4)
+        counts = 6.0 + (random.random(len(works)) < 0.1)
+        judged = judge(BY_NAME["threads"], 10.0 * np.arange(len(works)), counts, works)
+        assert judged.verdict == "flat" and np.isfinite([judged.slope, judged.low, judged.growth]).all(), seed
+
+
 def test_too_few_samples_of_equal_work_are_no_verdict():
     assert judge(BY_NAME["rss"], range(WINDOW - 1), [0.0] * (WINDOW - 1)).verdict == "measuring"
     alone = list(range(WINDOW + 10))

@@ -85,6 +85,11 @@ def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
     assert "finite" in complaint(run={"memory_budget_gb": value})
 
 
+def test_a_batch_has_a_bound_so_that_planning_its_parts_comes_to_an_end() -> None:
+    assert "less than or equal to 1048576" in complaint(training={"batch": 10**10})
+    assert config(training={"batch": 2**20}).training.batch == 2**20
+
+
 def test_a_micro_batch_must_divide_the_batch_and_the_error_names_one_that_does() -> None:
     assert "micro_batch: 3 does not divide training.batch 32; 2 does" in complaint(training={"batch": 32, "micro_batch": 3})
     assert "micro_batch: 64 does not divide training.batch 32; 32 does" in complaint(training={"batch": 32, "micro_batch": 64})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -282,7 +281,7 @@ def about(name: str, config: RunConfig, stages: tuple[StagePlan, ...]) -> Text:
 
 
 def run_cells(row: dict[str, Any]) -> list[Text]:
-    created = time.strftime("%m-%d %H:%M", time.localtime(row["created"]))
+    created = formats.moment(row["created"], "%m-%d %H:%M")
     return [
         Text(printable(row["run"]), "bold"),
         Text(row["state"], STATE_STYLES.get(row["state"], "")),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from rich.text import Text
 
 from app import formats
@@ -30,5 +28,5 @@ class Log(Panel):
 
 
 def log_text(line: LogLine) -> Text:
-    clock = time.strftime("%H:%M:%S", time.localtime(line.time))
+    clock = formats.moment(line.time, "%H:%M:%S")
     return Text.assemble((f"{clock} {line.step:>6} ", "dim"), (f"{SIGNS[line.tone]} {line.text}", STYLES[line.tone]))
