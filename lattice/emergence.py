@@ -4,19 +4,23 @@
 
 stability      cells fall into the same functional clusters when they are clustered again on other input: the normalised mutual
                information of two clusterings, corrected for chance (what the second shares with shuffled labels of the first).
-morphology     the connections vary over space with a wavelength of their own: the share of variance above the red background,
-               of the strongest field whose reading (lattice.morphology) is not "nothing"; 0 where all are.
+morphology     the connections have gained order in space: the share of a field's power that would have to move to other
+               wavelengths to make it white noise, less chance, less the same at the stage's start, and at most what the change
+               since then has of it; of the fields the highest (`order` of lattice.morphology's readings).
 participation  the whole lattice takes part: the effective share of active cells, exp(H) / N with H the Shannon entropy of how
                activity is distributed over the N cells.  1 if all are equally active, 1 / N if a single one is.
 
-A geometric mean, so that none makes up for another that is missing.  A fresh lattice scores 0, because its morphology reads
-"nothing" (but for the at most 5 % of seeds that are false alarms), and so does one whose connections were shuffled over
-space.  That is where its discriminating power lies: stability and participation are high in fresh lattices, too, for a fixed
-network gives the same states for the same input.
+A geometric mean, so that none makes up for another that is missing.  A fresh lattice scores 0, because its connections are
+white noise in space (but for the at most 5 % of seeds that are false alarms).  So does one whose connections were shuffled
+over space, and one that was enlarged by interpolation until it is more ordered than it was then.  That is where its
+discriminating power lies: stability and participation are high in fresh lattices, too, for a fixed network gives the same
+states for the same input.  The order need not be a wave: smooth domains count.  Whether there is a wavelength that no smooth
+field has is a stricter question, which the readings' verdicts answer.
 
 What it is not: a measure of how well the lattice works (a frozen lattice with good text parts speaks and scores 0; a wave
-planted by hand scores high and says nothing), a test of whether order arose from the data, or evidence of emergence in the
-sense of physics.  Scores of lattices of different shapes or cluster counts should not be compared.
+planted by hand scores high and says nothing), a test of whether order arose from the data (lattices trained on words in random
+order score as high), or evidence of emergence in the sense of physics.  Scores of lattices of different shapes or cluster
+counts should not be compared.
 """
 
 from __future__ import annotations
@@ -48,7 +52,7 @@ def emergence(stability: float, readings: Iterable[Reading], activity: torch.Ten
     """
     if not 0 <= stability <= 1:
         raise ValueError(f"a stability of {stability} is not within 0..1")
-    morphology = max((reading.strength for reading in readings if reading.verdict != "nothing"), default=0.0)
+    morphology = max((reading.order for reading in readings), default=0.0)
     share = participation(activity)
     return Emergence((stability * morphology * share) ** (1 / 3), stability, morphology, share)
 

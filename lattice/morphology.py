@@ -66,6 +66,8 @@ class Reading:
     """None where no start was given."""
     strength: float
     """Share (0..1) of the field's variance above its red background in the shell of that wavelength."""
+    order: float
+    """How far (0..1) the field is from white noise (see `order`) beyond its start, at most as far as its change is."""
     wavelengths: tuple[float, ...]
     """Of the shells, longest first."""
     power: tuple[float, ...]
@@ -160,7 +162,7 @@ def read(
     scale = float(field.abs().max()) if began is None else max(float(field.abs().max()), float(began.abs().max()))
     if float(observed.abs().max()) <= 1e-6 * scale or scale == 0:  # constant, linear, or unchanged, up to rounding
         flat = (0.0,) * len(wavelengths)
-        return Reading("nothing", None, 1.0, 1.0, 1.0, None if start is None else 1.0, 0.0, wavelengths, flat, flat)
+        return Reading("nothing", None, 1.0, 1.0, 1.0, None if start is None else 1.0, 0.0, 0.0, wavelengths, flat, flat)
     observed /= observed.abs().max()
     power = shells.power(observed)
     fit = red_fit(power[0], shells.modes)
@@ -176,9 +178,12 @@ def read(
     white, smooth = torch.cat([power, *shuffled]), torch.cat([power, *red])
     p_shuffled, _ = _compare(white, shells.modes)
     p_red, peak = _compare(smooth, shells.modes)
-    p_start = None
+    p_start, ordered = None, order(power[0], white[1:], shells.modes, tests)
     if began is not None:
-        now, before = (shells.power(part[None])[0] * _variance(part) for part in (field, began))
+        now, before = (shells.power(part[None])[0] for part in (field, began))
+        gained = order(now, white[1:], shells.modes, tests) - order(before, white[1:], shells.modes, tests)
+        ordered = max(0.0, min(ordered, gained))
+        now, before = now * _variance(field), before * _variance(began)
         # Two noises that have nothing to do with each other differ as the shuffled fields do.
         ratios = white[1:, peak] / white[1:, peak].roll(1)
         p_start = (1 + int((ratios * before[peak] >= now[peak]).sum())) / (1 + surrogates)
@@ -195,6 +200,7 @@ def read(
         p_red,
         p_start,
         strength,
+        ordered,
         wavelengths,
         tuple(power[0].tolist()),
         tuple(fit.tolist()),
@@ -213,6 +219,19 @@ def read_all(
         name: read(field, boundary, generator, None if start is None else start[name], surrogates, len(now))
         for name, field in now.items()
     }
+
+
+def order(power: torch.Tensor, white: torch.Tensor, modes: torch.Tensor, tests: int = 1) -> float:
+    """Share (0..1) of a spectrum's [J] power that would have to move between shells to make it noise, beyond chance.
+
+    The total variation distance to the mean of `white` [S, J], spectra of shuffled fields: (distance - chance) / (1 - chance),
+    with chance what noise's own distance exceeds in LEVEL of all cases, `tests` readings taken together.  So noise has 0.
+    """
+    noise = white.mean(0)
+    distances = ((torch.cat([power[None], white]) - noise).abs() * modes).sum(1) / (2 * modes.sum())
+    rank = math.ceil((1 - LEVEL / tests) * len(distances) - 1e-9)
+    chance = float(distances[1:].kthvalue(rank).values)
+    return max(0.0, (float(distances[0]) - chance) / (1 - chance))
 
 
 def _compare(spectra: torch.Tensor, modes: torch.Tensor) -> tuple[float, int]:

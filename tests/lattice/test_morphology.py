@@ -10,7 +10,7 @@ import torch
 from lattice.growth import resample
 from lattice.lattice3d import initial_weights
 from lattice.model import generator
-from lattice.morphology import LEVEL, MIN_STRENGTH, fields, in_bounds, read, read_all, shuffle
+from lattice.morphology import LEVEL, MIN_STRENGTH, fields, in_bounds, order, read, read_all, shuffle
 from lattice.spectra import Shells
 from presets.schema import Connections
 from presets.topology import Topology
@@ -142,7 +142,7 @@ def test_a_grown_lattice_reads_nothing_before_it_learns():
     weights = fresh(0)
     grown = fields(weights, BASELINE)["mean"]
     reading = read(grown, "walls", generator(0, "read"), start=grown.clone(), surrogates=39)
-    assert (reading.verdict, reading.wavelength, reading.p, reading.strength) == ("nothing", None, 1.0, 0.0)
+    assert (reading.verdict, reading.wavelength, reading.p, reading.strength, reading.order) == ("nothing", None, 1.0, 0.0, 0.0)
 
 
 def test_a_wave_that_was_there_at_the_start_is_not_news():
@@ -165,6 +165,26 @@ def test_a_significant_ripple_of_hardly_any_variance_reads_nothing():
     reading = read(smooth / smooth.std() + 0.1 * wave((32, 32, 32), 4, (0, 1, 0)), "walls", generator(0, "read"), surrogates=39)
     assert reading.p <= LEVEL and reading.strength < MIN_STRENGTH
     assert reading.verdict == "nothing"
+
+
+# Order
+
+
+def test_order_is_the_share_of_power_that_would_have_to_move_to_be_noise():
+    modes = torch.tensor([1.0, 2.0, 5.0], dtype=torch.float64)
+    noise = torch.ones(19, 3, dtype=torch.float64)
+    assert order(torch.tensor([8.0, 0.0, 0.0]).double(), noise, modes) == pytest.approx(7 / 8)
+    assert order(torch.tensor([2.0, 1.0, 0.8]).double(), noise, modes) == pytest.approx(1 / 8)
+    assert order(noise[0], noise, modes) == 0
+
+
+def test_order_is_less_chance_and_what_noise_shows_by_chance_is_none():
+    modes = torch.full((4,), 10.0, dtype=torch.float64)
+    drawn = 1 + 0.1 * torch.randn(400, 4, generator=generator(0, "spectra"), dtype=torch.float64)
+    found = [order(power, drawn[200:], modes) > 0 for power in drawn[:200]]
+    assert 0 < sum(found) <= 2 * LEVEL * 200
+    tilted = torch.tensor([1.8, 1.0, 1.0, 0.2], dtype=torch.float64)
+    assert 0.05 < order(tilted, drawn[200:], modes) < 0.2
 
 
 # A planted wave
