@@ -491,7 +491,18 @@ def test_the_table_of_runs_names_the_stage_by_number_and_name(cli, own):
 def test_plan_json_has_the_keys_of_the_contract(cli):
     told = cli("plan", "--preset", "tiny", "--json")
     assert list(told.json) == ["stages"] and len(told.json["stages"]) == 2
-    keys = ["shape", "cells", "components", "total_bytes", "budget_bytes", "fits", "micro_batch", "accumulation", "reach"]
+    keys = [
+        "shape",
+        "cells",
+        "components",
+        "total_bytes",
+        "budget_bytes",
+        "fits",
+        "micro_batch",
+        "accumulation",
+        "reach",
+        "kernel",
+    ]
     for stage in told.json["stages"]:
         assert list(stage) == keys
         assert stage["total_bytes"] == sum(stage["components"].values()) <= stage["budget_bytes"] and stage["fits"] is True
