@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from textual import events
 from textual.widgets import Input
 
@@ -13,9 +14,15 @@ from app.tui.screens.run import RunScreen
 from presets.plan import plan
 
 
-def test_it_shows_presets_with_their_memory_and_the_runs_there_are(use, recorded, runs_dir):
+@pytest.fixture
+def large_is_too_big(monkeypatch):
+    """As it is where only the compiled kernel runs."""
+    monkeypatch.setattr("app.tui.screens.home.plan", lambda config: plan(config, "compiled"))
+
+
+def test_it_shows_presets_with_their_memory_and_the_runs_there_are(use, recorded, runs_dir, large_is_too_big):
     async def look(screen):
-        memory = formats.bytes_(plan(configure.load("baseline", None, []).config)[0].total_bytes)
+        memory = formats.bytes_(plan(configure.load("baseline", None, []).config, "compiled")[0].total_bytes)
         await screen.shows(recorded.name, "finished", "baseline", "16x16x16", memory, "24 GB", "too big")
 
     use(LatticeApp(runs_dir), (80, 24), look)
@@ -84,7 +91,7 @@ def test_an_engine_that_refuses_is_quoted(use, runs_dir, monkeypatch):
     use(LatticeApp(runs_dir), (80, 24), look)
 
 
-def test_a_preset_that_is_too_big_asks_first_and_read_only_starts_nothing(use, runs_dir):
+def test_a_preset_that_is_too_big_asks_first_and_read_only_starts_nothing(use, runs_dir, large_is_too_big):
     async def look(screen):
         await screen.press("down", "down", "down", "down", "enter")
         await screen.shows("does not fit", "start it all the same")
