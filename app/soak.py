@@ -157,7 +157,7 @@ def configs(config: RunConfig, corpus: str) -> tuple[RunConfig, RunConfig]:
     for name, stage, regrow in zip(("first", "last"), (first, last), REGROW, strict=True):
         x, y, z = stage["shape"]
         clusters = stage["clustering"]["clusters"] or min(CLUSTERS, x * y * z // 8)
-        stage["clustering"] |= {"clusters": clusters, "every": 40}
+        stage["clustering"] |= {"clusters": clusters}
         stage |= {"name": name, "until_loss": None, "until_plateau": None}
         stage["waves"] = 0 if config.plasticity.rule == "three_factor" else 2
         stage["sparsity"] = stage["sparsity"] or SPARSITY
@@ -169,14 +169,16 @@ def configs(config: RunConfig, corpus: str) -> tuple[RunConfig, RunConfig]:
     data["data"]["train"] = config.data.train or corpus
     data["data"]["held_out"] = max(config.data.held_out, 0.05)
 
-    def of(*steps: int, rewired_every: int) -> RunConfig:
+    def of(*steps: int, rewired: int, clustered: int) -> RunConfig:
+        every = {"rewiring": rewired, "clustering": clustered}
         stages = [
-            stage | {"steps": count, "rewiring": stage["rewiring"] | {"every": rewired_every}}
+            stage | {"steps": count} | {part: stage[part] | {"every": often} for part, often in every.items()}
             for stage, count in zip((first, last), steps, strict=True)
         ]
         return RunConfig.model_validate(data | {"stages": stages})
 
-    return of(FIRST_STAGE_STEPS, ENDLESS, rewired_every=20), of(CYCLE_STEPS, CYCLE_STEPS, rewired_every=CYCLE_STEPS // 2)
+    half = CYCLE_STEPS // 2
+    return of(FIRST_STAGE_STEPS, ENDLESS, rewired=20, clustered=40), of(CYCLE_STEPS, CYCLE_STEPS, rewired=half, clustered=half)
 
 
 def _smaller(stage: dict[str, Any], grid: int) -> dict[str, Any]:
