@@ -242,5 +242,24 @@ def plan(
     command.plan_table(preset, config, assignments, as_json)
 
 
+@app.command()
+def profile(
+    preset: Preset = "baseline",
+    config: ConfigFile = None,
+    data: Data = None,
+    assignments: Assignments = [],
+    stage: Annotated[int, typer.Option("--stage", min=0, help="Which of the preset's stages.")] = 0,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Training steps to measure.")] = 3,
+    device: Device = None,
+    memory_budget: MemoryBudget = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train a few steps in a process of its own; print what they took beside the plan, and remember it for later plans."""
+    from app import profile as command
+
+    given = {"--data": data, "--device": device, "--memory-budget": memory_budget}
+    command.run((preset, config, assignments, given), stage, steps, as_json)
+
+
 if __name__ == "__main__":
     main()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from app import launch
+from app import launch, planning
 from app.exit_codes import ExitCode, Stop
 from app.feed import Feed
 from app.prepare import prepare
@@ -35,6 +35,7 @@ from lattice.decode_monitor import DecodeMonitor
 from lattice.health import Recovery
 from lattice.kernels.native import KernelUnavailable
 from lattice.leak_monitor import LeakMonitor
+from lattice.measuring import Measuring, device_name
 from lattice.memory_monitor import MemoryMonitor
 from lattice.plasticity.monitor import PlasticityMonitor
 from lattice.progress import Progress
@@ -42,7 +43,7 @@ from lattice.shaping import shaping
 from lattice.text.tokenizer import Tokenizer
 from lattice.trainer import Trainer, TrainingFailed
 from lattice.volume_monitor import VolumeMonitor
-from monitors import gauges
+from monitors import gauges, measured
 from monitors.events import AnyEvent, Decoded, Edited, EventLog, RunEnded, RunStarted, StageStarted, Warned
 from monitors.leak_detector import Buffer, Detector
 from monitors.runs import RunFolder, RunFolderError, RunInfo, why
@@ -199,8 +200,9 @@ def _train(
                 leaks = LeakMonitor(stack.enter_context(contextlib.closing(Detector())))
             leaks.detector.join("feed", Buffer(feed.held, RECENT))
             # The leak monitor last, when all that a step leaves behind is there.
-            hung = [record, *callbacks, *shaping(), *watching, checkpointer, leaks]
-            trainer = Trainer(config, tokenizer, train, valid, device, hung)
+            hung = [record, *callbacks, *shaping(), *watching, checkpointer, Measuring(measured.place()), leaks]
+            plans = planning.for_training(config, device.type, device_name(device))
+            trainer = Trainer(config, tokenizer, train, valid, device, hung, plans)
             trainer.recovery = recovery
             if saved is not None:
                 trainer.resume(saved.model, saved.optimizer, saved.state)

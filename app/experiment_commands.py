@@ -142,6 +142,37 @@ def experiment_sparsity(
     command.run(_request(source, (target, every, to_end), seeds, arms, own_arms, out, plot, as_json))
 
 
+@experiment_app.command("transfer")
+def experiment_transfer(
+    preset: Preset = "small",
+    config: ConfigFile = None,
+    data: Data = None,
+    valid: Valid = None,
+    test: Test = None,
+    task: Task = None,
+    assignments: Assignments = [],
+    steps: Steps = None,
+    seeds: Seeds = 3,
+    target: Target = 1.0,
+    every: Every = 10,
+    to_end: ToEnd = False,
+    before: Annotated[
+        float, typer.Option("--before", min=0.01, max=0.99, help="Share of the steps on a lattice of half the size.")
+    ] = 0.5,
+    arms: Arms = None,
+    own_arms: OwnArms = [],
+    device: Device = None,
+    out: Out = None,
+    plot: Plot = None,
+    as_json: AsJson = False,
+) -> None:
+    """A lattice grown from a smaller one against one from scratch: CPU time to the target, and the loss around the growth."""
+    from app.experiments import transfer as command
+
+    source = preset, config, assignments, _given(data, valid, task, device), steps, test
+    command.run(_request(source, (target, every, to_end), seeds, arms, own_arms, out, plot, as_json), before)
+
+
 def _given(data: Path | None, valid: Path | None, task: str | None, device: str | None) -> dict[str, object]:
     return {"--data": data, "--valid": valid, "--task": task, "--device": device}
 

@@ -46,6 +46,9 @@ BUILT_IN = ("text.", "lattice.channels", "lattice.arm")
 
 BUILT_INTO_STAGE = ("shape", "strides.x", "strides.y", "strides.z", "clustering.clusters", "clustering.clustering_integration")
 
+SETS_MEMORY = ("training.", "run.", "optimizer.name")
+"""Settings that what goes through memory at once was chosen by."""
+
 END_RULE = ("steps", "until_loss", "until_plateau")
 
 
@@ -111,6 +114,8 @@ def fork(name: str, changes: Changes, runs_dir: Path) -> RunFolder:
     trainer.reach_sparsity()
     if reopened:
         trainer.progress.stage_over, trainer.progress.leave_for = "", None
+    if any(edit.key.startswith(SETS_MEMORY) for edit in edits):
+        trainer.progress.micro_batch = trainer.progress.checkpoint_ticks = None  # chosen anew
     trainer.progress.edits += len(edits)
     return _write(start, config, edits, trainer, corpus.fingerprint(), runs_dir)
 

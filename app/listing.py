@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app import configure, formats
+from app import configure, formats, planning
 from app.exit_codes import ExitCode, Stop
 from monitors.runs import NoSuchRun, RunFolder, RunFolderError, damaged_runs, list_runs, state_of
 from monitors.runs import runs_dir as place
 from monitors.text_safety import printable
 from presets import layers
-from presets.plan import KERNELS, StagePlan, explain, plan
+from presets.plan import KERNELS, StagePlan, explain
 
 
 def _console() -> Console:
@@ -107,7 +107,7 @@ def presets(as_json: bool) -> None:
     aliases = {name: [alias for alias, target in layers.ALIASES.items() if target == name] for name in loaded}
     rows = []
     for name, config in loaded.items():
-        stages = plan(config)
+        stages = planning.here(config)
         largest = max(stages, key=lambda stage: stage.total_bytes)
         rows.append(
             {
@@ -145,8 +145,11 @@ def presets_show(name: str, config: Path | None, assignments: list[str], as_json
 
 
 def plan_table(preset: str, config: Path | None, assignments: list[str], as_json: bool) -> None:
-    """The memory plan of every stage.  Raises Stop, with exit code 3 after the table where a stage does not fit its budget."""
-    stages = plan(configure.load(preset, config, assignments).config)
+    """The memory plan of every stage, and what runs taught beside it.
+
+    Raises Stop, with exit code 3 after the table where a stage does not fit its budget.
+    """
+    stages = planning.learned_here(configure.load(preset, config, assignments).config)
     if as_json:
         print(json.dumps({"stages": [stage.as_json() for stage in stages]}))
     else:
@@ -162,9 +165,14 @@ def _print_plan(stages: tuple[StagePlan, ...]) -> None:
         table.add_row(component.replace("_", " "), *(formats.bytes_(size) if size else "-" for size in cells))
     table.add_section()
     table.add_row("total", *(formats.bytes_(stage.total_bytes) for stage in stages))
+    if lessons := [stage.lesson for stage in stages if stage.lesson]:
+        told = (formats.bytes_(stage.lesson.peak_bytes) if stage.lesson else "-" for stage in stages)
+        table.add_row(f"learned from {lessons[0].runs} stages measured here", *told)
     table.add_row("budget", *(formats.bytes_(stage.budget_bytes) for stage in stages))
     table.add_row("fits", *("yes" if stage.fits else "no" for stage in stages))
     table.add_row("micro-batch x accumulation", *(f"{stage.micro_batch} x {stage.accumulation}" for stage in stages))
+    segments = (f"{stage.checkpoint_ticks} ticks" if stage.checkpoint_ticks else "all states kept" for stage in stages)
+    table.add_row("segments", *segments)
     table.add_row("reach", *(f"{stage.reach:.0%}" for stage in stages))
     _console().print(table)
     for kernel in dict.fromkeys(stage.kernel for stage in stages):

@@ -9,10 +9,12 @@ import re
 
 import torch
 
+from app import planning
 from app.exit_codes import ExitCode, Stop
 from lattice.data import Corpus, DataError, load_corpus
+from lattice.measuring import device_name
 from monitors import gauges
-from presets.plan import explain, on_device, plan
+from presets.plan import explain, on_device
 from presets.schema import RunConfig
 
 
@@ -54,13 +56,14 @@ def prepare_device(config: RunConfig) -> torch.device:
     """The device a config is trained on, its memory plan checked and its threads set.  Raises Stop."""
     device = choose_device(config.run.device)
     free = free_bytes(device)
-    for stage in plan(on_device(config, device.type), _without_triton(config, device)):
+    planned = planning.for_training(config, device.type, device_name(device))
+    for stage in planned(on_device(config, device.type), _without_triton(config, device)):
         if not stage.fits:
             raise Stop(ExitCode.NO_DEVICE, explain(stage))
-        if stage.total_bytes > free:
+        if stage.needed_bytes > free:
             raise Stop(
                 ExitCode.NO_DEVICE,
-                f"stage {stage.name} needs {stage.total_bytes / 1e9:.2f} GB, and {device} has {free / 1e9:.2f} GB free; "
+                f"stage {stage.name} needs {stage.needed_bytes / 1e9:.2f} GB, and {device} has {free / 1e9:.2f} GB free; "
                 f"`--memory-budget {math.floor(free / 1e8) / 10}` plans for what is there, or says what would help",
             )
     torch.set_num_threads(config.run.threads or len(os.sched_getaffinity(0)))

@@ -135,6 +135,7 @@ class Lines(Callback):
             f"stage {event.name}: {formats.shape(event.shape)} = {formats.count(event.cells)} cells, {event.ticks} ticks, "
             f"{event.kernel}; planned memory {formats.bytes_(event.plan_bytes)}, "
             f"micro-batch {event.micro_batch} x {event.accumulation}"
+            + (f", segments of {event.checkpoint_ticks} ticks" if event.checkpoint_ticks else "")
         )
         if self._console.is_terminal:
             columns = TextColumn("{task.description}"), BarColumn(24), TextColumn("{task.fields[line]}"), _TimeLeft()

@@ -40,6 +40,11 @@ class Sentences:
     def __len__(self) -> int:
         return len(self.pairs)
 
+    def longest(self, count: int) -> list[int]:
+        """Numbers of the sentences with most tokens, source and target together; some twice where there are fewer."""
+        order = sorted(range(len(self)), key=lambda i: -len(self._sources[i]) - len(self._targets[i]))
+        return [order[i % len(order)] for i in range(count)]
+
     def batch(self, rows: list[int], device: torch.device) -> Batch:
         targets = [self._targets[i] for i in rows]
         source, begun, ended = pad([self._sources[i] for i in rows]), pad(targets, begin=True), pad(targets, end=True)

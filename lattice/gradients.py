@@ -1,6 +1,6 @@
 """The gradients of a batch, added up over micro-batches of as many sentences as memory takes.
 
-A stage starts with the micro-batch of its plan; where memory runs out it goes on with half of it, and the same batch a step.
+Where memory runs out, the batch goes through in smaller parts (lattice.micro_batch).
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lattice import micro_batch
 from lattice.batches import Batch
 from lattice.model import TextLattice
-from monitors.events import Warned
 
 if TYPE_CHECKING:
     from lattice.trainer import Trainer
@@ -27,17 +27,17 @@ def gradients(trainer: Trainer, rows: list[int]) -> float:
     """
     lattice = trainer.model.lattice
     while True:
+        if lattice is not None:
+            lattice.segment = trainer.checkpoint_ticks
         try:
             with lattice.watched() if lattice is not None and trainer.plastic else contextlib.nullcontext():
                 return accumulate(trainer.model, trainer.scaler, _micro_batches(trainer, rows))
-        except torch.OutOfMemoryError:
-            if trainer.micro_batch == 1:
+        except (RuntimeError, MemoryError) as error:
+            if not micro_batch.ran_out(error):
                 raise
+            why = str(error)
         # Out here, where the error no longer keeps the tensors of the failed attempt.
-        trainer.optimizer.zero_grad(set_to_none=True)
-        if trainer.device.type == "cuda":
-            torch.cuda.empty_cache()
-        _halve_micro_batch(trainer)
+        micro_batch.take_less(trainer, "out of memory", why)
 
 
 def accumulate(model: TextLattice, scaler: torch.amp.GradScaler, parts: list[Batch]) -> float:
@@ -60,10 +60,3 @@ def finding_scale(scaler: torch.amp.GradScaler, loss: float, norm: float) -> boo
 def _micro_batches(trainer: Trainer, rows: list[int]) -> list[Batch]:
     size = trainer.micro_batch
     return [trainer.train_sentences.batch(rows[i : i + size], trainer.device) for i in range(0, len(rows), size)]
-
-
-def _halve_micro_batch(trainer: Trainer) -> None:
-    progress, before = trainer.progress, trainer.micro_batch
-    progress.micro_batch = before // 2
-    told = f"out of memory with {before} sentences at once; going on with {trainer.micro_batch}, and the same batch a step"
-    trainer.emit(Warned(step=progress.step, stage=progress.stage, message=told))

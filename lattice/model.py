@@ -61,7 +61,8 @@ class TextLattice(nn.Module):
                 topology, section.channels, here.ticks, config.connections, generator(seed, "lattice", stage),
                 clustering.clusters, clustering.clustering_integration,
             )  # fmt: skip
-            self.lattice.segment = config.training.checkpoint_ticks
+            ticks = config.training.checkpoint_ticks
+            self.lattice.segment = 0 if ticks == "auto" else ticks  # the trainer sets what the plan finds best
             learning = config.connections.learning
             if here.waves or learning in ("plastic", "hybrid"):
                 self.lattice.plasticity = Plasticity(config.plasticity, topology, section.channels, here.activity_threshold)

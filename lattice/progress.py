@@ -39,7 +39,9 @@ class Progress:
     loss_mean: FiniteFloat = 0.0
     loss_variance: Annotated[FiniteFloat, Field(ge=0)] = 0.0
     micro_batch: NonNegativeInt | None = None
-    """Sentences at once in this stage, where memory did not take the plan's."""
+    """Sentences at once in this stage, as chosen when it began and lowered where memory did not take them."""
+    checkpoint_ticks: NonNegativeInt | None = None
+    """Ticks of a segment in this stage, chosen likewise."""
     loss: float | None = None
     bleu: float | None = None
     valid_loss: float | None = None
@@ -78,7 +80,8 @@ class Progress:
         """Into the stage that comes after this one, at its start; what the loss was stays (health.forget_losses)."""
         self.stage, self.leave_for, self.held = self.following(), None, False
         self.stage_step, self.waves, self.stage_over, self.looks_without_gain = 0, 0, "", 0
-        self.best_valid_loss, self.valid_loss, self.micro_batch = math.inf, None, None
+        self.best_valid_loss, self.valid_loss = math.inf, None
+        self.micro_batch = self.checkpoint_ticks = None
 
     def as_json(self) -> dict:
         fields = dataclasses.asdict(self)

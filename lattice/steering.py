@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from monitors.events import Edited
 from presets.layers import ConfigError
 from presets.live import edit
-from presets.plan import explain, plan
+from presets.plan import explain
 
 if TYPE_CHECKING:
     from lattice.trainer import Trainer
@@ -101,7 +101,7 @@ class Steering:
     def _set(self, trainer: Trainer, order: Order) -> None:
         current = trainer.progress.stage
         config = edit(trainer.config, order.key, order.value, current)
-        for planned in plan(config, trainer.kernel_name)[current:]:
+        for planned in trainer.planning(config)[current:]:
             if not planned.fits:
                 raise Refused(explain(planned))
         old, new = _value(trainer.config, order.key), _value(config, order.key)

@@ -25,10 +25,11 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 import torch
 
-from lattice import health, optimizers
+from lattice import health, micro_batch, optimizers
 from lattice.batches import Schedule, Sentences
 from lattice.callbacks import Callback
 from lattice.discovery import discover
@@ -44,7 +45,7 @@ from lattice.text.tokenizer import Tokenizer
 from monitors import gauges
 from monitors.events import AnyEvent, Rewired, StageEnded, StageStarted, Trained
 from presets.live import live_settings, with_settings
-from presets.plan import StagePlan, plan
+from presets.plan import StagePlan, on_device, plan
 from presets.schema import RunConfig, Stage
 
 
@@ -63,6 +64,7 @@ class Trainer:
         valid: Sentences,
         device: torch.device,
         callbacks: list[Callback],
+        planning: Callable[[RunConfig, str | None], tuple[StagePlan, ...]] | None = None,
     ) -> None:
         self.config, self.tokenizer, self.device, self.callbacks = config, tokenizer, device, callbacks
         self.train_sentences, self.valid_sentences = train, valid
@@ -70,10 +72,11 @@ class Trainer:
         self.stop_request: str | None = None
         """Set from outside (a signal handler, a command) to leave after the step in progress."""
         self.steering = Steering()
+        self._plan = planning or plan
         # fp16 gradients underflow; the scaler is inert for the other precisions.
         self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**12, enabled=config.run.precision == "fp16")
         self.model = TextLattice(config, 0, tokenizer.vocabulary, device)
-        self.plans: tuple[StagePlan, ...] = plan(config, self.kernel_name)
+        self.plans: tuple[StagePlan, ...] = self.planning(config)
         self.optimizer = optimizers.build(config, self.stage, self.model)
         self._pruned = self.reach_sparsity()
         self._resumed = False
@@ -105,6 +108,7 @@ class Trainer:
 
     def _run_stage(self) -> str:
         progress, stage = self.progress, self.stage
+        micro_batch.choose(self)
         self.emit(self._stage_started())
         if self._pruned is not None:
             self.emit(self._pruned)
@@ -189,7 +193,8 @@ class Trainer:
         What the lattice keeps of the current stage (profile, sparsity, plasticity) is changed here, all else where it is read.
         """
         before, self.config = self.stage, config
-        self.plans = plan(config, self.kernel_name)
+        self.plans = self.planning(config)
+        micro_batch.follow_plan(self)
         health.forget_losses(self.progress)
         lattice = self.model.lattice
         if lattice is None:
@@ -222,6 +227,10 @@ class Trainer:
     def plan(self) -> StagePlan:
         return self.plans[self.progress.stage]
 
+    def planning(self, config: RunConfig) -> tuple[StagePlan, ...]:
+        """Plans of a config's stages, for the device and the kernel that run."""
+        return self._plan(on_device(config, self.device.type), self.kernel_name)
+
     @property
     def kernel_name(self) -> str | None:
         """The kernel that runs, as presets.plan names it; None where there is no lattice."""
@@ -231,8 +240,13 @@ class Trainer:
     @property
     def micro_batch(self) -> int:
         """Sentences held in memory at once."""
-        planned = self.plan.micro_batch
-        return min(self.progress.micro_batch or planned, planned)
+        return self.progress.micro_batch or self.plan.micro_batch
+
+    @property
+    def checkpoint_ticks(self) -> int:
+        """Ticks of a segment of which only the first state is kept; 0 keeps all."""
+        chosen = self.progress.checkpoint_ticks
+        return self.plan.checkpoint_ticks if chosen is None else chosen
 
     @property
     def plastic(self) -> bool:
@@ -262,7 +276,7 @@ class Trainer:
         self.progress = progress
         self.config = with_settings(self.config, state.get("live", {}))
         self._load(progress.stage, model, state["scaler"])
-        self.plans = plan(self.config, self.kernel_name)
+        self.plans = self.planning(self.config)
         self._build_optimizer(optimizer)
         self._resumed, self._pruned = True, None
 
@@ -311,5 +325,8 @@ class Trainer:
             plan_bytes=planned.total_bytes,
             micro_batch=self.micro_batch,
             accumulation=-(-self.config.training.batch // self.micro_batch),
+            checkpoint_ticks=self.checkpoint_ticks,
+            learned_bytes=planned.lesson.peak_bytes if planned.lesson else None,
+            learned_from=planned.lesson.runs if planned.lesson else 0,
             carried=self.progress.stage > 0 or self._resumed,
         )

@@ -49,7 +49,11 @@ class RunStarted(Event):
 
 
 class StageStarted(Event):
-    """Shape (x, y, z) in cells, the tick kernel in one line, and whether weights were `carried` over from the last stage."""
+    """Shape (x, y, z) in cells, the tick kernel in one line, and whether weights were `carried` over from the last stage.
+
+    `checkpoint_ticks` is the segment of which one state is kept (0: all are); `learned_bytes` the peak that `learned_from`
+    stages measured on this machine predict.
+    """
 
     kind: Literal["stage_started"] = "stage_started"
     name: Text
@@ -61,6 +65,9 @@ class StageStarted(Event):
     micro_batch: int
     accumulation: int
     carried: bool
+    checkpoint_ticks: int = 0
+    learned_bytes: int | None = None
+    learned_from: int = 0
 
 
 class StageEnded(Event):

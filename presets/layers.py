@@ -112,11 +112,11 @@ def to_toml(config: RunConfig) -> str:
     """The whole config as TOML that `from_toml` reads back to an equal one."""
     data = config.model_dump(mode="json", exclude_none=True)
     stages = data.pop("stages")
-    lines = [f"purpose = {_toml_value(data.pop('purpose'))}", ""]
+    lines = [f"purpose = {toml_value(data.pop('purpose'))}", ""]
     for section, values in data.items():
-        lines += [f"[{section}]", *(f"{key} = {_toml_value(value)}" for key, value in values.items()), ""]
+        lines += [f"[{section}]", *(f"{key} = {toml_value(value)}" for key, value in values.items()), ""]
     for stage in stages:
-        lines += ["[[stages]]", *(f"{key} = {_toml_value(value)}" for key, value in stage.items()), ""]
+        lines += ["[[stages]]", *(f"{key} = {toml_value(value)}" for key, value in stage.items()), ""]
     return "\n".join(lines)
 
 
@@ -231,7 +231,7 @@ def _assign(into: dict[str, Any], assignment: str, source: str, origins: dict[st
             return Problem(here, f"is a value, not a section; {path} can't be set", source)
     if isinstance(at, list):
         if not any(isinstance(item, dict) for item in at):
-            whole = f"{'.'.join(keys[:-1])}={_toml_value(at)}"
+            whole = f"{'.'.join(keys[:-1])}={toml_value(at)}"
             return Problem(path, f"is part of a list; set the whole list, such as {whole}", source)
         return Problem(path, f"names a whole entry; set one of its keys, such as {path}.steps=100", source)
     _forget(origins, path)
@@ -300,14 +300,14 @@ def nearest(word: str, known: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(known)}"
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
         # A JSON string is a TOML basic string but for two things: TOML has no surrogate pairs, and wants DEL escaped.
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list):
-        return f"[{', '.join(map(_toml_value, value))}]"
+        return f"[{', '.join(map(toml_value, value))}]"
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml_value(inner)}" for key, inner in value.items()) + " }"
+        return "{ " + ", ".join(f"{key} = {toml_value(inner)}" for key, inner in value.items()) + " }"
     return repr(value)

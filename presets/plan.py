@@ -1,6 +1,7 @@
 """The memory plan: what training a stage will take, counted before anything is allocated.
 
-The plan decides the micro-batch: the largest divisor of the batch whose total stays within `run.memory_budget_gb`.  It adds
+The plan decides the micro-batch and, where `training.checkpoint_ticks` is auto, the segments of ticks: the largest divisor of
+the batch whose total stays within `run.memory_budget_gb`.  It adds
 up what is never all there at one moment (the loss's activations go before the lattice's gradients come), so it errs upwards.
 What lives through a step is counted exactly, tensor by tensor, from the shapes that lattice.lattice3d and
 lattice.text.coder build; `temporaries` follow the allocations measured in lattice.kernels.propagate, and text activations
@@ -8,24 +9,33 @@ are an estimate.  The `reference` kernel is not planned for: autograd keeps ever
 
 What a tick holds beside the states depends on the kernel: `assumed_kernel` says which one a config will run on which device.
 On a GPU all components but `runtime` are what torch allocates there, and `runtime` stands for the CUDA context.
+
+Where runs of this machine were measured (monitors.learned_plan), what they teach takes the place of the total.
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-from dataclasses import dataclass
-from typing import Any
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 
 from presets.optimizer_state import CELL_VECTORS, state_bytes
-from presets.schema import RunConfig, Stage, Text
+from presets.schema import RunConfig, Stage
+from presets.text_memory import TEXT_BYTES, activations, encoder_size, ports_size, text_on_disk
 from presets.topology import reach
 
 GB = 1_000_000_000
-RUNTIME_BYTES = 600_000_000
-"""Taken for the interpreter, torch itself and some ten thousand sentences of text, whatever the lattice (measured)."""
+RUNTIME_BYTES = 280_000_000
+"""Taken for the interpreter and torch itself, whatever the lattice (measured)."""
+
+
+CONTEXT_BYTES = 600_000_000
+"""Taken on a GPU by the CUDA context and what libraries keep there."""
 
 FLOAT, LABEL = 4, 8
 """Bytes of a parameter or running mean (always fp32), and of a cell's cluster label (int64)."""
@@ -35,8 +45,6 @@ TILE = 16
 
 STATE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
-CONTROL_POINTS = 3 * 3
-"""A slot drives its patch of the face through so many points of C numbers."""
 
 # State-sized buffers of a backward tick (measured, see above).
 TICK_GRADIENTS = 2
@@ -60,12 +68,46 @@ KERNELS = {
 """What a plan may assume; `either` where both take the same memory and the device is not known."""
 
 
+COMPONENTS = (
+    "cell_parameters",
+    "connections",
+    "plasticity",
+    "clusters",
+    "text",
+    "gradients",
+    "optimizer",
+    "states",
+    "temporaries",
+    "runtime",
+)
+"""Of every plan, in the order of the table."""
+
+ENOUGH = 4
+"""Sentences at once that make running ticks twice (a fifth more time) worse than reading the weights more often."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What measured runs say of a stage: its peak in bytes, the seconds of a step, and how many runs that rests on."""
+
+    peak_bytes: int
+    step_s: float
+    runs: int
+
+
+class Learned(Protocol):
+    """Predicts from what was measured on this machine; None where that says too little."""
+
+    def predict(self, features: Mapping[str, float]) -> Lesson | None: ...
+
+
 @dataclass(frozen=True)
 class StagePlan:
     """One stage's memory in bytes, by component; `reach` is the share of cells on a path from input to output.
 
-    `kernel` is the one that is assumed, a key of KERNELS.  `savings` names settings that would lower the total of a stage that
-    does not fit, each with the bytes it alone saves.
+    `kernel` is the one that is assumed, a key of KERNELS; `checkpoint_ticks` the segment that was chosen (0: all states are
+    kept).  `features` is what a measurement of this stage is remembered by, `lesson` what earlier ones say of it.  `savings`
+    names settings that would lower the total of a stage that does not fit, each with the bytes it alone saves.
     """
 
     name: str
@@ -80,21 +122,31 @@ class StagePlan:
     reach: float
     kernel: str
     savings: dict[str, int]
+    checkpoint_ticks: int = 0
+    features: Mapping[str, float] = field(default_factory=dict)
+    lesson: Lesson | None = None
+
+    @property
+    def needed_bytes(self) -> int:
+        """What the stage is held against its budget with: what was learned, else the total."""
+        return self.lesson.peak_bytes if self.lesson else self.total_bytes
 
     def as_json(self) -> dict[str, Any]:
         keys = (
             "shape", "cells", "components", "total_bytes", "budget_bytes", "fits", "micro_batch", "accumulation", "reach",
-            "kernel",
+            "kernel", "checkpoint_ticks",
         )  # fmt: skip
-        return {key: getattr(self, key) for key in keys} | {"shape": list(self.shape), "components": dict(self.components)}
+        shown = {key: getattr(self, key) for key in keys}
+        learned = asdict(self.lesson) if self.lesson else None
+        return shown | {"shape": list(self.shape), "components": dict(self.components), "learned": learned}
 
 
-def plan(config: RunConfig, kernel: str | None = None) -> tuple[StagePlan, ...]:
-    """One plan a stage, for a `kernel` that is known or the one assumed.
+def plan(config: RunConfig, kernel: str | None = None, learned: Learned | None = None) -> tuple[StagePlan, ...]:
+    """One plan a stage, for a `kernel` that is known or the one assumed, by what was `learned` where that says anything.
 
     With `training.micro_batch` given, that one is taken whether it fits or not.
     """
-    return tuple(_plan_stage(config, i, kernel) for i in range(len(config.stages)))
+    return tuple(_plan_stage(config, i, kernel, learned) for i in range(len(config.stages)))
 
 
 def on_device(config: RunConfig, device: str) -> RunConfig:
@@ -120,7 +172,7 @@ def assumed_kernel(config: RunConfig) -> str:
 
 def explain(stage_plan: StagePlan) -> str:
     """One sentence: that the stage fits, or by how much it does not and what would help."""
-    total, budget = stage_plan.total_bytes, stage_plan.budget_bytes
+    total, budget = stage_plan.needed_bytes, stage_plan.budget_bytes
     if stage_plan.fits:
         return f"stage {stage_plan.name} fits: {total / GB:.2f} of {budget / GB:.2f} GB at micro-batch {stage_plan.micro_batch}"
     over = (
@@ -131,29 +183,99 @@ def explain(stage_plan: StagePlan) -> str:
     return f"{over}; {', '.join([*switches, f'run.memory_budget_gb={math.ceil(total / GB)} allows it'])}"
 
 
-def _plan_stage(config: RunConfig, index: int, kernel: str | None) -> StagePlan:
+def _plan_stage(config: RunConfig, index: int, kernel: str | None, learned: Learned | None) -> StagePlan:
     stage, batch = config.stages[index], config.training.batch
     budget = round(config.run.memory_budget_gb * GB)
-    micro_batch = config.training.micro_batch
-    if not micro_batch:
-        divisors = (size for size in range(batch, 0, -1) if batch % size == 0)
-        micro_batch = next((size for size in divisors if _total(config, stage, size, kernel) <= budget), 1)
-    components = _components(config, stage, micro_batch, kernel)
-    total = sum(components.values())
+    choice = _choose(config, stage, budget, kernel, learned)
+    config = _in_segments(config, choice.segment)
+    total, micro_batch = sum(choice.components.values()), choice.micro_batch
     return StagePlan(
         name=stage.name,
         shape=stage.shape,
         cells=math.prod(stage.shape),
-        components=components,
+        components=choice.components,
         total_bytes=total,
         budget_bytes=budget,
-        fits=total <= budget,
+        fits=choice.needed <= budget,
         micro_batch=micro_batch,
         accumulation=batch // micro_batch,
         reach=reach(stage.topology(config.lattice.boundary), stage.ticks),
         kernel=kernel or assumed_kernel(config),
-        savings={} if total <= budget else _savings(config, index, micro_batch, budget, kernel),
+        savings={} if choice.needed <= budget else _savings(config, index, micro_batch, budget, kernel),
+        checkpoint_ticks=choice.segment,
+        features=choice.features,
+        lesson=choice.lesson,
     )
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A segment and a micro-batch, and what they take."""
+
+    segment: int
+    micro_batch: int
+    components: dict[str, int]
+    features: dict[str, float]
+    lesson: Lesson | None
+
+    @property
+    def needed(self) -> int:
+        return self.lesson.peak_bytes if self.lesson else sum(self.components.values())
+
+
+def _choose(config: RunConfig, stage: Stage, budget: int, kernel: str | None, learned: Learned | None) -> _Choice:
+    """What was set; else, for all states kept and for segments of about the root of the ticks, the largest micro-batch that
+    fits, and of the two what measured runs say is faster, or all states where ENOUGH sentences fit that way."""
+    training = config.training
+    sizes = [training.micro_batch] if training.micro_batch else _divisors(training.batch)
+    segments = [training.checkpoint_ticks]
+    if training.checkpoint_ticks == "auto":
+        segments = [0] if config.lattice.arm == "identity" else [0, math.ceil(math.sqrt(stage.ticks))]
+
+    def choice(segment: int, size: int) -> _Choice:
+        segmented = _in_segments(config, segment)
+        components = _components(segmented, stage, size, kernel)
+        features = _features(segmented, stage, size, kernel, components)
+        return _Choice(segment, size, components, features, learned.predict(features) if learned else None)
+
+    fitting: list[_Choice] = []
+    for segment in segments:
+        tried = (choice(segment, size) for size in sizes)
+        fitting += [best for best in [next((each for each in tried if each.needed <= budget), None)] if best]
+        if fitting and fitting[0].segment == 0 and fitting[0].micro_batch == sizes[0]:
+            break  # everything at once
+    if not fitting:
+        return choice(segments[-1], sizes[-1])
+    whole, parts = fitting[0], fitting[-1]
+    if whole.lesson and parts.lesson:
+        return min(fitting, key=lambda each: each.lesson.step_s)
+    enough = whole.micro_batch >= min(ENOUGH, sizes[0]) or whole.micro_batch >= parts.micro_batch
+    return whole if enough else parts
+
+
+def _divisors(batch: int) -> list[int]:
+    """Largest first."""
+    return [size for size in range(batch, 0, -1) if batch % size == 0]
+
+
+def _in_segments(config: RunConfig, segment: int) -> RunConfig:
+    return _with(config, training=_with(config.training, checkpoint_ticks=segment))
+
+
+def _features(
+    config: RunConfig, stage: Stage, micro_batch: int, kernel: str | None, components: Mapping[str, int]
+) -> dict[str, float]:
+    """What a measurement is remembered by: the plan's components in bytes, and what sets memory and time beside them."""
+    return dict(components) | {
+        "cells": math.prod(stage.shape) if config.lattice.arm == "lattice" else 0,
+        "ticks": stage.ticks,
+        "kept": stage.kept(),
+        "segment": min(config.training.checkpoint_ticks or 1, stage.ticks),
+        "micro_batch": micro_batch,
+        "batch": config.training.batch,
+        "compiled": int((kernel or assumed_kernel(config)) in ("compiled", "reference")),
+        "threads": config.run.threads or len(os.sched_getaffinity(0)),
+    }
 
 
 def _total(config: RunConfig, stage: Stage, micro_batch: int, kernel: str | None = None) -> int:
@@ -166,10 +288,10 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int, kernel: str |
     functional, clusters = stage.clustering.functional, stage.clustering.clusters
     compiled = (kernel or assumed_kernel(config)) in ("compiled", "reference")
 
-    text = _encoder_size(config.text) + config.text.decoder_size(config.text.decoder_feed_forward())
+    text = encoder_size(config.text) + config.text.decoder_size(config.text.decoder_feed_forward())
     cells = 0
     if config.lattice.arm == "lattice":
-        text += _ports_size(config.text, channels)
+        text += ports_size(config.text, channels)
         cells = math.prod(stage.shape)
     cell_parameters = (CELL_VECTORS + functional) * channels * cells
     offsets, kept = len(stage.topology(config.lattice.boundary).offsets), stage.kept(0)
@@ -208,8 +330,8 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int, kernel: str |
         "gradients": FLOAT * trained,
         "optimizer": 2 * FLOAT * text + state_bytes(config, stage, kept),
         "states": micro_batch * states_kept(config, stage) * state * itemsize,
-        "temporaries": micro_batch * (in_tick + FLOAT * _activations(config, stage)) + FLOAT * in_backward,
-        "runtime": RUNTIME_BYTES,
+        "temporaries": micro_batch * (in_tick + FLOAT * activations(config, stage)) + FLOAT * in_backward,
+        "runtime": CONTEXT_BYTES if config.run.device.startswith("cuda") else _process(config),
     }
 
 
@@ -233,34 +355,10 @@ def states_kept(config: RunConfig, stage: Stage) -> int:
     return max(segments + last - 1, segments - 1 + segment - 1)
 
 
-def _encoder_size(text: Text) -> int:
-    """Parameters of lattice.text.coder.Encoder."""
-    width, hidden, slots = text.width, text.encoder_feed_forward, text.grid**2
-    tokens_per_slot = math.ceil(text.max_tokens / slots)
-    tables = (text.vocabulary + slots * tokens_per_slot) * width
-    layer = 4 * width * width + 5 * width + hidden * (2 * width + 1)
-    return tables + text.encoder_layers * layer + 2 * width + (width * tokens_per_slot + 1) * text.slot_width
-
-
-def _ports_size(text: Text, channels: int) -> int:
-    """Parameters of both ports, lattice.lattice3d.Port."""
-    slots, points = text.grid**2, CONTROL_POINTS * channels
-    return slots * (2 * text.slot_width * points + points + text.slot_width)
-
-
-def _activations(config: RunConfig, stage: Stage) -> int:
-    """Numbers kept for one sentence in encoder, decoder, loss and ports (an estimate, without attention maps)."""
-    text, slots = config.text, config.text.grid**2
-    tokens = text.max_tokens + 1
-    encoded = slots * math.ceil(text.max_tokens / slots)
-    encoder = text.encoder_layers * encoded * (12 * text.width + 2 * text.encoder_feed_forward)
-    per_token = 16 * text.width + 2 * text.decoder_feed_forward()
-    decoder = text.decoder_layers * (tokens * per_token + slots * 2 * text.width)
-    loss = 3 * tokens * text.vocabulary  # logits, their log-softmax, and the gradient
-    if config.lattice.arm == "identity":
-        return encoder + decoder + loss
-    ports = config.lattice.channels * (slots * CONTROL_POINTS + math.prod(stage.shape[:2]))
-    return encoder + decoder + loss + 4 * ports  # both ports' control points and faces, and their gradients
+def _process(config: RunConfig) -> int:
+    """The process with its text; where the device is not known, no less than a GPU's context."""
+    taken = RUNTIME_BYTES + TEXT_BYTES * text_on_disk(config.data)
+    return taken if config.run.device == "cpu" else max(taken, CONTEXT_BYTES)
 
 
 def _savings(config: RunConfig, index: int, micro_batch: int, budget: int, kernel: str | None) -> dict[str, int]:
@@ -288,7 +386,7 @@ def _savings(config: RunConfig, index: int, micro_batch: int, budget: int, kerne
             trials["optimizer.name=adam8bit"] = coded, stage, micro_batch, runs
         if not config.training.checkpoint_ticks:
             segment = math.ceil(math.sqrt(stage.ticks))
-            segmented = _with(config, training=_with(config.training, checkpoint_ticks=segment))
+            segmented = _in_segments(config, segment)
             trials[f"training.checkpoint_ticks={segment}"] = segmented, stage, micro_batch, runs
         if config.connections.learning != "frozen":
             frozen = _with(config, connections=_with(config.connections, learning="frozen"))

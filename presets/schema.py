@@ -411,10 +411,10 @@ class Training(Section):
 
     batch: Annotated[int, Field(ge=1, le=2**20)] = Field(32, description="sentences a step, whatever the micro-batch")
     micro_batch: Annotated[int, Field(ge=0)] = Field(0, description="sentences held in memory at once; 0 = as the plan allows")
-    checkpoint_ticks: Annotated[int, Field(ge=0)] = Field(
-        0,
+    checkpoint_ticks: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto",
         description="ticks of a segment of which only the first state is kept for the backward, which runs the others again; "
-        "0 = all states are kept, about the root of a stage's ticks saves most",
+        "0 = all states are kept, about the root of a stage's ticks saves most, auto = as the plan finds best",
     )
     bad_steps: Count = Field(5, description="skipped steps in a row that send the run back to good weights, once, then end it")
     spike_deviations: Annotated[float, Field(ge=0)] = Field(

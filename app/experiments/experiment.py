@@ -16,7 +16,7 @@ from pathlib import Path
 from app import configure, formats
 from app.exit_codes import ExitCode, Stop
 from app.experiments.ledger import Ledger
-from app.experiments.measure import Conditions, Outcome, Text, train
+from app.experiments.measure import Conditions, Looks, Outcome, Text, train
 from app.prepare import prepare_device, read_corpus
 from app.version import VERSION
 from lattice.data import DataError, read_pairs
@@ -101,10 +101,18 @@ def choose(known: Iterable[Arm], patterns: str | None, own: list[str]) -> list[A
 class Experiment:
     """Runs arms over seeds under the same conditions.  Making it checks every arm's config, and raises Stop."""
 
-    def __init__(self, name: str, source: Source, conditions: Conditions, arms: list[Arm], out: Path | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        source: Source,
+        conditions: Conditions,
+        arms: list[Arm],
+        out: Path | None,
+        looking: type[Looks] = Looks,
+    ) -> None:
         if not (math.isfinite(conditions.target) and conditions.target > 0):
             raise Stop(ExitCode.USAGE, f"--target: {conditions.target:g} is no held-out loss; it is in nats a token, above 0")
-        self.name, self.source, self.conditions = name, source, conditions
+        self.name, self.source, self.conditions, self._looking = name, source, conditions, looking
         base = source.load().config
         self.first_seed = base.run.seed
         self._devices = {arm.name: prepare_device(source.config(arm, self.first_seed)) for arm in arms}
@@ -133,7 +141,7 @@ class Experiment:
         if found := self._ledger.find(arm.name, seed, key):
             print(f"{what}: already in the results file", file=sys.stderr)
             return found
-        outcome = train(arm.name, seed, config, self._text, self._devices[arm.name], conditions)
+        outcome = train(arm.name, seed, config, self._text, self._devices[arm.name], conditions, self._looking)
         about = {"experiment": self.name, "trial": trial, "settings": arm.settings}
         self._ledger.add(key, outcome, about)
         print(f"{what}: {told(outcome, conditions)}", file=sys.stderr)

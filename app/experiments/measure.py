@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +81,8 @@ class Outcome:
     """Of connection weights, their masks and indices, and their moments in the optimizer."""
     failure: str = ""
     """Why training failed; "" if it did not."""
+    growths: tuple[tuple[float | None, float | None], ...] = ()
+    """Held-out loss right before and right after every growth, where that was looked at."""
 
     @property
     def loss(self) -> float | None:
@@ -126,39 +129,57 @@ class Looks(Callback):
         self._looking = 0.0
         self.trained_cpu_s = 0.0
         """Until the last step that was done."""
+        self.growths: list[tuple[float | None, float | None]] = []
         self._start = gauges.cpu_seconds()
 
     def after_step(self, trainer: Trainer) -> None:
         conditions, progress = self._conditions, trainer.progress
-        self.trained_cpu_s = gauges.cpu_seconds() - self._start - self._looking
+        self.trained_cpu_s = self.trained_by_now()
         if progress.stage_step == 1:
             # The trainer adds a step's seconds after this call: what is new here are the stage's waves.
             self.waves_cpu_s += progress.cpu_s - self._waves_from
         if progress.step % conditions.every == 0 and progress.step >= FIRST_LOOK * conditions.every:
             self.look(trainer)
-            if self.losses[-1] is not None and self.losses[-1] <= conditions.target and not conditions.to_end:
-                trainer.request_stop("the target is reached")
         if progress.step == conditions.limit:
             trainer.request_stop("the limit is reached")
 
     def at_stage_end(self, trainer: Trainer) -> None:
         self._waves_from = trainer.progress.cpu_s
 
+    def trained_by_now(self) -> float:
+        """CPU seconds of training so far."""
+        return gauges.cpu_seconds() - self._start - self._looking
+
     def look(self, trainer: Trainer) -> None:
-        clock = gauges.cpu_seconds()
+        """Takes the held-out loss now; asks for a stop where the target is reached and runs are not to go on."""
         self.steps.append(trainer.progress.step)
         self.cpu_s.append(self.trained_cpu_s)
-        sentences = trainer.valid_sentences
+        self.losses.append(self.loss_now(trainer))
+        reached = self.losses[-1] is not None and self.losses[-1] <= self._conditions.target
+        if reached and not self._conditions.to_end:
+            trainer.request_stop("the target is reached")
+
+    def loss_now(self, trainer: Trainer) -> float | None:
+        """The held-out loss, its cost left out of training's; None where it is not finite."""
+        clock, sentences = gauges.cpu_seconds(), trainer.valid_sentences
         chunk = chunk_size(trainer.config, trainer.stage, trainer.plan.micro_batch)
         loss = held_out_loss(trainer.model, sentences, list(range(min(LOOK_SENTENCES, len(sentences)))), chunk)
-        self.losses.append(loss if math.isfinite(loss) else None)
         self._looking += gauges.cpu_seconds() - clock
+        return loss if math.isfinite(loss) else None
 
 
-def train(arm: str, seed: int, config: RunConfig, text: Text, device: torch.device, conditions: Conditions) -> Outcome:
+def train(
+    arm: str,
+    seed: int,
+    config: RunConfig,
+    text: Text,
+    device: torch.device,
+    conditions: Conditions,
+    looking: type[Looks] = Looks,
+) -> Outcome:
     """Trains one run to the target, the limit or its end.  Raises Stop where it can't begin or memory runs out."""
     try:
-        looks, trainer, failure = _train(config, text, device, conditions)
+        looks, trainer, failure = _train(config, text, device, lambda: looking(conditions))
         bleu = None
         if conditions.score and not failure:
             chunk = chunk_size(trainer.config, trainer.stage, trainer.plan.micro_batch)
@@ -180,12 +201,13 @@ def train(arm: str, seed: int, config: RunConfig, text: Text, device: torch.devi
         bleu=bleu,
         connection_bytes=connection_bytes(trainer),
         failure=failure,
+        growths=tuple(looks.growths),
     )
 
 
-def _train(config: RunConfig, text: Text, device: torch.device, conditions: Conditions) -> tuple[Looks, Trainer, str]:
+def _train(config: RunConfig, text: Text, device: torch.device, looking: Callable[[], Looks]) -> tuple[Looks, Trainer, str]:
     trainer = Trainer(config, text.tokenizer, text.train, text.valid, device, shaping())
-    looks = Looks(conditions)
+    looks = looking()
     trainer.callbacks.append(looks)
     try:
         trainer.run()

@@ -75,7 +75,7 @@ def show(finding: Finding, request: Request) -> None:
         print(json.dumps(as_json(finding, request), allow_nan=False))
         return
     console, target = Console(highlight=False), request.conditions.target
-    last = "BLEU gained" if finding.measure == "bleu" else "steps saved"
+    last = {"bleu": "BLEU gained", "cpu_s": "CPU s saved", "steps": "steps saved"}[finding.measure]
     table = Table("arm", *finding.columns, last, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
@@ -113,10 +113,10 @@ def sentences(finding: Finding, request: Request) -> list[str]:
     lines += [f"{run.arm}, seed {run.seed} failed at step {run.steps + 1}: {run.failure}" for run in runs if run.failure]
     seeds = f"{request.seeds} paired seeds, 95 % bootstrap intervals" if request.seeds > 1 else "one seed, no intervals"
     ended = "at the end" if request.conditions.to_end else "where runs stopped"
-    lines.append(
-        f"{seeds}; steps and CPU seconds to {target}, discovery included, looks left out; loss and BLEU {ended}, "
-        f"BLEU on {formats.count(finding.scored)} sentences"
-    )
+    scores = f"loss and BLEU {ended}, BLEU on {formats.count(finding.scored)} sentences"
+    if not request.conditions.score:
+        scores = f"loss {ended}"
+    lines.append(f"{seeds}; steps and CPU seconds to {target}, discovery included, looks left out; {scores}")
     return lines
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import psutil
 
+from app import planning
 from app.tui.messages import SnapshotRead
 from app.tui.series import MOST_RECENT
 from app.tui.snapshot import Host, Position, Snapshot, View, fold
@@ -27,7 +28,6 @@ from monitors.runs import RunFolder, RunFolderError, RunInfo, state_of
 from monitors.volumes import Volume, Volumes, read_volume
 from presets.layers import ConfigError, from_toml
 from presets.live import with_settings
-from presets.plan import plan
 from presets.schema import RunConfig
 
 POLL_S = 1.0
@@ -160,7 +160,7 @@ class Reader(threading.Thread):
         snapshot = self._shown.snapshot
         if self._config is not None and snapshot.edits != self._edits:
             config = edited(self._config, dict(snapshot.edits))
-            view = replace(view, config=config, plans=plan(config))
+            view = replace(view, config=config, plans=planning.here(config))
             self._edits = snapshot.edits
         if snapshot.volume != self._view.snapshot.volume or self._view.volume is None:
             view = replace(view, volume=volume_at(self._folder, snapshot.volume))
@@ -252,7 +252,7 @@ class Reader(threading.Thread):
             self._config_read = True
             return {"trouble": f"config.toml: {error.problems[0]}"}
         self._config_read, self._config, self._edits = True, config, ()
-        return {"config": config, "plans": plan(config)}
+        return {"config": config, "plans": planning.here(config)}
 
 
 def edited(config: RunConfig, edits: dict[str, Any]) -> RunConfig:

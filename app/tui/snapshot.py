@@ -83,6 +83,9 @@ class StageMark:
     micro_batch: int
     accumulation: int
     carried: bool
+    checkpoint_ticks: int
+    learned_bytes: int | None
+    learned_from: int
     started_step: int
     ended_step: int | None = None
     reason: str | None = None
@@ -355,5 +358,8 @@ def _look(event: Decoded) -> Look:
 
 
 def _mark(event: StageStarted) -> StageMark:
-    names = ("name", "shape", "ticks", "kernel", "plan_bytes", "micro_batch", "accumulation", "carried")
+    names = (
+        "name", "shape", "ticks", "kernel", "plan_bytes", "micro_batch", "accumulation", "carried", "checkpoint_ticks",
+        "learned_bytes", "learned_from",
+    )  # fmt: skip
     return StageMark(index=event.stage, started_step=event.step, **{name: getattr(event, name) for name in names})

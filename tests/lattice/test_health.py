@@ -317,4 +317,6 @@ def test_memory_that_does_not_take_one_sentence_ends_the_run(bench, scarce):
     run = bench()
     with pytest.raises(torch.OutOfMemoryError):
         run.trainer.run()
-    assert run.trainer.micro_batch == 1 and len(run.heard.of(Warned)) == 4
+    told = [event.message for event in run.heard.of(Warned)]
+    assert run.trainer.micro_batch == 1 and len(told) == 5
+    assert told[-1] == "out of memory with 1 sentence at once; going on with segments of 3 ticks, which run twice"

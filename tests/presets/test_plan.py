@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,9 +13,13 @@ import pytest
 
 import presets
 from presets.layers import load, preset_names
-from presets.plan import FLOAT, GB, KERNELS, StagePlan, assumed_kernel, explain, on_device, plan
+from presets.plan import FLOAT, GB, KERNELS, Lesson, StagePlan, assumed_kernel, explain, on_device, plan
+from presets.text_memory import TEXT_BYTES
 
-KEYS = ["shape", "cells", "components", "total_bytes", "budget_bytes", "fits", "micro_batch", "accumulation", "reach", "kernel"]
+KEYS = [
+    "shape", "cells", "components", "total_bytes", "budget_bytes", "fits", "micro_batch", "accumulation", "reach", "kernel",
+    "checkpoint_ticks", "learned",
+]  # fmt: skip
 COMPONENTS = [
     "cell_parameters", "connections", "plasticity", "clusters", "text", "gradients", "optimizer", "states", "temporaries",
     "runtime",
@@ -117,7 +121,7 @@ def test_parameters_and_gradients_are_those_of_the_model_that_is_built(
 @pytest.mark.parametrize("preset", ["tiny", "baseline"])
 def test_encoder_decoder_and_ports_are_each_counted_as_they_are_built(preset: str, torch: ModuleType) -> None:
     from lattice.model import TextLattice
-    from presets.plan import _encoder_size, _ports_size
+    from presets.text_memory import encoder_size, ports_size
 
     config = load(preset, None, ["run.kernel=reference"]).config
     model = TextLattice(config, 0, config.text.vocabulary, torch.device("cpu"))
@@ -125,9 +129,9 @@ def test_encoder_decoder_and_ports_are_each_counted_as_they_are_built(preset: st
     def size(*modules: Any) -> int:
         return sum(parameter.numel() for module in modules for parameter in module.parameters())
 
-    assert _encoder_size(config.text) == size(model.encoder)
+    assert encoder_size(config.text) == size(model.encoder)
     assert config.text.decoder_size(config.text.decoder_feed_forward()) == size(model.decoder)
-    assert _ports_size(config.text, config.lattice.channels) == size(model.input_port, model.output_port)
+    assert ports_size(config.text, config.lattice.channels) == size(model.input_port, model.output_port)
 
 
 def test_states_are_the_inputs_of_all_ticks_in_the_run_s_precision() -> None:
@@ -211,18 +215,74 @@ def test_the_plan_covers_the_measured_peak_of_a_backward_on_the_gpu_path_and_lit
 def test_the_micro_batch_is_the_largest_divisor_of_the_batch_that_fits_and_shrinks_with_the_budget() -> None:
     batch, before = 24, 10**9
     seen = set()
-    for budget in (24, 4.2, 2.2, 1.7, 1.2, 1, 0.85):
-        stage = planned("small", f"training.batch={batch}", f"run.memory_budget_gb={budget}")
+    for budget in (24, 1.2, 0.9, 0.75, 0.7, 0.65, 0.6):
+        limits = [f"training.batch={batch}", f"run.memory_budget_gb={budget}", "training.checkpoint_ticks=0", "run.device=cpu"]
+        stage = planned("small", *limits)
         assert stage.fits
         assert batch % stage.micro_batch == 0
         assert stage.micro_batch <= before
-        larger = [size for size in range(stage.micro_batch + 1, batch + 1) if batch % size == 0]
-        for size in larger:
-            forced = [f"training.batch={batch}", f"run.memory_budget_gb={budget}", f"training.micro_batch={size}"]
-            assert not planned("small", *forced).fits
+        for size in [size for size in range(stage.micro_batch + 1, batch + 1) if batch % size == 0]:
+            assert not planned("small", *limits, f"training.micro_batch={size}").fits
         before = stage.micro_batch
         seen.add(stage.micro_batch)
     assert len(seen) >= 4
+
+
+def test_segments_are_left_out_where_all_states_fit_and_taken_where_they_let_more_sentences_through() -> None:
+    def chosen(budget: float, *changes: str) -> tuple[int, int]:
+        stage = planned("small", "run.device=cpu", f"run.memory_budget_gb={budget}", *changes)
+        assert stage.fits
+        return stage.checkpoint_ticks, stage.micro_batch
+
+    assert chosen(24) == (0, 32)
+    assert chosen(1.1)[0] == 0 and 4 <= chosen(1.1)[1] < 32  # enough at once without running ticks twice
+    segments, size = chosen(0.65)
+    assert segments == 3 and size > chosen(0.65, "training.checkpoint_ticks=0")[1]
+    assert chosen(24, "training.checkpoint_ticks=2")[0] == 2
+    assert chosen(0.85, "training.micro_batch=4")[1] == 4
+
+
+class Taught:
+    """A lesson that is a fixed share of the plan, and seconds that are told for all states and for segments."""
+
+    def __init__(self, share: float, whole_s: float = 1.0, parts_s: float = 1.0) -> None:
+        self.share, self.seconds = share, {1: whole_s}
+        self.parts_s = parts_s
+
+    def predict(self, features: Mapping[str, float]) -> Lesson:
+        total = sum(features[name] for name in COMPONENTS)
+        return Lesson(round(self.share * total), self.seconds.get(features["segment"], self.parts_s), 7)
+
+
+def test_what_was_learned_takes_the_place_of_the_total() -> None:
+    config = load("small", None, ["run.memory_budget_gb=1.1", "training.checkpoint_ticks=0"]).config
+    plain, roomier, tighter = (plan(on_device(config, "cpu"), None, teacher)[0] for teacher in (None, Taught(0.5), Taught(1.5)))
+    assert tighter.micro_batch < plain.micro_batch < roomier.micro_batch
+    assert roomier.needed_bytes == round(0.5 * roomier.total_bytes) <= roomier.budget_bytes < roomier.total_bytes
+    assert roomier.as_json()["learned"] == {"peak_bytes": roomier.needed_bytes, "step_s": 1.0, "runs": 7}
+    assert "fits: " in explain(roomier) and plain.as_json()["learned"] is None
+
+
+def test_where_memory_is_short_measured_seconds_decide_between_all_states_and_segments() -> None:
+    config = load("small", None, ["run.memory_budget_gb=1.1"]).config
+    assert plan(on_device(config, "cpu"), None, Taught(1.0, whole_s=1, parts_s=2))[0].checkpoint_ticks == 0
+    assert plan(on_device(config, "cpu"), None, Taught(1.0, whole_s=2, parts_s=1))[0].checkpoint_ticks == 3
+
+
+def test_on_auto_the_plan_is_for_either_device_until_it_is_told_which() -> None:
+    config = load("small", None, ["training.batch=4"]).config
+    either, here, there = (plan(on_device(config, device))[0].total_bytes for device in ("auto", "cpu", "cuda"))
+    assert here < either == there
+
+
+def test_the_text_that_a_run_reads_is_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"word " * 20_000)
+    (tmp_path / "b.bin").write_bytes(b"word " * 20_000)
+    bundled, none, some = (
+        planned("tiny", "run.device=cpu", *([f'data.train="{path}"'] if path else [])).components["runtime"]
+        for path in (None, tmp_path / "gone.txt", tmp_path)
+    )
+    assert some - none == TEXT_BYTES * 100_000 and none < some < bundled
 
 
 def test_a_micro_batch_that_was_given_is_taken_even_where_it_does_not_fit() -> None:
@@ -304,7 +364,11 @@ def test_the_plan_says_which_kernel_it_assumes_on_which_device(changes: list[str
 def test_native_and_triton_take_the_same_in_fp32_so_that_one_plan_holds_for_both() -> None:
     config = load("large", None, ["run.precision=fp32"]).config
     native, triton, either = (plan(on_device(config, device))[0] for device in ("cpu", "cuda", "auto"))
-    assert native.components == triton.components == either.components
+    in_tensors = [
+        {name: size for name, size in each.components.items() if name != "runtime"} for each in (native, triton, either)
+    ]
+    assert in_tensors[0] == in_tensors[1] == in_tensors[2]
+    assert either.total_bytes == max(native.total_bytes, triton.total_bytes)
     assert (native.kernel, triton.kernel, either.kernel) == ("native", "triton", "either")
 
 

@@ -16,7 +16,7 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import DataTable, Static
 
-from app import formats
+from app import formats, planning
 from app.exit_codes import Stop
 from app.tui import keys
 from app.tui.messages import LaunchFailed, RunLaunched, RunsListed
@@ -27,7 +27,7 @@ from app.tui.widgets.hints import Hints, hint_text
 from monitors.runs import RunFolder, RunFolderError, list_runs
 from monitors.text_safety import printable
 from presets import layers
-from presets.plan import StagePlan, explain, plan
+from presets.plan import StagePlan, explain
 from presets.schema import RunConfig
 
 REFRESH_S = 2.0
@@ -90,7 +90,7 @@ class HomeScreen(Screen[None]):
     def on_mount(self) -> None:
         for name in layers.preset_names():
             self._configs[name] = layers.load(name).config
-            self._plans[name] = plan(self._configs[name])
+            self._plans[name] = planning.here(self._configs[name])
         presets, runs = self.query_one("#presets", DataTable), self.query_one("#runs", DataTable)
         presets.add_columns("preset", "cells", "steps", "memory", "budget", "here")
         for name, stages in self._plans.items():

@@ -25,7 +25,11 @@ class Memory(Panel):
 
     def lines(self, view: View, width: int) -> list[Text]:
         made = [row(name, said, style) for name, said, style in measured(view)]
-        index = view.snapshot.stages[-1].index if view.snapshot.stages else 0
+        stage = view.snapshot.stages[-1] if view.snapshot.stages else None
+        if stage is not None and stage.learned_bytes is not None:
+            stages = f"{formats.count(stage.learned_from)} measured stages"
+            made.append(row("learned", f"{formats.bytes_(stage.learned_bytes)} by {stages} of its machine"))
+        index = stage.index if stage is not None else 0
         if index < len(view.plans):
             made += planned(view.plans[index], peak(view), width, self.plain)
         return made

@@ -17,7 +17,7 @@ from presets.plan import plan
 @pytest.fixture
 def large_is_too_big(monkeypatch):
     """As it is where only the compiled kernel runs."""
-    monkeypatch.setattr("app.tui.screens.home.plan", lambda config: plan(config, "compiled"))
+    monkeypatch.setattr("app.tui.screens.home.planning.here", lambda config: plan(config, "compiled"))
 
 
 def test_it_shows_presets_with_their_memory_and_the_runs_there_are(use, recorded, runs_dir, large_is_too_big):

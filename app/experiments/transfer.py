@@ -1,0 +1,109 @@
+"""`experiment transfer`: is a lattice sooner there when it grows from a smaller one?
+
+`scratch` trains the preset's last stage alone.  `grown` trains all of its stages; where there is one only, a lattice of half
+its size along each axis goes before it, its strides halved too, for a share of the steps.  Both arms have the same number of
+steps in all, the same schedule and the same sentences; the target counts in the last stage alone, since that is the
+lattice that is wanted.  The held-out loss is also taken right before and right after every growth.
+
+The effect is the share of CPU seconds to the target that `grown` saves, its smaller lattices counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+
+from app.exit_codes import ExitCode, Stop
+from app.experiments import plot, report
+from app.experiments.experiment import Arm, Experiment, Request, choose
+from app.experiments.measure import Conditions, Looks, Outcome
+from lattice.trainer import Trainer
+from monitors.events import AnyEvent, StageStarted
+from presets.layers import toml_value
+from presets.schema import RunConfig, Stage
+
+SCRATCH, GROWN = "scratch", "grown"
+
+LEAST_STRIDE = 2
+
+
+class GrowthLooks(Looks):
+    """Looks in the last stage alone, and right before and after every growth."""
+
+    def __init__(self, conditions: Conditions) -> None:
+        super().__init__(conditions)
+        self._growing: tuple[Trainer, float | None] | None = None
+
+    def after_step(self, trainer: Trainer) -> None:
+        if trainer.progress.stage == len(trainer.config.stages) - 1:
+            super().after_step(trainer)
+        else:
+            self.trained_cpu_s = self.trained_by_now()
+
+    def at_stage_end(self, trainer: Trainer) -> None:
+        super().at_stage_end(trainer)
+        if not trainer.progress.finished(len(trainer.config.stages)):
+            self._growing = trainer, self.loss_now(trainer)
+
+    def on_event(self, event: AnyEvent) -> None:
+        if isinstance(event, StageStarted) and self._growing is not None:
+            (trainer, before), self._growing = self._growing, None
+            self.trained_cpu_s = self.trained_by_now()
+            self.look(trainer)
+            self.growths.append((before, self.losses[-1]))
+
+
+def arms_of(config: RunConfig, before: float) -> list[Arm]:
+    """`before` is the share of the steps on the smaller lattice, where the preset has one stage only.  Raises Stop."""
+    *_, last = stages = [*config.stages]
+    if len(stages) == 1:
+        if last.steps < 2:
+            raise Stop(ExitCode.USAGE, f"stages.0.steps: {last.steps} can't be shared by two lattices; use 2 or more")
+        steps = min(max(1, round(before * last.steps)), last.steps - 1)
+        stages = [halved(last, steps), last.model_copy(update={"steps": last.steps - steps})]
+    alone = last.model_copy(update={"steps": config.total_steps})
+    return [Arm(SCRATCH, (_stages([alone]),)), Arm(GROWN, (_stages(stages),))]
+
+
+def halved(stage: Stage, steps: int) -> Stage:
+    """The stage at half its size along each axis and half its strides."""
+    strides = {
+        axis: tuple(sorted({max(LEAST_STRIDE, stride // 2) for stride in getattr(stage.strides, axis)})) for axis in "xyz"
+    }
+    shape = tuple(max(1, size // 2) for size in stage.shape)
+    changes = {"name": "half", "shape": shape, "strides": stage.strides.model_copy(update=strides), "steps": steps}
+    return stage.model_copy(update=changes)
+
+
+def _stages(stages: list[Stage]) -> str:
+    return f"stages={toml_value([stage.model_dump(mode='json', exclude_none=True) for stage in stages])}"
+
+
+def run(request: Request, before: float) -> None:
+    """Trains and prints.  BLEU is scored only where runs go to their end.  Raises Stop."""
+    conditions = dataclasses.replace(request.conditions, score=request.conditions.to_end)
+    request = dataclasses.replace(request, conditions=conditions)
+    plot.check(request.plot)
+    arms = choose(arms_of(request.source.load().config, before), request.arms, request.own_arms)
+    experiment = Experiment("transfer", request.source, request.conditions, arms, request.out, GrowthLooks)
+    results, target = experiment.run(arms, request.seeds), request.conditions.target
+    both = SCRATCH in results and GROWN in results
+    main = report.compare(results, GROWN, SCRATCH, target) if both else None
+    columns = ("reached", "steps", "CPU s", "loss")
+    reference = SCRATCH if SCRATCH in results else None
+    finding = report.Finding("transfer", arms, results, experiment.scored, reference, main, [], "cpu_s", columns)
+    if request.plot:
+        plot.draw(request.plot, "transfer: grown against from scratch", results, target)
+    report.show(finding, request)
+    if not request.as_json and (ratios := growth_ratios(results.get(GROWN, []))):
+        print(
+            f"held-out loss right after a growth: {statistics.mean(ratios):.3f} of that before "
+            f"({min(ratios):.3f} to {max(ratios):.3f}, {len(ratios)} growths)"
+        )
+
+
+def growth_ratios(runs: list[Outcome]) -> list[float]:
+    """Loss after over loss before, for every growth; infinite where the loss after it was not finite."""
+    pairs = [pair for run in runs for pair in run.growths]
+    return [math.inf if after is None else after / before for before, after in pairs if before]

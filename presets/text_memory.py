@@ -1,0 +1,66 @@
+"""What text takes of a run's memory, counted without torch: encoder, decoder and ports as lattice.text.coder and
+lattice.lattice3d build them, what they keep for the backward, and the sentences themselves."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from presets.schema import Data, RunConfig, Stage, Text
+
+CONTROL_POINTS = 3 * 3
+"""A slot drives its patch of the face through so many points of C numbers."""
+
+TEXT_BYTES = 57
+"""Of memory for a byte of text: strings, tokens, and what reading it leaves (measured at 36 000 and 59 000 sentences)."""
+
+SUFFIXES = (".txt", ".jsonl", ".tsv")
+"""Of the files that are read in a folder."""
+
+BUNDLED_TEXT = 2_500_000
+"""Bytes of the bundled corpus."""
+
+
+def encoder_size(text: Text) -> int:
+    """Parameters of lattice.text.coder.Encoder."""
+    width, hidden, slots = text.width, text.encoder_feed_forward, text.grid**2
+    tokens_per_slot = math.ceil(text.max_tokens / slots)
+    tables = (text.vocabulary + slots * tokens_per_slot) * width
+    layer = 4 * width * width + 5 * width + hidden * (2 * width + 1)
+    return tables + text.encoder_layers * layer + 2 * width + (width * tokens_per_slot + 1) * text.slot_width
+
+
+def ports_size(text: Text, channels: int) -> int:
+    """Parameters of both ports, lattice.lattice3d.Port."""
+    slots, points = text.grid**2, CONTROL_POINTS * channels
+    return slots * (2 * text.slot_width * points + points + text.slot_width)
+
+
+def activations(config: RunConfig, stage: Stage) -> int:
+    """Numbers kept for one sentence in encoder, decoder, loss and ports (an estimate, without attention maps)."""
+    text, slots = config.text, config.text.grid**2
+    tokens = text.max_tokens + 1
+    encoded = slots * math.ceil(text.max_tokens / slots)
+    encoder = text.encoder_layers * encoded * (12 * text.width + 2 * text.encoder_feed_forward)
+    per_token = 16 * text.width + 2 * text.decoder_feed_forward()
+    decoder = text.decoder_layers * (tokens * per_token + slots * 2 * text.width)
+    loss = 3 * tokens * text.vocabulary  # logits, their log-softmax, and the gradient
+    if config.lattice.arm == "identity":
+        return encoder + decoder + loss
+    ports = config.lattice.channels * (slots * CONTROL_POINTS + math.prod(stage.shape[:2]))
+    return encoder + decoder + loss + 4 * ports  # both ports' control points and faces, and their gradients
+
+
+def text_on_disk(data: Data) -> int:
+    """Bytes of the files that a run reads; 0 for those that are not there, which is told where they are read."""
+    if data.train is None:
+        return BUNDLED_TEXT
+    total = 0
+    for name in filter(None, (data.train, data.valid)):
+        path = Path(name)
+        try:
+            files = [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix in SUFFIXES]
+            total += sum(file.stat().st_size for file in files)
+        except OSError:
+            continue
+    return total
