@@ -230,7 +230,7 @@ def _choose(config: RunConfig, stage: Stage, budget: int, kernel: str | None, le
     sizes = [training.micro_batch] if training.micro_batch else _divisors(training.batch)
     segments = [training.checkpoint_ticks]
     if training.checkpoint_ticks == "auto":
-        segments = [0] if config.lattice.arm == "identity" else [0, math.ceil(math.sqrt(stage.ticks))]
+        segments = [0] if config.lattice.arm == "identity" else [0, _root(stage)]
 
     def choice(segment: int, size: int) -> _Choice:
         segmented = _in_segments(config, segment)
@@ -251,6 +251,11 @@ def _choose(config: RunConfig, stage: Stage, budget: int, kernel: str | None, le
         return min(fitting, key=lambda each: each.lesson.step_s)
     enough = whole.micro_batch >= min(ENOUGH, sizes[0]) or whole.micro_batch >= parts.micro_batch
     return whole if enough else parts
+
+
+def _root(stage: Stage) -> int:
+    """The segment that keeps the fewest states, about."""
+    return math.ceil(math.sqrt(stage.ticks))
 
 
 def _divisors(batch: int) -> list[int]:
@@ -348,8 +353,12 @@ def _plasticity(config: RunConfig, stage: Stage, weights: int, cells: int, state
 
 
 def states_kept(config: RunConfig, stage: Stage) -> int:
-    """States before a tick that are there at once: the first ones of segments, and all of the last or of a whole one."""
-    segment = min(config.training.checkpoint_ticks or 1, stage.ticks)
+    """States before a tick that are there at once: the first ones of segments, and all of the last or of a whole one.
+
+    With segments on auto, those of segments: the fewest that the plan may choose.
+    """
+    ticks = config.training.checkpoint_ticks
+    segment = min(_root(stage) if ticks == "auto" else ticks or 1, stage.ticks)
     segments = -(-stage.ticks // segment)
     last = stage.ticks - (segments - 1) * segment
     return max(segments + last - 1, segments - 1 + segment - 1)
@@ -385,7 +394,7 @@ def _savings(config: RunConfig, index: int, micro_batch: int, budget: int, kerne
             coded = _with(config, optimizer=_with(config.optimizer, name="adam8bit"))
             trials["optimizer.name=adam8bit"] = coded, stage, micro_batch, runs
         if not config.training.checkpoint_ticks:
-            segment = math.ceil(math.sqrt(stage.ticks))
+            segment = _root(stage)
             segmented = _in_segments(config, segment)
             trials[f"training.checkpoint_ticks={segment}"] = segmented, stage, micro_batch, runs
         if config.connections.learning != "frozen":
