@@ -88,6 +88,8 @@ def _measure(config: RunConfig, steps: int) -> dict[str, Any]:
     """The measured process: trains, remembers, and says what it found.  Raises Stop."""
     import statistics
 
+    import scipy.stats  # noqa: F401
+    import sklearn.cluster  # noqa: F401  both come into every run's process, though not with its steps
     import torch
 
     from app.prepare import prepare
