@@ -284,6 +284,7 @@ def test_large_is_planned_for_the_kernel_that_a_gpu_will_run(triton, fits, monke
     from app import configure
 
     monkeypatch.setattr(prepare, "choose_device", lambda name: torch.device("cuda", 0))
+    monkeypatch.setattr(prepare, "device_name", lambda device: "a GPU")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80 * GB, 80 * GB))
     monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: triton)
     threads = torch.get_num_threads()

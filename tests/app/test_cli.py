@@ -331,7 +331,8 @@ def test_a_reader_that_leaves_ends_the_program_quietly_with_141(arguments, tmp_p
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_a_run_that_does_not_fit_its_budget_exits_with_3_and_says_what_would_help(cli, tmp_path):
+def test_a_run_that_does_not_fit_its_budget_exits_with_3_and_says_what_would_help(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))  # what other tests' runs took is not learned from
     told = cli("train", *QUICK, "--memory-budget", "0.1", "--runs-dir", tmp_path / "runs")
     assert_refused(told, 3, "stage sprout does not fit", "run.memory_budget_gb=1 allows it")
     assert not (tmp_path / "runs").exists()

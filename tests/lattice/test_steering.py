@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from lattice import checkpoint
+from lattice import checkpoint, steering
 from lattice.callbacks import Callback
 from lattice.checkpointer import Checkpointer
 from lattice.decode_monitor import DecodeMonitor
@@ -143,14 +143,15 @@ def test_sparsity_of_the_current_stage_prunes_at_once_and_regrows_when_it_is_low
 
 
 def test_a_setting_beyond_the_memory_budget_is_refused(steer, monkeypatch):
-    from lattice import steering
-
     class TooMuch:
         fits = False
 
-    monkeypatch.setattr(steering, "plan", lambda config, kernel: [TooMuch()] * 2)
+    class Shorter(Callback):
+        def after_step(self, trainer) -> None:
+            trainer.planning = lambda config: [TooMuch()] * 2
+
     monkeypatch.setattr(steering, "explain", lambda planned: "too much memory")
-    run, operator, _ = steer({2: [("set", "stages.0.sparsity", 0.5)]})
+    run, operator, _ = steer({2: [("set", "stages.0.sparsity", 0.5)]}, callbacks=[Shorter()])
     assert operator.answers == [(None, "too much memory")] and edits(run.heard) == []
 
 

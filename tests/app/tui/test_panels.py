@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from app import formats
 from app.tui import slices
 from app.tui.app import LatticeApp
 from app.tui.bridge import Reader, volume_at
@@ -88,9 +89,10 @@ def test_without_a_gpu_and_without_the_process_the_panel_gives_reasons_and_the_l
 def test_a_peak_above_the_plan_is_told_and_an_older_log_has_no_counts(use, fixed_view):
     async def above(screen):
         await screen.press("4")
-        await screen.shows("peak         1.23 GB measured, 200% of the plan")
+        await screen.shows(f"peak         {formats.bytes_(peak)} measured, 200% of the plan")
 
-    use(still(with_memory(fixed_view, peak_bytes=2 * fixed_view.plans[1].total_bytes)), (80, 24), above)
+    peak = 2 * fixed_view.plans[1].total_bytes
+    use(still(with_memory(fixed_view, peak_bytes=peak)), (80, 24), above)
 
     async def older(screen):
         await screen.press("4")
