@@ -6,7 +6,7 @@
 
 A screen is attached in a terminal of its own all the while, its memory a meter.  With `chaos`, viewers come and go, commands
 edit, pause, prune and save, and some send nonsense.  Training runs in this process, so that all of it is metered together;
-cycles have a window of their own, since what a run frees at its end would hide in it.  Runs are removed at the end.
+cycles have a window of their own, since what a run frees at its end would hide in it.  Each run is removed at its end.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import gc
 import json
 import logging
+import shutil
 import tempfile
 import time
 import traceback
@@ -212,6 +213,8 @@ def _soak(
         traceback.print_exc()
         phase.failures.append(f"a run died of {type(error).__name__}: {error}")
         return
+    # A day of runs would fill the disk, and whoever lists them would hold ever more.
+    shutil.rmtree(outcome.folder.path, ignore_errors=True)
     if outcome.code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
         raise KeyboardInterrupt
     if outcome.code:

@@ -51,6 +51,8 @@ class _Tracing:
     always: bool
     since: int | None = None
     first: dict[str, int] = field(default_factory=dict)
+    taken: int = 0
+    """Python objects that `first` takes."""
     suspects: tuple[str, ...] = ()
 
 
@@ -104,6 +106,7 @@ class Detector:
             readings[f"buffer {name}"] = max(0, items - buffer.most)
             taken = {"rss": size, "uss": size, "heap": size, "python objects": items}
             readings |= {key: readings[key] - count for key, count in taken.items() if key in readings}
+        readings["python objects"] -= self._tracing.taken
         for name, pid in self._others.items():
             if (number := pid()) is not None:
                 readings |= {f"{name} {key}": value for key, value in meters.readings(number).items()}
@@ -153,12 +156,14 @@ class Detector:
             return
         passed = self._samples - state.since
         if passed == SITES_FIRST:
+            before = sys.getallocatedblocks()
             state.first = _sites()
+            state.taken = sys.getallocatedblocks() - before
         elif passed == SITES_LAST:
             more = Counter(_sites())
             more.subtract(state.first)
             state.suspects = tuple(f"{site} (+{size} B)" for site, size in more.most_common(SHOWN) if size > 0)
-            state.first = {}
+            state.first, state.taken = {}, 0
             self.close()
 
 
