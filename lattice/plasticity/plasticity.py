@@ -38,8 +38,11 @@ FIRING_STEPS = 20.0
 BUSY = 0.98
 """Share of the firings that are possible above which timing is taken to say nothing."""
 
-SLAB_NUMBERS = 16 * 1024 * 1024
-"""Numbers of a temporary tensor (64 MiB in fp32): larger lattices are updated in slabs along x, and traced by sentences."""
+SLAB_NUMBERS = 4 * 1024 * 1024
+"""Numbers of a temporary tensor: larger lattices are updated in slabs along x, and traced by sentences and ticks.
+
+16 MiB in fp32 are taken by malloc again and again; from 32 MiB on it maps fresh pages, and faults cost more than the sums.
+"""
 
 
 @dataclass
