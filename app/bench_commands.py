@@ -72,7 +72,7 @@ def bench_all(
     as_json: AsJson = False,
 ) -> None:
     """Measure all of it, with one thread and with all: the tick on lattices from 16x16x16 to the largest that fits, in C and in
-    plain torch, other libraries' like work where they are installed, a preset's step, the decode monitor, plasticity.
+    plain torch, another library's like work where it is installed, a preset's step, the decode monitor, plasticity.
 
     Takes some minutes.
     """

@@ -1,36 +1,28 @@
-"""Like work by other libraries, timed in the same process and in turns with ours: `pip install 'lattice-tui[bench]'`.
+"""Like work by another library, timed in the same process: spikingjelly's STDP step for a linear layer.
 
-None does the same work, so each says what it does instead:
-
-*STDP*: spikingjelly's step for a linear layer with as many connections as our lattice, ticks and sentences as ours.  It pairs
-one spike train a neuron, ours twelve channels a cell; it is made for dense layers, ours for neighbourhoods.
-
-*NCA*: one step of CAX's 3-D neural cellular automaton (perceive by depthwise convolutions, update by a shared two-layer
-network) on as many cells and channels as our tick; its rule is shared by all cells, so that it reads no parameters of a cell.
+It has as many connections as our lattice, and ticks and sentences as ours, but not the same work: it pairs one spike train a
+neuron, ours twelve channels a cell; it is made for dense layers, ours for neighbourhoods.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 
 import torch
 
-from lattice.bench import CHANNELS, Row, copy_rate, timed
+from lattice.bench import Row, copy_rate, timed
 from lattice.bench_plasticity import STRIDES, TICKS, ConnectionRow
 from lattice.model import generator
 from presets.schema import Plasticity
 from presets.topology import Topology
 
 STDP_SHAPE = (16, 16, 16)
-NCA_SHAPE = (64, 64, 32)
+INSTALL = "`pip install --no-deps spikingjelly loguru` adds it"
+"""Without its dependencies: those would put another torch in the place of the one that is here."""
+
 FIRING = 0.2
 """Share of the neurons that fire in a tick; what it costs does not depend on it."""
-
-
-def missing(error: ImportError, name: str) -> str:
-    return f"{name}: not compared, {error}; pip install 'lattice-tui[bench]'"
 
 
 def stdp_layer(repeats: int, settings: Plasticity) -> ConnectionRow:
@@ -63,43 +55,13 @@ def stdp_layer(repeats: int, settings: Plasticity) -> ConnectionRow:
     return ConnectionRow(**vars(row), ns_per_connection=1e9 * row.median / connections)
 
 
-def nca_step(repeats: int) -> Row:
-    """One forward step on all cores.  Raises ImportError where CAX or JAX is not installed."""
-    import jax
-    from cax.core.perceive import ConvPerceive
-    from cax.core.update import NCAUpdate
-    from flax import nnx
-
-    rngs = nnx.Rngs(0)
-    perceive = ConvPerceive(
-        channel_size=CHANNELS,
-        perception_size=4 * CHANNELS,
-        kernel_size=(3, 3, 3),
-        feature_group_count=CHANNELS,
-        rngs=rngs,
-    )
-    update = NCAUpdate(CHANNELS, 4 * CHANNELS, (32,), cell_dropout_rate=0.5, kernel_size=(3, 3, 3), rngs=rngs)
-
-    @nnx.jit
-    def step(perceive, update, state):
-        return update(state, perceive(state))
-
-    state = jax.random.normal(jax.random.key(0), (*NCA_SHAPE, CHANNELS))
-    calls = {"nca": lambda: jax.block_until_ready(step(perceive, update, state))}
-    taken = timed(calls, repeats, time.perf_counter)["nca"]  # JAX has threads of its own
-    return _row("CAX 3-D NCA, forward", NCA_SHAPE, 1, taken)
-
-
 def compare(repeats: int, settings: Plasticity, told: Callable[[str], object]) -> tuple[list[Row], list[str]]:
     """(rows, remarks); a library that is not installed is remarked and left out."""
-    rows, remarks = [], []
-    for name, call in (("spikingjelly", lambda: stdp_layer(repeats, settings)), ("cax", lambda: nca_step(repeats))):
-        told(f"comparing with {name}")
-        try:
-            rows.append(call())
-        except ImportError as error:
-            remarks.append(missing(error, name))
-    return rows, remarks
+    told("comparing with spikingjelly")
+    try:
+        return [stdp_layer(repeats, settings)], []
+    except ImportError as error:
+        return [], [f"spikingjelly: not compared, {error}; {INSTALL}"]
 
 
 def _row(name: str, shape: tuple[int, int, int], batch: int, taken: list[float]) -> Row:
