@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from lattice.kernels import pages
 from monitors import gauges
 from monitors.events import Warned
 
@@ -51,6 +52,7 @@ def take_less(trainer: Trainer, reason: str, detail: str = "") -> None:
     """Half as many sentences at once, or segments where there is one left.  Raises OutOfMemoryError where nothing is left."""
     progress, before, ticks = trainer.progress, trainer.micro_batch, trainer.stage.ticks
     trainer.optimizer.zero_grad(set_to_none=True)
+    pages.MAPPINGS.release()
     if trainer.device.type == "cuda":
         torch.cuda.empty_cache()
     at_once = f"{reason} with {before} sentence{'s' * (before > 1)} at once"

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from lattice.callbacks import Callback
+from lattice.kernels import pages
 from lattice.kernels.sparse import TILE, Pattern, tile_means
 from lattice.lattice3d import Lattice
 from lattice.model import generator
@@ -81,6 +82,7 @@ def rewire(trainer: Trainer, keep: int, drop: int = 0) -> Rewired | None:
     drop = min(drop, offsets - max(keep, before))
     if keep == before and not drop:
         return None
+    pages.MAPPINGS.release()  # room for connections of both patterns side by side
     exists = shares(topology, lattice.weights.device)
     have = torch.ones_like(exists, dtype=torch.bool) if old is None else old.tiles
     strength = _by_offset(lattice) * exists

@@ -35,6 +35,7 @@ from lattice.callbacks import Callback
 from lattice.discovery import discover
 from lattice.gradients import finding_scale, gradients
 from lattice.growth import carry_over
+from lattice.kernels import pages
 from lattice.learning_rate import PROFILE_RATE, set_rates
 from lattice.model import TextLattice, load_model
 from lattice.optimizers import moments
@@ -128,6 +129,7 @@ class Trainer:
             progress.elapsed_s += time.perf_counter() - clock
             progress.cpu_s += gauges.cpu_seconds() - cpu
             self.steering.at_boundary(self)
+        pages.MAPPINGS.release()  # what follows, if anything, is of another size
         if reason != "stopped":
             progress.stage_over = reason
             for callback in self.callbacks:

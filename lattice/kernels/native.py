@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import platform
 import shutil
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from lattice.kernels.pages import on_huge_pages
+from lattice.kernels import pages
 from lattice.kernels.sparse import Pattern
 from presets.topology import Topology
 
@@ -111,10 +112,7 @@ def _compile(main: str, sources: dict[str, str], arguments: list[str], path: Pat
 
 def state_buffer(shape: tuple[int, ...], zero: bool = False) -> torch.Tensor:
     """An fp32 tensor [B, X, Y, C, Z] with SLACK zeroed floats on both sides of its storage; contents zero or undefined."""
-    count = 1
-    for size in shape:
-        count *= size
-    storage = on_huge_pages(torch.empty(count + 2 * SLACK))
+    storage = pages.empty((math.prod(shape) + 2 * SLACK,))
     if zero:
         storage.zero_()
     storage[:SLACK] = 0

@@ -8,10 +8,9 @@ from typing import Protocol
 
 import torch
 
-from lattice.kernels import reference
+from lattice.kernels import pages, reference
 from lattice.kernels.compiled import CompiledKernel
 from lattice.kernels.native import KernelUnavailable, NativeKernel
-from lattice.kernels.pages import on_huge_pages
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.kernels.triton_kernel import TritonKernel
 from presets.topology import Topology
@@ -86,7 +85,7 @@ class Functional:
 
     def message(self, state: torch.Tensor) -> torch.Tensor:
         """gain * mu of each cell's cluster [B, X, Y, C, Z] in the gain's dtype, contiguous."""
-        means, heard = self.means(state), torch.empty(state.shape, dtype=self.gain.dtype, device=state.device)
+        means, heard = self.means(state), pages.empty(state.shape, self.gain.dtype, state.device)
         for c in range(state.shape[3]):
             torch.mul(self.gain[:, :, c], means[:, c, self.labels], out=heard[:, :, :, c])
         return heard
@@ -201,7 +200,7 @@ def _totals(*parameters: torch.Tensor | None) -> tuple[list[torch.Tensor | None]
         if p is None or there:
             totals.append(p.grad if there else None)
         else:
-            fresh = on_huge_pages(torch.empty_like(p))
+            fresh = pages.empty(p.shape, p.dtype, p.device)
             totals.append(fresh.zero_() if any(inside) else fresh)
     return totals, inside
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lattice.kernels import pages
 from lattice.kernels.propagate import NORM_EPSILON
 from lattice.kernels.sparse import Pattern
 from lattice.plasticity import competition, rules
@@ -217,7 +218,7 @@ class Plasticity(nn.Module):
         """Adds the products of two fields [b, X, Y, M, Z] to a sum [kept, X, Y, Z]."""
         if sum_of == len(self._sums):
             kept = len(self.topology.offsets) if self._pattern is None else self._pattern.kept
-            self._sums.append(torch.zeros(kept, *self.topology.shape, device=post.device))
+            self._sums.append(pages.zeros((kept, *self.topology.shape), device=post.device))
         work: Work = self.products(pre, post, self.topology, self._sums[sum_of], self.settings.quiet, self._pattern)
         self._tally.done += work.done
         self._tally.possible += work.possible

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lattice.kernels import choose, native, pages
+from lattice.kernels import choose, native
 from lattice.kernels.native import KernelUnavailable, NativeKernel
 from presets.topology import Topology
 
@@ -143,25 +143,3 @@ def test_a_spoilt_kernel_in_the_cache_is_built_again(no_library_kept, monkeypatc
     assert spoilt.stat().st_size == 0
     native.library(2)
     assert spoilt.stat().st_size > 0
-
-
-# Large tensors on huge pages
-
-
-def test_large_tensors_ask_for_huge_pages_and_only_for_whole_ones_of_their_own(monkeypatch):
-    asked = []
-    monkeypatch.setattr(pages, "_madvise", lambda: lambda *arguments: asked.append(arguments))
-    small, large = torch.empty(pages.LARGE // 4 - 1), torch.empty(pages.LARGE // 4 + 1000)
-    assert pages.on_huge_pages(small) is small
-    assert asked == []
-    assert pages.on_huge_pages(large) is large
-    ((start, length, _),) = asked
-    assert start % pages.PAGE == length % pages.PAGE == 0
-    assert large.data_ptr() <= start and start + length <= large.data_ptr() + large.nbytes
-    assert large.nbytes - length < 2 * pages.PAGE
-
-
-def test_a_system_without_the_call_gets_its_tensor_all_the_same(monkeypatch):
-    monkeypatch.setattr(pages, "_madvise", lambda: None)
-    large = torch.empty(pages.LARGE // 4)
-    assert pages.on_huge_pages(large) is large
