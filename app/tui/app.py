@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from app.tui import environment
+from app.tui import environment, hangup
 from monitors.runs import RunFolder
 
 environment.prepare()
@@ -84,5 +84,6 @@ class LatticeApp(App[None]):
 def run(runs_dir: Path, attach: RunFolder | None = None, read_only: bool = False, plain: bool | None = None) -> int:
     """Shows the interface until the operator leaves; the exit code."""
     app = LatticeApp(runs_dir, attach, read_only, plain)
+    hangup.end_with_the_terminal()
     app.run(mouse=os.environ.get("LATTICE_TUI_MOUSE", "1") != "0")
     return app.return_code or 0
