@@ -11,7 +11,6 @@ def test_a_screen_ends_when_its_terminal_is_gone_and_no_signal_says_so(tmp_path)
     master, slave = pty.openpty()
     # A session of its own without a controlling terminal: closing the other end sends no SIGHUP.
     mine = {"XDG_STATE_HOME": str(tmp_path), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
-    command = [sys.executable, "-m", "app.cli"]
     screen = subprocess.Popen(
         [sys.executable, "-m", "app.cli"],
         stdin=slave,
