@@ -1,7 +1,7 @@
 """What plasticity costs, and how much of its work can be left out.
 
-*Update*: everything a step adds for plasticity (observing the ticks of 8 sentences, products, the update of the weights), with
-the C products and with those in plain torch, against the copy floor.  The floor counts what no implementation can avoid of
+*Update*: everything a step adds for plasticity (observing the ticks of 8 sentences, products, the update of the weights), in
+C and in plain torch, against the copy floor.  The floor counts what no implementation can avoid of
 the connections themselves: the change of a weight is read, the weight is read and written, 3 numbers a connection.
 
 *Share*: of a training step, from steps with and without plasticity taken in turns on one model.
@@ -29,6 +29,7 @@ from lattice.lattice3d import initial_cells, initial_weights
 from lattice.model import generator
 from lattice.plasticity.plasticity import Plasticity
 from lattice.plasticity.products import plain_products, products
+from lattice.plasticity.update import learn, plain_learn
 from lattice.trainer import Trainer
 from presets.schema import Connections, RunConfig
 from presets.schema import Plasticity as Settings
@@ -77,14 +78,14 @@ def bench_update(shape: tuple[int, int, int], repeats: int, settings: Settings) 
         propagate(drive, weights, cells, topology, TICKS, kernel, observer=_Keeper(states))
     plasticity = Plasticity(settings, topology, CHANNELS, 0.01)
 
-    def update(implementation: Callable) -> None:
-        plasticity.products = implementation
+    def update(*implementation: Callable) -> None:
+        plasticity.products, plasticity.learn = implementation
         plasticity.begin()
         for tick, state in enumerate(states):
             plasticity.observe(tick, state, tick == TICKS)
         plasticity.update(weights, settings.rate)
 
-    calls = {"native": lambda: update(products), "plain": lambda: update(plain_products)}
+    calls = {"native": lambda: update(products, learn), "plain": lambda: update(plain_products, plain_learn)}
     times, rate = timed(calls, repeats), copy_rate(3)
     size = 4 * NUMBERS_PER_CONNECTION * weights.numel()
     return [

@@ -38,10 +38,42 @@ static inline void store_lanes(float *p, vec v, int count) {
 #endif
 }
 
-/* v in the lanes [first, last), zero elsewhere (also where v is not a number). */
-static inline vec keep_lanes(vec v, int first, int last) {
+/* All bits set in the lanes [first, last). */
+static inline ivec lanes_between(int first, int last) {
     const ivec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    return (vec)((ivec)v & (lane >= first) & (lane < last));
+    return (lane >= first) & (lane < last);
+}
+
+/* v in the lanes [first, last), zero elsewhere (also where v is not a number). */
+static inline vec keep_lanes(vec v, int first, int last) { return (vec)((ivec)v & lanes_between(first, last)); }
+
+static inline vec magnitude(vec v) { return (vec)((ivec)v & 0x7fffffff); }
+
+static inline vec with_sign(vec magnitude, vec sign) { return (vec)((ivec)magnitude | ((ivec)sign & INT32_MIN)); }
+
+/* x where it is finite, elsewhere zero. */
+static inline vec finite(vec x) { return (vec)((ivec)x & (((ivec)x & 0x7f800000) != 0x7f800000)); }
+
+static inline vec pick(ivec where, vec x, vec otherwise) { return (vec)(((ivec)x & where) | ((ivec)otherwise & ~where)); }
+
+static inline int any(ivec where) {
+#ifdef __AVX512F__
+    return _mm512_test_epi32_mask((__m512i)where, (__m512i)where) != 0;
+#else
+    int32_t bits = 0;
+    for (int i = 0; i < LANES; i++) bits |= where[i];
+    return bits != 0;
+#endif
+}
+
+/* x within low..high; what is not a number stays so. */
+static inline vec within(vec x, vec low, vec high) {
+#ifdef __AVX512F__
+    return (vec)_mm512_min_ps((__m512)high, _mm512_max_ps((__m512)low, (__m512)x));
+#else
+    x = pick(x < low, low, x);
+    return pick(x > high, high, x);
+#endif
 }
 
 static inline vec clamp(vec x, float limit) {
@@ -69,6 +101,20 @@ static inline vec vexp(vec x) {
     p = p * (r * r) + (r + 1.0f);
     return (vec)((ivec)p + ((ivec)shifted << 23)); /* the low bits of `shifted` hold n; its own bits leave by the shift */
 }
+
+/* log(x) for normal x > 0: of x = 2^e * m with m next to 1, by the series of log((1 + t) / (1 - t)), relative error about 2e-7. */
+static inline vec vlog(vec x) {
+    const ivec e = ((ivec)x - 0x3f3504f3) >> 23; /* 0x3f3504f3 is sqrt(1/2): m lies in sqrt(1/2)..sqrt(2) */
+    const vec m = (vec)((ivec)x - (e << 23)), t = (m - 1.0f) / (m + 1.0f), t2 = t * t;
+    vec p = t2 * (1.0f / 9) + 1.0f / 7;
+    p = p * t2 + 1.0f / 5;
+    p = p * t2 + 1.0f / 3;
+    p = p * t2 + 1.0f;
+    return __builtin_convertvector(e, vec) * 0.693147180559945f + 2.0f * t * p;
+}
+
+/* x^y for x in 0..1 and y > 0. */
+static inline vec vpow(vec x, float y) { return (vec)((ivec)vexp(y * vlog(x)) & (x > 0)); }
 
 /* *z = sigmoid(u), *h = tanh(v), with one division for both; |u|, |2v| are clamped to 43, beyond which fp32 is saturated. */
 static inline void gates(vec u, vec v, vec *z, vec *h) {

@@ -25,8 +25,9 @@ from torch import nn
 from lattice.kernels import pages
 from lattice.kernels.propagate import NORM_EPSILON
 from lattice.kernels.sparse import Pattern
-from lattice.plasticity import competition, rules
-from lattice.plasticity.products import Work, message, present, products
+from lattice.plasticity import competition, rules, update
+from lattice.plasticity.products import Work, message, products
+from lattice.plasticity.update import Learned, Wish, learn, slabs
 from presets.schema import Plasticity as Settings
 from presets.topology import Topology, hops_from
 
@@ -38,12 +39,6 @@ FIRING_STEPS = 20.0
 
 BUSY = 0.98
 """Share of the firings that are possible above which timing is taken to say nothing."""
-
-SLAB_NUMBERS = 4 * 1024 * 1024
-"""Numbers of a temporary tensor: larger lattices are updated in slabs along x, and traced by sentences and ticks.
-
-16 MiB in fp32 are taken by malloc again and again; from 32 MiB on it maps fresh pages, and faults cost more than the sums.
-"""
 
 
 @dataclass
@@ -87,6 +82,7 @@ class Plasticity(nn.Module):
         self.register_buffer("threshold", torch.full(topology.shape, threshold))
         self.configure(settings, threshold)
         self.products: Callable[..., Work] = products
+        self.learn: Callable[..., Learned] = learn
         self._tally = Tally()
         self._message_change: float | None = None
         self.begin()
@@ -102,11 +98,6 @@ class Plasticity(nn.Module):
         if threshold != self.start:
             self.threshold.mul_(threshold / self.start).clamp_(LEAST_THRESHOLD, MOST_THRESHOLD)
             self.start = threshold
-
-    def _slabs(self, numbers: int) -> list[slice]:
-        """Runs of x, at most SLAB_NUMBERS each where a layer of x has so many `numbers`."""
-        size, step = self.topology.shape[0], max(1, SLAB_NUMBERS // numbers)
-        return [slice(start, min(start + step, size)) for start in range(0, size, step)]
 
     @property
     def _heard(self) -> slice:
@@ -149,7 +140,7 @@ class Plasticity(nn.Module):
         clock = time.perf_counter()
         now = state[: self._watching].detach().float()
         spikes = torch.empty(*now.shape[:3], now.shape[4], dtype=torch.bool, device=now.device)
-        for rows in self._slabs(now[:, 0].numel()):
+        for rows in slabs(self.topology, now[:, 0].numel()):
             change = now[:, rows] if self._last is None else now[:, rows] - self._last[:, rows]
             spikes[:, rows] = change.square().mean(3) > self.threshold[rows].square()
         self._spikes.append(spikes)
@@ -179,7 +170,7 @@ class Plasticity(nn.Module):
         hops = hops_from(0, depth, self.topology.strides[2])
         tally.reached += spikes.numel() // (ticks * depth) * sum(max(0, ticks - far) for far in hops)
         activity = torch.empty(len(last), *self.topology.shape, device=last.device)
-        for rows in self._slabs(last[:, 0].numel()):
+        for rows in slabs(self.topology, last[:, 0].numel()):
             activity[:, rows] = last[:, rows].square().mean(3).sqrt()
         self._activity += activity.sum(0)
         self._squares += activity.square().sum(0)
@@ -187,7 +178,7 @@ class Plasticity(nn.Module):
         learns = spikes.any(3).to(last.dtype)
         match self.settings.rule:
             case "stdp":
-                for part in spikes.split(max(1, SLAB_NUMBERS // spikes[0].numel())):
+                for part in spikes.split(max(1, update.SLAB_NUMBERS // spikes[0].numel())):
                     self._add_stdp(part)
             case "bcm":
                 # Post enters as y * (y - theta) along its direction, so that one product serves all samples.
@@ -202,7 +193,7 @@ class Plasticity(nn.Module):
         Traces run through all ticks; they are kept for as many at once as make a slab.
         """
         ticks, decays = spikes.shape[3], (self.stdp.tau_plus, self.stdp.tau_minus)
-        some = max(1, SLAB_NUMBERS // spikes[:, :, :, 0].numel())
+        some = max(1, update.SLAB_NUMBERS // spikes[:, :, :, 0].numel())
         ends = [torch.zeros_like(spikes[:, :, :, 0], dtype=torch.float32) for _ in decays]  # spikes and traces one tick before
         for start in range(0, ticks, some):
             fired = spikes[:, :, :, start : start + some].float()
@@ -257,10 +248,15 @@ class Plasticity(nn.Module):
         won = None
         if settings.winners:
             won = competition.winners_in_blocks(activity, settings.neighbourhood, settings.winners)
+        middle = self.topology.shape[0] // 2
+        layer = slice(middle, middle + 1)
+        before = weights[:, layer].clone() if self._message_change is None else None
+        learned = self.learn(weights, self._wish(squares, rate), won, settings, self.topology, self._pattern)
+        if before is not None:
+            self._message_change = self._change_of_message(layer, before, weights[:, layer])
         tally = self._tally
-        tally.connections = tally.potentiated = tally.depressed = 0
-        moved = sum(self._update_rows(rows, weights, squares, won, rate) for rows in self._slabs(weights[:, 0].numel()))
-        tally.changes += moved / max(1, tally.connections)
+        tally.potentiated, tally.depressed, tally.connections = learned.potentiated, learned.depressed, learned.connections
+        tally.changes += learned.moved / max(1, learned.connections)
         self.theta.copy_(rules.bcm_theta(self.theta, squares.sqrt(), settings.tau_theta))
         self.firing.copy_(rules.running_mean(self.firing, self._fired / self._ticks, FIRING_STEPS))
         if settings.homeostasis:
@@ -272,40 +268,26 @@ class Plasticity(nn.Module):
         tally.updates += 1
         tally.seconds += time.perf_counter() - clock
 
-    def _update_rows(
-        self, rows: slice, all_weights: torch.Tensor, squares: torch.Tensor, won: torch.Tensor | None, rate: float
-    ) -> float:
-        """`update` for the cells in `rows` of x; the sum of |dw|."""
-        settings, tally, weights = self.settings, self._tally, all_weights[:, rows]
-        exists = present(self.topology, rows, weights.device)
-        if self._pattern is not None:
-            exists = self._pattern.rows(rows).take(exists)
-        magnitude = weights.abs()
-        sign = torch.copysign(torch.ones_like(weights), weights)
-        wish = self._wish(rows, magnitude, sign, squares[rows], rate)
-        if won is not None:
-            wish = competition.competitive_change(wish, won[rows], settings.inhibition)
-        moved = rules.bounded(magnitude, wish * exists, settings.w_min, settings.w_max)
-        if settings.conserve:
-            total = (magnitude * exists).sum(0)
-            moved = competition.conserved(moved, total, settings.w_min, settings.w_max, present=exists)
-        moved = torch.where(exists, moved, magnitude)
-        learned = rules.with_sign(moved, weights)
-        middle = self.topology.shape[0] // 2
-        if self._message_change is None and rows.start <= middle < rows.stop:
-            near = middle - rows.start
-            self._message_change = self._change_of_message(middle, weights[:, near : near + 1], learned[:, near : near + 1])
-        weights.copy_(learned)
-        change = moved - magnitude
-        tally.potentiated += int((change > 0).sum())
-        tally.depressed += int((change < 0).sum())
-        tally.connections += int(exists.sum())
-        return float(change.abs().sum(dtype=torch.float64))
+    def _wish(self, squares: torch.Tensor, rate: float) -> Wish:
+        """The change of |w| that the rule asks for; squares: the mean over sentences of a cell's activity squared."""
+        share = rate / self._seen
+        match self.settings.rule:
+            case "stdp":
+                return Wish(self._sums, share, stdp=self.stdp)
+            case "bcm":
+                return Wish(self._sums, share / self.channels)
+            case "oja":
+                return Wish(self._sums, share / self.channels, decay=rate * squares)
+            case _:
+                # Relative to the signal's own size: neither batch nor loss scale matters, and a rate of 1 moves |w| by
+                # about 1, as it does in the other rules.
+                size = (self._power / max(1, self._signals)) ** 0.5
+                per_sentence = self._signals / (self._seen * self.topology.cells)
+                return Wish(self._sums, share / (size * per_sentence) if size > 0 else 0.0)
 
-    def _change_of_message(self, x: int, before: torch.Tensor, after: torch.Tensor) -> float:
-        """|m' - m| / |m| of the normalised messages to the cells at x of one sentence, in the last tick, under two sets of
-        their connections [kept, 1, Y, Z]."""
-        rows = slice(x, x + 1)
+    def _change_of_message(self, rows: slice, before: torch.Tensor, after: torch.Tensor) -> float:
+        """|m' - m| / |m| of the normalised messages to the cells in `rows` of x of one sentence, in the last tick, under two
+        sets of their connections [kept, rows, Y, Z]."""
         if self._pattern is not None:
             before, after = (self._pattern.rows(rows).expand(weights) for weights in (before, after))
         old, new = (
@@ -343,28 +325,6 @@ class Plasticity(nn.Module):
     def busy(self) -> bool:
         """Since the last report (almost) every cell fired in every tick from the first that it could: timing says nothing."""
         return self._tally.events >= BUSY * self._tally.reached > 0
-
-    def _wish(
-        self, rows: slice, magnitude: torch.Tensor, sign: torch.Tensor, squares: torch.Tensor, rate: float
-    ) -> torch.Tensor:
-        """The change of |w| that the rule asks for, in `rows` of x."""
-        sums = [total[:, rows] * (rate / self._seen) for total in self._sums]
-        match self.settings.rule:
-            case "stdp":
-                excitatory = sign > 0
-                causal, acausal = torch.where(excitatory, sums[0], sums[1]), torch.where(excitatory, sums[1], sums[0])
-                weaker = rules.depressed(magnitude, acausal, self.stdp)
-                return rules.potentiated(weaker, causal, self.stdp) - magnitude
-            case "bcm":
-                return sign * sums[0] / self.channels
-            case "oja":
-                return rules.oja_change(sign * sums[0] / self.channels, rate * squares, magnitude, 1.0)
-            case _:
-                # Relative to the signal's own size: neither batch nor loss scale matters, and a rate of 1 moves |w| by
-                # about 1, as it does in the other rules.
-                size = (self._power / max(1, self._signals)) ** 0.5
-                per_sentence = self._signals / (self._seen * self.topology.cells)
-                return rules.three_factor_change(sums[0], sign, 1 / (size * per_sentence) if size > 0 else 0.0)
 
 
 def normalised(message: torch.Tensor) -> torch.Tensor:

@@ -12,36 +12,7 @@
  * Every output element is written by exactly one thread and summed in a fixed order: results do not depend on the number of
  * threads.
  */
-#include "vectors.h"
-
-typedef struct { /* as in products.py */
-    int64_t batch, size_x, size_y, size_z, kept;
-    const int32_t *dx, *dy, *dz; /* [offsets] each */
-    const uint8_t *index;        /* [kept, X, Y, tiles], or NULL: all offsets are kept */
-    int32_t periodic;            /* wraps x and y; z always ends in walls */
-} Geometry;
-
-static inline int lanes(const Geometry *g, int64_t z0) { return g->size_z - z0 < LANES ? (int)(g->size_z - z0) : LANES; }
-
-/* Lanes of the tile at z0 whose neighbour dz further lies inside: [*first, *last), empty if *first >= *last. */
-static inline void paired_lanes(const Geometry *g, int64_t z0, int64_t dz, int *first, int *last) {
-    const int64_t start = z0 + dz, left = g->size_z - start;
-    const int n = lanes(g, z0);
-    *first = start >= 0 ? 0 : start > -LANES ? (int)-start : LANES;
-    *last = left >= n ? n : left > 0 ? (int)left : 0;
-}
-
-static inline int64_t around(int64_t i, int64_t n) { return ((i % n) + n) % n; }
-
-/* The column that offset k leads to from this one, -1 outside the lattice. */
-static inline int64_t neighbour(const Geometry *g, int64_t column, int64_t k) {
-    int64_t x = column / g->size_y + g->dx[k], y = column % g->size_y + g->dy[k];
-    if (g->periodic) {
-        x = around(x, g->size_x);
-        y = around(y, g->size_y);
-    }
-    return x < 0 || x >= g->size_x || y < 0 || y >= g->size_y ? -1 : x * g->size_y + y;
-}
+#include "connections.h"
 
 static inline float total(vec v) {
     float sum = 0;
@@ -49,11 +20,9 @@ static inline float total(vec v) {
     return sum;
 }
 
-static inline vec magnitude(vec v) { return (vec)((ivec)v & 0x7fffffff); }
-
 /* loud[B, X, Y, tiles, M] = sum of |field| over the tile's cells. */
 void loudness(const Geometry *g, const float *field, int64_t values, float *loud) {
-    const int64_t Z = g->size_z, tiles = (Z + LANES - 1) / LANES, columns = g->batch * g->size_x * g->size_y;
+    const int64_t Z = g->size_z, tiles = tiles_of_column(g), columns = g->batch * g->size_x * g->size_y;
 #pragma omp parallel for schedule(static)
     for (int64_t column = 0; column < columns; column++)
         for (int64_t t = 0; t < tiles; t++)
@@ -98,7 +67,7 @@ static inline __attribute__((always_inline)) vec paired(const float *post, const
 void products(const Geometry *g, const float *pre, const float *post, const float *pre_loud, const float *post_loud,
                  int64_t values, float floor, float *out, int64_t *work) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, block = values * Z, sample = columns * block;
-    const int64_t tiles = (Z + LANES - 1) / LANES;
+    const int64_t tiles = tiles_of_column(g);
     uint8_t every[LANES];
     for (int i = 0; i < LANES; i++) every[i] = (uint8_t)i;
     int64_t done = 0, possible = 0;
@@ -107,7 +76,7 @@ void products(const Geometry *g, const float *pre, const float *post, const floa
         for (int64_t t = 0; t < tiles; t++) {
             const int64_t z0 = t * LANES;
             for (int64_t s = 0; s < g->kept; s++) {
-                const int64_t k = g->index ? g->index[(s * columns + column) * tiles + t] : s;
+                const int64_t k = offset_at(g, s, column, t);
                 int first, last;
                 paired_lanes(g, z0, g->dz[k], &first, &last);
                 const int64_t beside = neighbour(g, column, k), shift = (beside - column) * block + g->dz[k];

@@ -11,15 +11,14 @@ which an end is silent, or both together too quiet; the plain version, `plain_pr
 from __future__ import annotations
 
 import ctypes
-import functools
 from dataclasses import dataclass
-from importlib import resources
 
 import torch
 import torch.nn.functional as F
 
-from lattice.kernels.native import KernelUnavailable, compiled, pointer
+from lattice.kernels.native import pointer
 from lattice.kernels.sparse import TILE, Pattern
+from lattice.plasticity.native import Geometry, library
 from presets.topology import Offset, Topology
 
 SLAB_NUMBERS = 8 * 1024 * 1024
@@ -81,15 +80,11 @@ def products(
     the product of the mean loudnesses.  At 0 the result is exact, above it a share of the change is given up for a larger one
     of the work.
     """
-    kernel = _library() if post.device.type == "cpu" else None
+    kernel = library("products.c") if post.device.type == "cpu" else None
     if kernel is None:
         return plain_products(pre, post, topology, total, quiet, pattern)
     batch, x, y, values, z = post.shape
-    steps = [(ctypes.c_int32 * len(topology.offsets))(*axis) for axis in zip(*topology.offsets, strict=True)]
-    index = pointer(pattern.index, torch.uint8) if pattern is not None else None
-    geometry = ctypes.byref(
-        _Geometry(batch, x, y, z, len(total), *map(ctypes.addressof, steps), index, topology.boundary == "periodic")
-    )
+    geometry = ctypes.byref(Geometry(topology, len(total), pattern, batch))
     fields, count = [pre.contiguous(), post.contiguous()], ctypes.c_int64(values)
     loudness = [torch.empty(batch, x, y, -(-z // TILE), values) for _ in fields]
     for field, loud in zip(fields, loudness, strict=True):
@@ -100,30 +95,6 @@ def products(
         geometry, *map(pointer, fields), *map(pointer, loudness), count, ctypes.c_float(floor), pointer(total), work
     )
     return Work(*work)
-
-
-class _Geometry(ctypes.Structure):
-    """As in products.c."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("batch", "size_x", "size_y", "size_z", "kept")),
-        *((name, ctypes.c_void_p) for name in ("dx", "dy", "dz", "index")),
-        ("periodic", ctypes.c_int32),
-    ]
-
-
-@functools.cache
-def _library() -> ctypes.CDLL | None:
-    """The compiled kernel, or None where it can't be built."""
-    sources = {
-        "vectors.h": resources.files("lattice.kernels").joinpath("vectors.h").read_text(),
-        "products.c": resources.files("lattice.plasticity").joinpath("products.c").read_text(),
-    }
-    try:
-        library = compiled("products.c", sources)
-    except KernelUnavailable:
-        return None
-    return library
 
 
 @torch.no_grad()

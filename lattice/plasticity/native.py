@@ -1,0 +1,43 @@
+"""What plasticity's C code needs from here: the library it is compiled to, and which connections there are."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from importlib import resources
+
+import torch
+
+from lattice.kernels.native import KernelUnavailable, compiled, pointer
+from lattice.kernels.sparse import Pattern
+from presets.topology import Topology
+
+
+class Geometry(ctypes.Structure):
+    """As in connections.h.  It lives no longer than the pattern, which it points into."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ("batch", "size_x", "size_y", "size_z", "kept")),
+        *((name, ctypes.c_void_p) for name in ("dx", "dy", "dz", "index")),
+        ("periodic", ctypes.c_int32),
+    ]
+
+    def __init__(self, topology: Topology, kept: int, pattern: Pattern | None, batch: int = 1) -> None:
+        self._steps = [(ctypes.c_int32 * len(topology.offsets))(*axis) for axis in zip(*topology.offsets, strict=True)]
+        index = pointer(pattern.index, torch.uint8) if pattern is not None else None
+        super().__init__(
+            batch, *topology.shape, kept, *map(ctypes.addressof, self._steps), index, topology.boundary == "periodic"
+        )
+
+
+@functools.cache
+def library(main: str) -> ctypes.CDLL | None:
+    """The compiled `main`, a file of this folder, or None where it can't be built."""
+    kernels, here = resources.files("lattice.kernels"), resources.files("lattice.plasticity")
+    sources = {folder.joinpath(name).name: folder.joinpath(name).read_text() for folder, name in (
+        (kernels, "vectors.h"), (here, "connections.h"), (here, main),
+    )}  # fmt: skip
+    try:
+        return compiled(main, sources)
+    except KernelUnavailable:
+        return None

@@ -1,0 +1,156 @@
+"""The update of the connections by what was summed: every one takes the change that its rule wishes, within common limits.
+
+    wish            STDP: potentiation and depression by two sums; the other rules: sign · sum - decay · |w|
+    competition     cells that lost take -inhibition times the wish
+    bounds          w_min..w_max of |w|; a change that is not finite is none
+    conservation    |w| is scaled so that each cell keeps its sum
+    sign            as it was, a zero's too; what leads over a wall stays as it is
+
+`learn` does it in one pass in C, `update.c`, for fp32 on the CPU; `plain_learn` in some 25 passes of plain torch, anywhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from lattice.kernels.native import pointer
+from lattice.kernels.sparse import Pattern
+from lattice.plasticity import competition, rules
+from lattice.plasticity.native import Geometry, library
+from lattice.plasticity.products import present
+from presets.schema import Plasticity as Settings
+from presets.topology import Topology
+
+SLAB_NUMBERS = 4 * 1024 * 1024
+"""Numbers of a temporary tensor: larger lattices are taken in slabs along x.
+
+16 MiB in fp32 are taken by malloc again and again; from 32 MiB on it maps fresh pages, and faults cost more than the sums.
+"""
+
+MAX_KEPT = 128
+"""Connections of a cell that update.c takes."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a rule asks for: `share` times its sums [kept, X, Y, Z].
+
+    With `stdp` there are two sums, of what came before and after the cell's own spikes; a connection of negative sign takes
+    them the other way round.  Otherwise one, which counts with the connection's sign, less `decay` [X, Y, Z] times |w|.
+    """
+
+    sums: list[torch.Tensor]
+    share: float
+    stdp: rules.STDP | None = None
+    decay: torch.Tensor | None = None
+
+    def change(self, rows: slice, weights: torch.Tensor) -> torch.Tensor:
+        """Of |w|, for weights [kept, rows, Y, Z]."""
+        sums, magnitude = [total[:, rows] * self.share for total in self.sums], weights.abs()
+        sign = torch.copysign(torch.ones_like(weights), weights)
+        if self.stdp is not None:
+            causal, acausal = torch.where(sign > 0, sums[0], sums[1]), torch.where(sign > 0, sums[1], sums[0])
+            weaker = rules.depressed(magnitude, acausal, self.stdp)
+            return rules.potentiated(weaker, causal, self.stdp) - magnitude
+        correlation = sign * sums[0]
+        return correlation if self.decay is None else rules.oja_change(correlation, self.decay[rows], magnitude, 1.0)
+
+
+@dataclass
+class Learned:
+    """Connections that there are, those whose |w| rose and fell, and the sum of |dw|."""
+
+    potentiated: int = 0
+    depressed: int = 0
+    connections: int = 0
+    moved: float = 0.0
+
+
+@torch.no_grad()
+def learn(
+    weights: torch.Tensor,
+    wish: Wish,
+    won: torch.Tensor | None,
+    settings: Settings,
+    topology: Topology,
+    pattern: Pattern | None = None,
+) -> Learned:
+    """Changes `weights` [kept, X, Y, Z] in place; `won` (bool [X, Y, Z]) are the cells that do not lose, None is all.
+
+    The connections are those of `pattern`, without one all K.  Results do not depend on the number of threads.
+    """
+    fits = weights.dtype == torch.float32 and weights.is_contiguous() and len(weights) <= MAX_KEPT
+    kernel = library("update.c") if fits and weights.device.type == "cpu" else None
+    if kernel is None:
+        return plain_learn(weights, wish, won, settings, topology, pattern)
+    stdp, fields = wish.stdp, [wish.sums[0], wish.sums[1] if wish.stdp is not None else None, wish.decay]
+    won = won.contiguous() if won is not None else None
+    rule = _Rule(
+        *map(pointer, fields), pointer(won, torch.bool), wish.share,
+        *((stdp.A_plus, stdp.A_minus, stdp.mu) if stdp is not None else (0.0, 0.0, 0.0)),
+        settings.inhibition, settings.w_min, settings.w_max, competition.FLOOR * settings.w_max, settings.conserve,
+    )  # fmt: skip
+    geometry, tally = Geometry(topology, len(weights), pattern), _Tally()
+    kernel.strips.restype = ctypes.c_int64
+    parts = (_Tally * kernel.strips(ctypes.byref(geometry)))()
+    kernel.update(*map(ctypes.byref, (geometry, rule)), pointer(weights), parts, ctypes.byref(tally))
+    return Learned(tally.potentiated, tally.depressed, tally.connections, tally.moved)
+
+
+class _Rule(ctypes.Structure):
+    """As in update.c."""
+
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("sums", "acausal", "decay", "won")),
+        *((name, ctypes.c_float) for name in ("share", "A_plus", "A_minus", "mu", "inhibition", "w_min", "w_max", "floor")),
+        ("conserve", ctypes.c_int32),
+    ]
+
+
+class _Tally(ctypes.Structure):
+    """As in update.c."""
+
+    _fields_ = [*((name, ctypes.c_int64) for name in ("potentiated", "depressed", "connections")), ("moved", ctypes.c_double)]
+
+
+@torch.no_grad()
+def plain_learn(
+    weights: torch.Tensor,
+    wish: Wish,
+    won: torch.Tensor | None,
+    settings: Settings,
+    topology: Topology,
+    pattern: Pattern | None = None,
+) -> Learned:
+    """`learn` in plain torch, on any device."""
+    learned = Learned()
+    for rows in slabs(topology, weights[:, 0].numel()):
+        old = weights[:, rows]
+        exists = present(topology, rows, weights.device)
+        if pattern is not None:
+            exists = pattern.rows(rows).take(exists)
+        magnitude, change = old.abs(), wish.change(rows, old)
+        if won is not None:
+            change = competition.competitive_change(change, won[rows], settings.inhibition)
+        moved = rules.bounded(magnitude, change * exists, settings.w_min, settings.w_max)
+        if settings.conserve:
+            total = (magnitude * exists).sum(0)
+            moved = competition.conserved(moved, total, settings.w_min, settings.w_max, present=exists)
+        moved = torch.where(exists, moved, magnitude)
+        old.copy_(rules.with_sign(moved, old))
+        difference = moved - magnitude
+        learned.potentiated += int((difference > 0).sum())
+        learned.depressed += int((difference < 0).sum())
+        learned.connections += int(exists.sum())
+        learned.moved += float(difference.abs().sum(dtype=torch.float64))
+    return learned
+
+
+def slabs(topology: Topology, numbers: int) -> Iterator[slice]:
+    """Runs of x, at most SLAB_NUMBERS each where a layer of x has so many `numbers`."""
+    size, step = topology.shape[0], max(1, SLAB_NUMBERS // numbers)
+    return (slice(start, min(start + step, size)) for start in range(0, size, step))
