@@ -33,10 +33,9 @@ class Geometry(ctypes.Structure):
 @functools.cache
 def library(main: str) -> ctypes.CDLL | None:
     """The compiled `main`, a file of this folder, or None where it can't be built."""
-    kernels, here = resources.files("lattice.kernels"), resources.files("lattice.plasticity")
-    sources = {folder.joinpath(name).name: folder.joinpath(name).read_text() for folder, name in (
-        (kernels, "vectors.h"), (here, "connections.h"), (here, main),
-    )}  # fmt: skip
+    here = resources.files("lattice.plasticity")
+    sources = {"vectors.h": resources.files("lattice.kernels").joinpath("vectors.h").read_text()}
+    sources |= {name: here.joinpath(name).read_text() for name in ("connections.h", main)}
     try:
         return compiled(main, sources)
     except KernelUnavailable:

@@ -14,6 +14,8 @@ A pruned lattice costs sums and work for the connections that it has.
 
 from __future__ import annotations
 
+import functools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,9 +27,11 @@ from torch import nn
 from lattice.kernels import pages
 from lattice.kernels.propagate import NORM_EPSILON
 from lattice.kernels.sparse import Pattern
-from lattice.plasticity import competition, rules, update
+from lattice.plasticity import competition, rules
 from lattice.plasticity.products import Work, message, products
-from lattice.plasticity.update import Learned, Wish, learn, slabs
+from lattice.plasticity.slabs import SLAB_NUMBERS, slabs
+from lattice.plasticity.spikes import spikes, traces
+from lattice.plasticity.update import Learned, Wish, learn
 from presets.schema import Plasticity as Settings
 from presets.topology import Topology, hops_from
 
@@ -138,13 +142,9 @@ class Plasticity(nn.Module):
         if not self._watching:
             return
         clock = time.perf_counter()
-        now = state[: self._watching].detach().float()
-        spikes = torch.empty(*now.shape[:3], now.shape[4], dtype=torch.bool, device=now.device)
-        for rows in slabs(self.topology, now[:, 0].numel()):
-            change = now[:, rows] if self._last is None else now[:, rows] - self._last[:, rows]
-            spikes[:, rows] = change.square().mean(3) > self.threshold[rows].square()
-        self._spikes.append(spikes)
-        if final and not torch.isfinite(state).all():
+        now = state[: self._watching].detach()
+        self._spikes.append(spikes(now, self._last, self.threshold))
+        if final and not all(map(math.isfinite, torch.aminmax(state))):
             # All of them: a kernel may read beside a sentence's states, where a weight of zero does not stop a NaN.
             self._tally.spoilt += self._watching
             self._watching = 0
@@ -156,54 +156,57 @@ class Plasticity(nn.Module):
         self._tally.seconds += time.perf_counter() - clock
 
     def _finish(self, before: torch.Tensor, last: torch.Tensor) -> None:
-        """All ticks of this micro-batch were seen: adds its products."""
-        tally = self._tally
-        spikes = torch.stack(self._spikes, 3)
+        """All ticks of this micro-batch were seen: adds its products.  States as in `observe`."""
+        tally, (size, _, depth), ticks = self._tally, self.topology.shape, len(self._spikes)
+        before, last = before.float(), last.float()
         self._seen += len(last)
         if self._probe is None:
             self._probe = before[:1, self._heard].clone()
-        self._fired += spikes.sum((0, 3))
-        self._ticks += spikes.shape[0] * spikes.shape[3]
-        tally.events += int(spikes.sum())
-        tally.chances += spikes.numel()
-        ticks, depth = spikes.shape[3:]
-        hops = hops_from(0, depth, self.topology.strides[2])
-        tally.reached += spikes.numel() // (ticks * depth) * sum(max(0, ticks - far) for far in hops)
         activity = torch.empty(len(last), *self.topology.shape, device=last.device)
-        for rows in slabs(self.topology, last[:, 0].numel()):
+        for rows in slabs(size, last[:, 0].numel()):
             activity[:, rows] = last[:, rows].square().mean(3).sqrt()
+            fired = torch.stack([spikes[:, rows] for spikes in self._spikes]).float()
+            self._fired[rows] += fired.sum((0, 1))
+            tally.events += int(fired.sum())
         self._activity += activity.sum(0)
         self._squares += activity.square().sum(0)
+        self._ticks += len(last) * ticks
+        tally.chances += activity.numel() * ticks
+        hops = hops_from(0, depth, self.topology.strides[2])
+        tally.reached += activity.numel() // depth * sum(max(0, ticks - far) for far in hops)
         # A cell that never fired in a sentence learns nothing from it by the rules of rates.
-        learns = spikes.any(3).to(last.dtype)
         match self.settings.rule:
             case "stdp":
-                for part in spikes.split(max(1, update.SLAB_NUMBERS // spikes[0].numel())):
-                    self._add_stdp(part)
+                some = max(1, SLAB_NUMBERS // (ticks * self.topology.cells))
+                for start in range(0, len(last), some):
+                    self._add_stdp([spikes[start : start + some] for spikes in self._spikes])
             case "bcm":
                 # Post enters as y * (y - theta) along its direction, so that one product serves all samples.
-                weight = learns * (activity - self.theta)
+                weight = self._ever_fired() * (activity - self.theta)
                 self._add(0, before, last * weight[:, :, :, None])
             case "oja":
-                self._add(0, before, last * learns[:, :, :, None])
+                self._add(0, before, last * self._ever_fired()[:, :, :, None])
 
-    def _add_stdp(self, spikes: torch.Tensor) -> None:
-        """Σ over samples and ticks of pre_trace · post spike and of post_trace · pre spike; spikes [b, X, Y, T + 1, Z] (bool).
+    def _ever_fired(self) -> torch.Tensor:
+        """bool [B, X, Y, Z]: in any tick of this micro-batch."""
+        return functools.reduce(torch.logical_or, self._spikes)
 
-        Traces run through all ticks; they are kept for as many at once as make a slab.
+    def _add_stdp(self, spikes: list[torch.Tensor]) -> None:
+        """Σ over samples and ticks of pre_trace · post spike and of post_trace · pre spike; spikes [b, X, Y, Z] (bool) by tick.
+
+        Traces run through all ticks.  They are kept for as many at once as make a slab or have a state's size, whichever is
+        more: each part goes over all connections, and two fields of that size are less than a backward takes.
         """
-        ticks, decays = spikes.shape[3], (self.stdp.tau_plus, self.stdp.tau_minus)
-        some = max(1, update.SLAB_NUMBERS // spikes[:, :, :, 0].numel())
-        ends = [torch.zeros_like(spikes[:, :, :, 0], dtype=torch.float32) for _ in decays]  # spikes and traces one tick before
-        for start in range(0, ticks, some):
-            fired = spikes[:, :, :, start : start + some].float()
-            traces = [torch.empty_like(fired) for _ in decays]
-            for trace, end, tau in zip(traces, ends, decays, strict=True):
-                for tick in range(fired.shape[3]):
-                    trace[:, :, :, tick] = rules.decayed(end, tau)
-                    torch.add(trace[:, :, :, tick], fired[:, :, :, tick], out=end)
-            self._add(0, traces[0], fired)
-            self._add(1, fired, traces[1])
+        batch, x, y, z = spikes[0].shape
+        some, device = max(self.channels, SLAB_NUMBERS // spikes[0].numel()), spikes[0].device
+        ends = [torch.zeros(batch, x, y, z, device=device) for _ in range(2)]
+        for start in range(0, len(spikes), some):
+            ticks = spikes[start : start + some]
+            fired, trace = (pages.empty((batch, x, y, len(ticks), z), device=device) for _ in range(2))
+            traces(ticks, self.stdp.tau_plus, ends[0], fired, trace)
+            self._add(0, trace, fired)
+            traces(ticks, self.stdp.tau_minus, ends[1], fired, trace)
+            self._add(1, fired, trace)
 
     def _add(self, sum_of: int, pre: torch.Tensor, post: torch.Tensor) -> None:
         """Adds the products of two fields [b, X, Y, M, Z] to a sum [kept, X, Y, Z]."""

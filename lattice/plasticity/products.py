@@ -19,10 +19,8 @@ import torch.nn.functional as F
 from lattice.kernels.native import pointer
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.plasticity.native import Geometry, library
+from lattice.plasticity.slabs import slabs
 from presets.topology import Offset, Topology
-
-SLAB_NUMBERS = 8 * 1024 * 1024
-"""Products of one offset held at once (32 MiB in fp32); larger lattices are taken in slabs along x."""
 
 Region = tuple[slice, slice, slice]
 
@@ -109,9 +107,8 @@ def plain_products(
     """`products` in plain torch, on any device; all of the work is done, however quiet."""
     batch, _, y, values, z = post.shape
     offsets, tile_pairs = len(topology.offsets), 0
-    step = max(1, SLAB_NUMBERS // (max(offsets, batch * values) * y * z))
-    for start in range(0, topology.shape[0], step):
-        rows = slice(start, min(start + step, topology.shape[0]))
+    for rows in slabs(topology.shape[0], max(offsets, batch * values) * y * z):
+        start = rows.start
         slab = torch.zeros(offsets, rows.stop - start, y, z, device=post.device)
         for k, offset in enumerate(topology.offsets):
             for (x, *here), (beside, *there) in pairs_of(topology, offset, rows):

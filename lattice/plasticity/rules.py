@@ -51,7 +51,7 @@ def _finite(values: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def decayed(trace: torch.Tensor, tau: float, dt: float = 1.0) -> torch.Tensor:
     """trace * exp(-dt / tau); tau = 0 forgets at once."""
-    return trace * _decay(tau, dt)
+    return trace * decay(tau, dt)
 
 
 @torch.no_grad()
@@ -60,11 +60,12 @@ def running_mean(mean: torch.Tensor, value: torch.Tensor, tau: float, dt: float 
 
     Where the value is not finite the mean stays.
     """
-    step = (value - mean) * (1 - _decay(tau, dt))
+    step = (value - mean) * (1 - decay(tau, dt))
     return mean + _finite(step).to(mean.dtype)
 
 
-def _decay(tau: float, dt: float) -> float:
+def decay(tau: float, dt: float = 1.0) -> float:
+    """What exponential decay leaves of 1 after `dt`."""
     return math.exp(-dt / tau) if tau > 0 else 0.0
 
 

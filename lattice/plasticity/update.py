@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -22,14 +21,9 @@ from lattice.kernels.sparse import Pattern
 from lattice.plasticity import competition, rules
 from lattice.plasticity.native import Geometry, library
 from lattice.plasticity.products import present
+from lattice.plasticity.slabs import slabs
 from presets.schema import Plasticity as Settings
 from presets.topology import Topology
-
-SLAB_NUMBERS = 4 * 1024 * 1024
-"""Numbers of a temporary tensor: larger lattices are taken in slabs along x.
-
-16 MiB in fp32 are taken by malloc again and again; from 32 MiB on it maps fresh pages, and faults cost more than the sums.
-"""
 
 MAX_KEPT = 128
 """Connections of a cell that update.c takes."""
@@ -128,7 +122,7 @@ def plain_learn(
 ) -> Learned:
     """`learn` in plain torch, on any device."""
     learned = Learned()
-    for rows in slabs(topology, weights[:, 0].numel()):
+    for rows in slabs(topology.shape[0], weights[:, 0].numel()):
         old = weights[:, rows]
         exists = present(topology, rows, weights.device)
         if pattern is not None:
@@ -148,9 +142,3 @@ def plain_learn(
         learned.connections += int(exists.sum())
         learned.moved += float(difference.abs().sum(dtype=torch.float64))
     return learned
-
-
-def slabs(topology: Topology, numbers: int) -> Iterator[slice]:
-    """Runs of x, at most SLAB_NUMBERS each where a layer of x has so many `numbers`."""
-    size, step = topology.shape[0], max(1, SLAB_NUMBERS // numbers)
-    return (slice(start, min(start + step, size)) for start in range(0, size, step))

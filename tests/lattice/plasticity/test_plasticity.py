@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lattice.kernels import choose, propagate
 from lattice.kernels.sparse import Pattern, tile_means
 from lattice.lattice3d import Lattice
-from lattice.plasticity import update
+from lattice.plasticity import plasticity, slabs, spikes, update
 from lattice.plasticity.plasticity import LEAST_THRESHOLD, MOST_THRESHOLD, Plasticity
 from lattice.plasticity.products import present
 from lattice.rewiring import highest
@@ -270,9 +270,11 @@ def test_slabs_and_parts_of_a_batch_give_what_the_whole_gives(rule, monkeypatch)
         return taught(lattice, drive_of(TOPOLOGIES[1]).requires_grad_(), backward=True)
 
     whole = weights()
-    monkeypatch.setattr(update, "SLAB_NUMBERS", 1)
+    monkeypatch.setattr(slabs, "SLAB_NUMBERS", 1)
+    monkeypatch.setattr(plasticity, "SLAB_NUMBERS", 1)
     torch.testing.assert_close(weights(), whole, rtol=1e-5, atol=1e-6)
-    monkeypatch.setattr(update, "library", lambda main: None)  # the plain version goes by slabs
+    for module in (update, spikes):  # the plain versions go by slabs
+        monkeypatch.setattr(module, "library", lambda main: None)
     torch.testing.assert_close(weights(), whole, rtol=1e-5, atol=1e-6)
 
 

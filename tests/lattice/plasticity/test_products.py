@@ -95,7 +95,7 @@ def test_products_of_slabs_equal_products_at_once(monkeypatch):
     pre, post = fields(topology, values, 1.0)
     whole, slabs = zeros(topology), zeros(topology)
     plain_products(pre, post, topology, whole)
-    monkeypatch.setattr(module, "SLAB_NUMBERS", 1)
+    monkeypatch.setattr("lattice.plasticity.slabs.SLAB_NUMBERS", 1)
     plain_products(pre, post, topology, slabs)
     torch.testing.assert_close(slabs, whole, rtol=1e-5, atol=1e-5)
 

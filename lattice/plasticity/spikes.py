@@ -1,0 +1,79 @@
+"""Which cells fire in a tick, and the traces that this leaves.
+
+A cell fires where its state changes by more than its threshold, as RMS over channels.  A trace decays exponentially and every
+spike adds 1 to it.  `spikes` and `traces` go over their arguments once, in C (`spikes.c`), for fp32 on the CPU; `plain_spikes`
+and `plain_traces` are plain torch, anywhere.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+from lattice.kernels.native import pointer
+from lattice.plasticity import rules
+from lattice.plasticity.native import library
+from lattice.plasticity.slabs import slabs
+
+
+class _Shape(ctypes.Structure):
+    """As in spikes.c."""
+
+    _fields_ = [(name, ctypes.c_int64) for name in ("batch", "columns", "channels", "depth")]
+
+
+@torch.no_grad()
+def spikes(now: torch.Tensor, before: torch.Tensor | None, threshold: torch.Tensor) -> torch.Tensor:
+    """bool [B, X, Y, Z] from two states [B, X, Y, C, Z] and thresholds [X, Y, Z]; without `before` the state counts as change.
+
+    A change that is not a number is no spike.
+    """
+    states = [now] if before is None else [now, before]
+    fits = all(state.dtype == torch.float32 and state.is_contiguous() for state in states)
+    kernel = library("spikes.c") if fits and now.device.type == "cpu" else None
+    if kernel is None:
+        return plain_spikes(now, before, threshold)
+    batch, x, y, channels, z = now.shape
+    fired = torch.empty(batch, x, y, z, dtype=torch.bool)
+    shape = _Shape(batch, x * y, channels, z)
+    kernel.spikes(ctypes.byref(shape), pointer(now), pointer(before), pointer(threshold), pointer(fired, torch.bool))
+    return fired
+
+
+@torch.no_grad()
+def plain_spikes(now: torch.Tensor, before: torch.Tensor | None, threshold: torch.Tensor) -> torch.Tensor:
+    """`spikes` in plain torch, on any device and of any precision."""
+    batch, x, y, _, z = now.shape
+    fired = torch.empty(batch, x, y, z, dtype=torch.bool, device=now.device)
+    for rows in slabs(x, now[:, 0].numel()):
+        change = now[:, rows].float() if before is None else now[:, rows].float() - before[:, rows].float()
+        fired[:, rows] = change.square().mean(3) > threshold[rows].square()
+    return fired
+
+
+@torch.no_grad()
+def traces(spiking: list[torch.Tensor], tau: float, end: torch.Tensor, fired: torch.Tensor, trace: torch.Tensor) -> None:
+    """Writes `fired` and `trace` [B, X, Y, T, Z]: the spikes of T ticks, bool [B, X, Y, Z] each, and what earlier ones left.
+
+    trace(t) = exp(-1 / tau) * end, where end = trace(t - 1) + fired(t - 1); at first it is the `end` [B, X, Y, Z] given, which
+    at last holds what the next ticks go on with.
+    """
+    kernel = library("spikes.c") if end.device.type == "cpu" else None
+    if kernel is None:
+        return plain_traces(spiking, tau, end, fired, trace)
+    batch, x, y, z = end.shape
+    shape, ticks = _Shape(batch, x * y, 1, z), ctypes.c_int64(len(spiking))
+    addresses = (ctypes.c_void_p * len(spiking))(*(pointer(spikes, torch.bool).value for spikes in spiking))
+    decay = ctypes.c_float(rules.decay(tau))
+    kernel.traces(ctypes.byref(shape), ticks, addresses, decay, *map(pointer, (end, fired, trace)))
+
+
+@torch.no_grad()
+def plain_traces(spiking: list[torch.Tensor], tau: float, end: torch.Tensor, fired: torch.Tensor, trace: torch.Tensor) -> None:
+    """`traces` in plain torch, on any device."""
+    for rows in slabs(end.shape[1], end[:, 0].numel()):
+        for tick, spikes in enumerate(spiking):
+            fired[:, rows, :, tick] = spikes[:, rows]
+            trace[:, rows, :, tick] = rules.decayed(end[:, rows], tau)
+            torch.add(trace[:, rows, :, tick], fired[:, rows, :, tick], out=end[:, rows])
