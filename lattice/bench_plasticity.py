@@ -1,8 +1,8 @@
 """What plasticity costs, and how much of its work can be left out.
 
-*Update*: everything a step adds for plasticity (observing the ticks of 8 sentences, products, the update of the weights), in
-C and in plain torch, against the copy floor.  The floor counts what no implementation can avoid of
-the connections themselves: the change of a weight is read, the weight is read and written, 3 numbers a connection.
+*Update*: everything a step adds for plasticity (observing the ticks of 8 sentences, products, the update of the weights), in C
+and in plain torch, against the copy floor.  The floor counts what no implementation can avoid of the connections themselves:
+the change of a weight is read, the weight is read and written, 3 numbers a connection.
 
 *Share*: of a training step, from steps with and without plasticity taken in turns on one model.
 
@@ -15,7 +15,6 @@ and every pair: what is skipped because it is silent is exact, and only `quiet` 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -27,9 +26,8 @@ from lattice.data import load_corpus
 from lattice.kernels import choose, propagate
 from lattice.lattice3d import initial_cells, initial_weights
 from lattice.model import generator
+from lattice.plasticity.native import plain
 from lattice.plasticity.plasticity import Plasticity
-from lattice.plasticity.products import plain_products, products
-from lattice.plasticity.update import learn, plain_learn
 from lattice.trainer import Trainer
 from presets.schema import Connections, RunConfig
 from presets.schema import Plasticity as Settings
@@ -78,15 +76,17 @@ def bench_update(shape: tuple[int, int, int], repeats: int, settings: Settings) 
         propagate(drive, weights, cells, topology, TICKS, kernel, observer=_Keeper(states))
     plasticity = Plasticity(settings, topology, CHANNELS, 0.01)
 
-    def update(*implementation: Callable) -> None:
-        plasticity.products, plasticity.learn = implementation
+    def update() -> None:
         plasticity.begin()
         for tick, state in enumerate(states):
             plasticity.observe(tick, state, tick == TICKS)
         plasticity.update(weights, settings.rate)
 
-    calls = {"native": lambda: update(products, learn), "plain": lambda: update(plain_products, plain_learn)}
-    times, rate = timed(calls, repeats), copy_rate(3)
+    def plain_update() -> None:
+        with plain():
+            update()
+
+    times, rate = timed({"native": update, "plain": plain_update}, repeats), copy_rate(3)
     size = 4 * NUMBERS_PER_CONNECTION * weights.numel()
     return [
         ConnectionRow(

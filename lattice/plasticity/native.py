@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import resources
 
 import torch
@@ -30,9 +32,27 @@ class Geometry(ctypes.Structure):
         )
 
 
-@functools.cache
+_switched_off = False
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """Meanwhile nothing of plasticity runs in C: to compare with."""
+    global _switched_off
+    before, _switched_off = _switched_off, True
+    try:
+        yield
+    finally:
+        _switched_off = before
+
+
 def library(main: str) -> ctypes.CDLL | None:
     """The compiled `main`, a file of this folder, or None where it can't be built."""
+    return None if _switched_off else _built(main)
+
+
+@functools.cache
+def _built(main: str) -> ctypes.CDLL | None:
     here = resources.files("lattice.plasticity")
     sources = {"vectors.h": resources.files("lattice.kernels").joinpath("vectors.h").read_text()}
     sources |= {name: here.joinpath(name).read_text() for name in ("connections.h", main)}

@@ -17,7 +17,6 @@ from __future__ import annotations
 import functools
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,10 +27,11 @@ from lattice.kernels import pages
 from lattice.kernels.propagate import NORM_EPSILON
 from lattice.kernels.sparse import Pattern
 from lattice.plasticity import competition, rules
+from lattice.plasticity.pairs import pairs
 from lattice.plasticity.products import Work, message, products
-from lattice.plasticity.slabs import SLAB_NUMBERS, slabs
-from lattice.plasticity.spikes import spikes, traces
-from lattice.plasticity.update import Learned, Wish, learn
+from lattice.plasticity.slabs import slabs
+from lattice.plasticity.spikes import spikes
+from lattice.plasticity.update import Wish, learn
 from presets.schema import Plasticity as Settings
 from presets.topology import Topology, hops_from
 
@@ -85,8 +85,6 @@ class Plasticity(nn.Module):
         self.register_buffer("firing", torch.full(topology.shape, settings.target_rate))
         self.register_buffer("threshold", torch.full(topology.shape, threshold))
         self.configure(settings, threshold)
-        self.products: Callable[..., Work] = products
-        self.learn: Callable[..., Learned] = learn
         self._tally = Tally()
         self._message_change: float | None = None
         self.begin()
@@ -177,43 +175,31 @@ class Plasticity(nn.Module):
         # A cell that never fired in a sentence learns nothing from it by the rules of rates.
         match self.settings.rule:
             case "stdp":
-                some = max(1, SLAB_NUMBERS // (ticks * self.topology.cells))
-                for start in range(0, len(last), some):
-                    self._add_stdp([spikes[start : start + some] for spikes in self._spikes])
+                sums = [self._sum(0), self._sum(1)]
+                self._count(pairs(self._spikes, self.stdp, self.topology, sums, self.settings.quiet, self._pattern))
             case "bcm":
                 # Post enters as y * (y - theta) along its direction, so that one product serves all samples.
                 weight = self._ever_fired() * (activity - self.theta)
-                self._add(0, before, last * weight[:, :, :, None])
+                self._add(before, last * weight[:, :, :, None])
             case "oja":
-                self._add(0, before, last * self._ever_fired()[:, :, :, None])
+                self._add(before, last * self._ever_fired()[:, :, :, None])
 
     def _ever_fired(self) -> torch.Tensor:
         """bool [B, X, Y, Z]: in any tick of this micro-batch."""
         return functools.reduce(torch.logical_or, self._spikes)
 
-    def _add_stdp(self, spikes: list[torch.Tensor]) -> None:
-        """Σ over samples and ticks of pre_trace · post spike and of post_trace · pre spike; spikes [b, X, Y, Z] (bool) by tick.
+    def _add(self, pre: torch.Tensor, post: torch.Tensor) -> None:
+        """Adds the products of two fields [b, X, Y, M, Z] to the only sum."""
+        self._count(products(pre, post, self.topology, self._sum(0), self.settings.quiet, self._pattern))
 
-        Traces run through all ticks.  They are kept for as many at once as make a slab or have a state's size, whichever is
-        more: each part goes over all connections, and two fields of that size are less than a backward takes.
-        """
-        batch, x, y, z = spikes[0].shape
-        some, device = max(self.channels, SLAB_NUMBERS // spikes[0].numel()), spikes[0].device
-        ends = [torch.zeros(batch, x, y, z, device=device) for _ in range(2)]
-        for start in range(0, len(spikes), some):
-            ticks = spikes[start : start + some]
-            fired, trace = (pages.empty((batch, x, y, len(ticks), z), device=device) for _ in range(2))
-            traces(ticks, self.stdp.tau_plus, ends[0], fired, trace)
-            self._add(0, trace, fired)
-            traces(ticks, self.stdp.tau_minus, ends[1], fired, trace)
-            self._add(1, fired, trace)
-
-    def _add(self, sum_of: int, pre: torch.Tensor, post: torch.Tensor) -> None:
-        """Adds the products of two fields [b, X, Y, M, Z] to a sum [kept, X, Y, Z]."""
-        if sum_of == len(self._sums):
+    def _sum(self, number: int) -> torch.Tensor:
+        """[kept, X, Y, Z], zero at first."""
+        if number == len(self._sums):
             kept = len(self.topology.offsets) if self._pattern is None else self._pattern.kept
-            self._sums.append(pages.zeros((kept, *self.topology.shape), device=post.device))
-        work: Work = self.products(pre, post, self.topology, self._sums[sum_of], self.settings.quiet, self._pattern)
+            self._sums.append(pages.zeros((kept, *self.topology.shape), device=self.theta.device))
+        return self._sums[number]
+
+    def _count(self, work: Work) -> None:
         self._tally.done += work.done
         self._tally.possible += work.possible
 
@@ -231,7 +217,7 @@ class Plasticity(nn.Module):
         self._power += float(now.double().square().sum())
         self._signals += now.numel()
         self._credit = now if credit is None else rules.eligibility_step(credit, now, self.settings.tau_e)
-        self._add(0, state[: self._watching].detach().float(), self._credit)
+        self._add(state[: self._watching].detach().float(), self._credit)
         if tick == 0:
             self._credit = None
         self._tally.seconds += time.perf_counter() - clock
@@ -254,7 +240,7 @@ class Plasticity(nn.Module):
         middle = self.topology.shape[0] // 2
         layer = slice(middle, middle + 1)
         before = weights[:, layer].clone() if self._message_change is None else None
-        learned = self.learn(weights, self._wish(squares, rate), won, settings, self.topology, self._pattern)
+        learned = learn(weights, self._wish(squares, rate), won, settings, self.topology, self._pattern)
         if before is not None:
             self._message_change = self._change_of_message(layer, before, weights[:, layer])
         tally = self._tally

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from lattice.kernels import choose, propagate
 from lattice.kernels.sparse import Pattern, tile_means
 from lattice.lattice3d import Lattice
-from lattice.plasticity import plasticity, slabs, spikes, update
+from lattice.plasticity import pairs, slabs
+from lattice.plasticity.native import plain
 from lattice.plasticity.plasticity import LEAST_THRESHOLD, MOST_THRESHOLD, Plasticity
 from lattice.plasticity.products import present
 from lattice.rewiring import highest
@@ -271,11 +272,10 @@ def test_slabs_and_parts_of_a_batch_give_what_the_whole_gives(rule, monkeypatch)
 
     whole = weights()
     monkeypatch.setattr(slabs, "SLAB_NUMBERS", 1)
-    monkeypatch.setattr(plasticity, "SLAB_NUMBERS", 1)
+    monkeypatch.setattr(pairs, "SLAB_NUMBERS", 1)
     torch.testing.assert_close(weights(), whole, rtol=1e-5, atol=1e-6)
-    for module in (update, spikes):  # the plain versions go by slabs
-        monkeypatch.setattr(module, "library", lambda main: None)
-    torch.testing.assert_close(weights(), whole, rtol=1e-5, atol=1e-6)
+    with plain():
+        torch.testing.assert_close(weights(), whole, rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_not_watched_does_not_teach():
