@@ -155,13 +155,13 @@ class Plasticity(nn.Module):
 
     def _finish(self, before: torch.Tensor, last: torch.Tensor) -> None:
         """All ticks of this micro-batch were seen: adds its products.  States as in `observe`."""
-        tally, (size, _, depth), ticks = self._tally, self.topology.shape, len(self._spikes)
+        tally, (size, width, depth), ticks = self._tally, self.topology.shape, len(self._spikes)
         before, last = before.float(), last.float()
         self._seen += len(last)
         if self._probe is None:
             self._probe = before[:1, self._heard].clone()
         activity = torch.empty(len(last), *self.topology.shape, device=last.device)
-        for rows in slabs(size, last[:, 0].numel()):
+        for rows in slabs(size, len(last) * width * depth * max(self.channels, ticks)):
             activity[:, rows] = last[:, rows].square().mean(3).sqrt()
             fired = torch.stack([spikes[:, rows] for spikes in self._spikes]).float()
             self._fired[rows] += fired.sum((0, 1))
