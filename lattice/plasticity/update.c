@@ -7,8 +7,8 @@
  *       conserve: tile by tile, a lane for each cell
  *       written: |w| with the sign it had
  *
- * Reading one line of each place in turn, 51 rows far apart, would wait for memory every time: hence strips.  What is counted
- * is added up by strips and these in order, so that nothing depends on the number of threads.
+ * Reading one line of each place in turn, rows far apart in three tensors, would wait for memory every time: hence strips.
+ * What is counted is added up by strips and these in order, so that nothing depends on the number of threads.
  */
 #include "connections.h"
 
@@ -42,7 +42,7 @@ typedef struct {
 typedef struct {
     Tile tiles[STRIP];
     int count;
-    vec moved[MAX_KEPT][STRIP];            /* the new |w| */
+    vec moved[MAX_KEPT][STRIP];                           /* the new |w| */
     int8_t first[MAX_KEPT][STRIP], last[MAX_KEPT][STRIP]; /* lanes whose connection exists: [first, last) */
 } Strip;
 
