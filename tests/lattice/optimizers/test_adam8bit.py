@@ -20,7 +20,7 @@ CHUNK = chunk_size(torch.device("cpu"))
 COUNTS = [1, 17, BLOCK, 5 * BLOCK - 1, 2 * CHUNK + 3 * BLOCK + 100]
 """Numbers: within a block, whole blocks, a short last one, and chunks that enter the table of random numbers elsewhere."""
 
-UPDATE, SCALE, MOST_CODES = 2e-6, 1e-6, 1e-4
+UPDATE, SCALE, MOST_CODES = 5e-6, 1e-6, 1e-4
 """Largest relative difference of what a weight moves by, beside the rounding of the weight itself; that of a scale; the
 share of codes that may differ."""
 
