@@ -32,6 +32,7 @@ import torch
 from lattice import health, micro_batch, optimizers
 from lattice.batches import Schedule, Sentences
 from lattice.callbacks import Callback
+from lattice.clipping import clip
 from lattice.discovery import discover
 from lattice.gradients import finding_scale, gradients
 from lattice.growth import carry_over
@@ -162,11 +163,11 @@ class Trainer:
         loss = gradients(self, rows)
         self.scaler.unscale_(self.optimizer)
         trainable = [p for group in self.optimizer.param_groups for p in group["params"]]
-        norm = float(torch.nn.utils.clip_grad_norm_(trainable, self.config.optimizer.clip))
+        norm = clip(trainable, self.config.optimizer.clip)
         progress.loss = loss if math.isfinite(loss) else None
         bad = health.why_bad(progress, loss, norm, self.config.training.spike_deviations)
         if not bad:
-            self.scaler.step(self.optimizer)
+            self.scaler.step(self.optimizer, finite=True)
             health.note_loss(progress, loss)
             if self.model.lattice is not None and self.plastic:
                 self.model.lattice.learn(self.config.plasticity.rate * PROFILE_RATE[self.stage.profile])

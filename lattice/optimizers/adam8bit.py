@@ -4,15 +4,22 @@ A block's largest magnitude is its scale; codes are even in a root of what they 
 digits: the first moment in its square root (127 steps and a sign, down to 6e-5 of the scale), the second in its fourth
 root (255 steps, down to 2e-10).  Rounding is random: to the nearest, a moment that decays by less than half a step would
 never decay.  The random numbers are one table, entered at a place that step and chunk name: a resumed run rounds alike.
+
+Parameters are fp32.  On the CPU `adam8bit.c` makes a step in one pass over memory; elsewhere, and where there is no compiler,
+`plain_step` does it in torch, in some twenty passes over small pieces.
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Callable
+from importlib import resources
 
 import torch
 import torch.nn.functional as F
 
+from lattice.kernels.native import KernelUnavailable, compiled, pointer
 from lattice.optimizers.chunks import chunk_size
 from presets.optimizer_state import BLOCK
 
@@ -40,12 +47,30 @@ class Adam8bit:
         }
 
     def step(self, p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], rate: float) -> None:
+        kernel = _library() if p.device.type == "cpu" else None
+        if kernel is None:
+            self.plain_step(p, grad, state, rate)
+            return
+        state["step"] += 1
+        size, (beta1, beta2) = chunk_size(p.device), self._betas
+        places = self._places(int(state["step"]), -(-p.numel() // size))
+        kernel.adam8bit_step(
+            ctypes.byref(_Rates(1 - beta1, 1 - beta2, beta2, *self._corrected(rate, float(state["step"])))),
+            *map(ctypes.c_int64, (p.numel(), size // BLOCK)), (ctypes.c_int64 * len(places))(*places),
+            *map(pointer, (self._dither(p.device), grad, p)),
+            pointer(state["exp_avg"], torch.int8), pointer(state["exp_avg_scale"]),
+            pointer(state["exp_avg_sq"], torch.uint8), pointer(state["exp_avg_sq_scale"]),
+        )  # fmt: skip
+
+    def plain_step(self, p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor], rate: float) -> None:
+        """`step` in plain torch, on any device."""
         beta1, beta2 = self._betas
         state["step"] += 1
-        step = float(state["step"])
-        rate, correction = rate / (1 - beta1**step), (1 - beta2**step) ** 0.5
-        for i, (weight, g, *codes) in enumerate(_chunks(p, grad, state)):
-            g, dither = in_blocks(g), self._dither(int(step), i, p.device)
+        rate, correction = self._corrected(rate, float(state["step"]))
+        chunks = list(_chunks(p, grad, state))
+        places, table = self._places(int(state["step"]), len(chunks)), self._dither(p.device)
+        for place, (weight, g, *codes) in zip(places, chunks, strict=True):
+            g, dither = in_blocks(g), table[place : place + chunk_size(p.device)].view(-1, BLOCK)
             average = decoded_signed(codes[0], codes[1]).lerp_(g, 1 - beta1)
             square = decoded_unsigned(codes[2], codes[3]).mul_(beta2).addcmul_(g, g, value=1 - beta2)
             moved = average / square.sqrt().div_(correction).add_(EPSILON)
@@ -62,14 +87,37 @@ class Adam8bit:
         encode_unsigned(in_blocks(square.reshape(-1)), 0.5, new["exp_avg_sq"], new["exp_avg_sq_scale"])
         return new | {"step": state["step"]}
 
-    def _dither(self, step: int, chunk: int, device: torch.device) -> torch.Tensor:
-        """Numbers in 0..1 [blocks of a whole chunk, BLOCK]."""
-        size = chunk_size(device)
+    def _corrected(self, rate: float, step: float) -> tuple[float, float]:
+        """The rate over the first moment's bias correction, and the root of the second's."""
+        beta1, beta2 = self._betas
+        return rate / (1 - beta1**step), (1 - beta2**step) ** 0.5
+
+    def _dither(self, device: torch.device) -> torch.Tensor:
+        """Numbers in 0..1 [of a whole chunk + PLACES]."""
         if self._table.device != device or not len(self._table):
-            drawn = torch.rand(size + PLACES, generator=torch.Generator().manual_seed(0))
+            drawn = torch.rand(chunk_size(device) + PLACES, generator=torch.Generator().manual_seed(0))
             self._table = drawn.to(device)
-        place = (step * 40503 + chunk * 30011) % PLACES
-        return self._table[place : place + size].view(-1, BLOCK)
+        return self._table
+
+    def _places(self, step: int, chunks: int) -> list[int]:
+        """Where each chunk enters the table."""
+        return [(step * 40503 + chunk * 30011) % PLACES for chunk in range(chunks)]
+
+
+class _Rates(ctypes.Structure):
+    """As in adam8bit.c."""
+
+    _fields_ = [(name, ctypes.c_float) for name in ("take", "take_square", "keep_square", "rate", "correction")]
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The compiled step, or None where it can't be built."""
+    source = resources.files("lattice.optimizers").joinpath("adam8bit.c").read_text()
+    try:
+        return compiled("adam8bit.c", {"adam8bit.c": source}, f"-DBLOCK={BLOCK}")
+    except KernelUnavailable:
+        return None
 
 
 def _chunks(p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor]):

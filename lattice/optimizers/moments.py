@@ -22,13 +22,13 @@ CONNECTIONS = "lattice.weights/"
 """Begins the names of what is kept for connections."""
 
 
-def named(optimizer: torch.optim.Optimizer, model: TextLattice) -> State:
+def named(optimizer: PartWise, model: TextLattice) -> State:
     """The optimizer's tensors; no copies."""
     names = {p: name for name, p in model.named_parameters()}
     return {f"{names[p]}/{key}": value for p, state in optimizer.state.items() for key, value in state.items()}
 
 
-def load(optimizer: torch.optim.Optimizer, model: TextLattice, tensors: State) -> None:
+def load(optimizer: PartWise, model: TextLattice, tensors: State) -> None:
     """Takes copies of what was kept for parameters that exist here, where this optimizer keeps the same of them."""
     names = {p: name for name, p in model.named_parameters()}
     for group in optimizer.param_groups:
@@ -39,7 +39,7 @@ def load(optimizer: torch.optim.Optimizer, model: TextLattice, tensors: State) -
                 optimizer.state[p] = {key: value.clone().to(p.device) for key, value in found.items()}
 
 
-def grown(optimizer: torch.optim.Optimizer, tensors: State, old: Lattice | None, new: Lattice | None) -> State:
+def grown(optimizer: PartWise, tensors: State, old: Lattice | None, new: Lattice | None) -> State:
     """Named tensors for the model of another stage: those of size-free parts as they are.
 
     Those of connections go to where their connection is now, or are left out where the lattice has another topology.
@@ -54,30 +54,26 @@ def grown(optimizer: torch.optim.Optimizer, tensors: State, old: Lattice | None,
     return rest
 
 
-def rewire(
-    optimizer: torch.optim.Optimizer, weights: torch.Tensor, shape: torch.Size, old: Pattern | None, new: Pattern | None
-) -> None:
+def rewire(optimizer: PartWise, weights: torch.Tensor, shape: torch.Size, old: Pattern | None, new: Pattern | None) -> None:
     """The moments of connections follow `weights`, which had this shape, from one pattern to another, or start anew."""
     if state := optimizer.state.get(weights):
         optimizer.state[weights] = _moved(optimizer, state, shape, lambda of: moved_weights(of, old, new))
 
 
-def _layout(optimizer: torch.optim.Optimizer, part: str, p: torch.Tensor) -> dict[str, tuple[torch.Size, torch.dtype]]:
+def _layout(optimizer: PartWise, part: str, p: torch.Tensor) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Shape and dtype of each tensor that the optimizer keeps for a parameter of a part."""
     empty = torch.empty_like(p, device="meta")
-    if isinstance(optimizer, PartWise) and part in optimizer.rules:
+    if part in optimizer.rules:
         state = optimizer.rules[part].start(empty)
     else:
         state = {"step": torch.empty(()), "exp_avg": empty, "exp_avg_sq": empty}
     return {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}
 
 
-def _moved(
-    optimizer: torch.optim.Optimizer, state: State, shape: torch.Size, move: Callable[[torch.Tensor], torch.Tensor]
-) -> State:
+def _moved(optimizer: PartWise, state: State, shape: torch.Size, move: Callable[[torch.Tensor], torch.Tensor]) -> State:
     """The state of connections (of this shape before) that `move` takes to another pattern; empty where it starts anew."""
     if not state:
         return {}
-    if isinstance(optimizer, PartWise):
-        return optimizer.rules["connections"].moved(state, shape, move)
+    if rule := optimizer.rules.get("connections"):
+        return rule.moved(state, shape, move)
     return {name: value if name == "step" else move(value) for name, value in state.items()}

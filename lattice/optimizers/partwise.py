@@ -1,4 +1,6 @@
-"""One optimizer of several rules: text and ports by torch's fused AdamW, cells and connections by what the config names."""
+"""One optimizer of several rules: text and ports by torch's fused AdamW, cells and connections by what the config names.
+
+With `adamw` there are no rules, and it takes them all."""
 
 from __future__ import annotations
 
@@ -51,11 +53,14 @@ class PartWise(torch.optim.Optimizer):
         self._adamw.state = self.state
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        """Raises FloatingPointError, and changes nothing, where a gradient that a rule would take is not finite."""
+    def step(self, closure: None = None, finite: bool = False) -> None:
+        """Raises FloatingPointError, and changes nothing, where a gradient that a rule would take is not finite.
+
+        `finite` says that all of them are known to be: it spares a pass over them.
+        """
         own = [(group, p) for group in self.param_groups if group["part"] in self.rules for p in group["params"]]
         own = [(group, p) for group, p in own if p.grad is not None]
-        if not all(bool(torch.isfinite(torch.linalg.vector_norm(p.grad))) for _, p in own):
+        if not finite and not all(bool(torch.isfinite(torch.linalg.vector_norm(p.grad))) for _, p in own):
             raise FloatingPointError("a gradient of cells or connections is not finite; no step was taken")
         self._adamw.step()
         for group, p in own:
@@ -65,13 +70,12 @@ class PartWise(torch.optim.Optimizer):
             rule.step(p, p.grad.contiguous(), self.state[p], float(group["lr"]))
 
 
-def build(config: RunConfig, stage: Stage, model: TextLattice) -> torch.optim.Optimizer:
+def build(config: RunConfig, stage: Stage, model: TextLattice) -> PartWise:
     """The optimizer of what is trained of a stage's model."""
     section = config.optimizer
     parts, betas = groups(model, section.weight_decay), (section.beta1, section.beta2)
-    if section.name == "adamw":
-        return torch.optim.AdamW(parts, lr=section.learning_rate, betas=betas, fused=True)
-    return PartWise(parts, {part: _rule(config, stage, part) for part in OWN}, section.learning_rate, betas)
+    rules = {} if section.name == "adamw" else {part: _rule(config, stage, part) for part in OWN}
+    return PartWise(parts, rules, section.learning_rate, betas)
 
 
 def _rule(config: RunConfig, stage: Stage, part: str) -> Rule:
