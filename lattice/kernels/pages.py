@@ -20,8 +20,9 @@ import weakref
 import torch
 
 PAGE = 2 * 1024 * 1024
-LARGE = 32 * 1024 * 1024
-"""Bytes from which malloc always maps fresh memory (glibc's largest threshold)."""
+LARGE = 16 * 1024 * 1024
+"""Bytes from which memory is kept here.  malloc always maps fresh memory from 32 MiB on, and gives back what is free at the
+end of its heap from 64 MiB on, which a few tensors of 20 MB are; those of 6 MB it keeps in the cache better than this does."""
 
 SPARE = 1.125
 """How many times larger than asked for a mapping may be that is used again; the rest of it is of no use meanwhile."""
