@@ -115,7 +115,10 @@ def peak_bytes(device: torch.device) -> int:
 def start(
     config: RunConfig, preset: str, runs_dir: Path, callbacks: list[Callback], leaks: LeakMonitor | None = None
 ) -> Outcome:
-    """A new run, to its end; `leaks` where its window reaches beyond the run.  Raises Stop if it can't begin."""
+    """A new run, to its end; `leaks` where its window reaches beyond the run, in a process of several.
+
+    Raises Stop if it can't begin.
+    """
     device, corpus = prepare(config)
     tokenizer = _tokenizer(corpus, config.text.vocabulary)
     folder = None
@@ -197,10 +200,11 @@ def _train(
             monitor, recovery = DecodeMonitor(), Recovery(folder.checkpoints)
             watching = [monitor, PlasticityMonitor(), VolumeMonitor(folder.volumes), MemoryMonitor(), recovery]
             if leaks is None:
+                watching.append(Measuring(measured.place()))  # else other runs' peaks would be taken for this one's
                 leaks = LeakMonitor(stack.enter_context(contextlib.closing(Detector())))
             leaks.detector.join("feed", Buffer(feed.held, RECENT))
             # The leak monitor last, when all that a step leaves behind is there.
-            hung = [record, *callbacks, *shaping(), *watching, checkpointer, Measuring(measured.place()), leaks]
+            hung = [record, *callbacks, *shaping(), *watching, checkpointer, leaks]
             plans = planning.for_training(config, device.type, device_name(device))
             trainer = Trainer(config, tokenizer, train, valid, device, hung, plans)
             trainer.recovery = recovery
