@@ -11,7 +11,8 @@ typedef struct { /* as in spikes.py */
     int64_t batch, columns, channels, depth;
 } Shape;
 
-/* Those whose state changes by more than their threshold, RMS over channels.  `before` is NULL at the first state: then the change is the state itself. */
+/* Those whose state changes by more than their threshold, RMS over channels.  `before` is NULL at the first state: then the
+ * change is the state itself. */
 void spikes(const Shape *shape, const float *now, const float *before, const float *threshold, uint8_t *fired) {
     const int64_t Z = shape->depth;
 #pragma omp parallel for schedule(static)
