@@ -57,7 +57,7 @@ class Mappings:
         fitting = [mapping for mapping in self._idle if count <= len(mapping) <= SPARE * count]
         if not fitting:
             return None
-        mapping = min(fitting, key=len)
+        mapping = min(reversed(fitting), key=len)  # the latest of the smallest: a cache may still hold it
         self._idle.remove(mapping)
         return mapping
 
