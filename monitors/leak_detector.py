@@ -160,9 +160,9 @@ class Detector:
             return
         passed = self._samples - state.since
         if passed == SITES_FIRST:
-            before = sys.getallocatedblocks()
+            before = _blocks()
             state.first = _sites()
-            state.taken = sys.getallocatedblocks() - before
+            state.taken = _blocks() - before
         elif passed == SITES_LAST:
             more = Counter(_sites())
             more.subtract(state.first)
@@ -189,6 +189,13 @@ def _fill_numpys_cache() -> None:
 
     for size in range(1, NUMPY_CACHED_BYTES):
         _ = [np.empty(size, np.uint8) for _ in range(NUMPY_CACHED_ARRAYS)]
+
+
+def _blocks() -> int:
+    """Blocks of Python's allocator in use, what waits to be collected left out."""
+    gc.collect()
+    _clear_type_cache()
+    return sys.getallocatedblocks()
 
 
 def _sites() -> dict[str, int]:
