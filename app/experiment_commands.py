@@ -86,6 +86,34 @@ def experiment_convergence(
     command.run(_request(source, (target, every, to_end), seeds, arms, own_arms, out, plot, as_json), search, search_steps)
 
 
+@experiment_app.command("optimizers")
+def experiment_optimizers(
+    preset: Preset = "small",
+    config: ConfigFile = None,
+    data: Data = None,
+    valid: Valid = None,
+    test: Test = None,
+    task: Task = None,
+    assignments: Assignments = [],
+    steps: Steps = None,
+    seeds: Seeds = 3,
+    target: Target = 1.0,
+    every: Every = 10,
+    to_end: ToEnd = True,
+    arms: Arms = None,
+    own_arms: OwnArms = [],
+    device: Device = None,
+    out: Out = None,
+    plot: Plot = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rules that keep less than AdamW for cells and connections: bytes, step time, the last loss, and what GaLore retains."""
+    from app.experiments import optimizers as command
+
+    source = preset, config, assignments, _given(data, valid, task, device), steps, test
+    command.run(_request(source, (target, every, to_end), seeds, arms, own_arms, out, plot, as_json))
+
+
 @experiment_app.command("plasticity")
 def experiment_plasticity(
     preset: Preset = "baseline",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -83,6 +83,12 @@ class Outcome:
     """Why training failed; "" if it did not."""
     growths: tuple[tuple[float | None, float | None], ...] = ()
     """Held-out loss right before and right after every growth, where that was looked at."""
+    optimizer_bytes: int | None = None
+    """Of all that the optimizer keeps at the end; None in results files from before it was counted."""
+    lattice_optimizer_bytes: int | None = None
+    """Of these, what is kept for cells and connections, whose optimizer `optimizer.name` chooses."""
+    retained: tuple[tuple[int, str, float, float], ...] = ()
+    """(step, part, share kept, share kept by a random projection) of gradients' energy, where that was looked at."""
 
     @property
     def loss(self) -> float | None:
@@ -130,6 +136,7 @@ class Looks(Callback):
         self.trained_cpu_s = 0.0
         """Until the last step that was done."""
         self.growths: list[tuple[float | None, float | None]] = []
+        self.retained: list[tuple[int, str, float, float]] = []
         self._start = gauges.cpu_seconds()
 
     def after_step(self, trainer: Trainer) -> None:
@@ -202,6 +209,9 @@ def train(
         connection_bytes=connection_bytes(trainer),
         failure=failure,
         growths=tuple(looks.growths),
+        optimizer_bytes=optimizer_bytes(trainer),
+        lattice_optimizer_bytes=optimizer_bytes(trainer, "lattice."),
+        retained=tuple(looks.retained),
     )
 
 
@@ -227,4 +237,14 @@ def connection_bytes(trainer: Trainer) -> int:
     own = {f"lattice.{name}": tensor for name, tensor in held if not name.startswith(NO_CONNECTIONS)}
     _, moments = trainer.tensors()
     tensors = [*own.values(), *(tensor for name, tensor in moments.items() if name.rpartition("/")[0] in own)]
+    return _bytes(tensors)
+
+
+def optimizer_bytes(trainer: Trainer, beginning: str = "") -> int:
+    """Bytes that the optimizer keeps for the parameters whose names begin so; in RAM or on the device."""
+    _, kept = trainer.tensors()
+    return _bytes(tensor for name, tensor in kept.items() if name.startswith(beginning))
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -16,24 +16,26 @@ from app import formats
 from app.experiments.experiment import Arm, Request
 from app.experiments.measure import Outcome
 from app.experiments.search import Trial
-from app.experiments.statistics import UNKNOWN, Effect, difference, rank, saved
+from app.experiments.statistics import UNKNOWN, Effect, change, difference, rank, saved
 
 Results = dict[str, list[Outcome]]
 """Outcomes of each arm, by seed."""
 
-Measure = Literal["steps", "cpu_s", "bleu"]
-"""Of an effect: shares of steps or CPU seconds saved, points of BLEU gained."""
+Measure = Literal["steps", "cpu_s", "bleu", "loss"]
+"""Of an effect: shares of steps or CPU seconds saved, points of BLEU gained, by which share the last loss differs."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm against a reference: shares of steps and CPU seconds to the target saved, and points of BLEU gained."""
+    """An arm against a reference: shares of steps and CPU seconds to the target saved, points of BLEU gained, and by which
+    share of the reference's last held-out loss the arm's is higher."""
 
     arm: str
     reference: str
     steps: Effect
     cpu_s: Effect
     bleu: Effect
+    loss: Effect
 
 
 def compare(results: Results, arm: str, reference: str, target: float) -> Comparison:
@@ -44,6 +46,7 @@ def compare(results: Results, arm: str, reference: str, target: float) -> Compar
         steps=saved([run.steps_to(target) for run in ours], [run.steps_to(target) for run in theirs]),
         cpu_s=saved([run.cpu_to(target) for run in ours], [run.cpu_to(target) for run in theirs]),
         bleu=difference([run.bleu for run in ours], [run.bleu for run in theirs]),
+        loss=change([run.loss for run in ours], [run.loss for run in theirs]),
     )
 
 
@@ -75,7 +78,7 @@ def show(finding: Finding, request: Request) -> None:
         print(json.dumps(as_json(finding, request), allow_nan=False))
         return
     console, target = Console(highlight=False), request.conditions.target
-    last = {"bleu": "BLEU gained", "cpu_s": "CPU s saved", "steps": "steps saved"}[finding.measure]
+    last = {"bleu": "BLEU gained", "cpu_s": "CPU s saved", "steps": "steps saved", "loss": "loss change"}[finding.measure]
     table = Table("arm", *finding.columns, last, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
@@ -105,7 +108,9 @@ def sentences(finding: Finding, request: Request) -> list[str]:
         if UNKNOWN in (versus.steps, versus.cpu_s):
             line = f"{versus.arm} against {versus.reference}: runs of both did not reach {target}, so savings are unknown"
         # Runs that stop at the target have nearly the same loss, and their BLEU says little.
-        lines.append(f"{line}; BLEU {effect_in_words(versus.bleu, 'bleu')}" if request.conditions.to_end else line)
+        if request.conditions.to_end:
+            line += f"; loss {effect_in_words(versus.loss, 'loss')}; BLEU {effect_in_words(versus.bleu, 'bleu')}"
+        lines.append(line)
     runs = [run for arm in finding.results.values() for run in arm]
     if missed := [run for run in runs if run.steps_to(request.conditions.target).censored and not run.failure]:
         budget = missed[0].budget
@@ -153,7 +158,7 @@ def effect_in_words(effect: Effect, measure: Measure) -> str:
         return "unknown"
     sign = {"at least": "≥", "at most": "≤"}.get(effect.bound, "")
     scale, unit = (1.0, "") if measure == "bleu" else (100.0, " %")
-    digits = "+.1f" if measure == "bleu" else ".0f"
+    digits = {"bleu": "+.1f", "loss": "+.1f"}.get(measure, ".0f")
     spread = "" if effect.low is None else f" ({scale * effect.low:{digits}} to {scale * effect.high:{digits}})"
     return f"{sign}{scale * effect.mean:{digits}}{unit}{spread}"
 
@@ -171,6 +176,10 @@ def _loss(runs: list[Outcome], _target: float) -> str:
     return "failed" if mean is None else f"{mean:.2f}"
 
 
+def _bytes(count: int | None) -> str:
+    return "-" if count is None else formats.bytes_(count)
+
+
 COLUMNS: dict[str, Callable[[list[Outcome], float], str]] = {
     "reached": lambda runs, target: f"{sum(not run.steps_to(target).censored for run in runs)}/{len(runs)}",
     "steps": lambda runs, target: _need([run.steps_to(target) for run in runs], ".0f"),
@@ -178,6 +187,7 @@ COLUMNS: dict[str, Callable[[list[Outcome], float], str]] = {
     "loss": _loss,
     "BLEU": lambda runs, _: formats.score(_mean([run.bleu for run in runs])),
     "connections": lambda runs, _: formats.bytes_(runs[0].connection_bytes),
+    "optimizer": lambda runs, _: _bytes(runs[0].lattice_optimizer_bytes),
     "ms/step": lambda runs, _: f"{1000 * statistics.mean(run.step_cpu_s for run in runs):.0f}",
 }
 """Column heads and what stands under them for the runs of an arm: means over seeds."""

@@ -71,6 +71,14 @@ def difference(candidate: Sequence[float | None], reference: Sequence[float | No
     return _effect([c - r for c, r in pairs], "exact")
 
 
+def change(candidate: Sequence[float | None], reference: Sequence[float | None]) -> Effect:
+    """candidate / reference - 1, paired by position; unknown where a value is missing."""
+    pairs = list(zip(candidate, reference, strict=True))
+    if not pairs or any(value is None for pair in pairs for value in pair):
+        return UNKNOWN
+    return _effect([c / r - 1 for c, r in pairs], "exact")
+
+
 def _effect(values: list[float], bound: Literal["exact", "at least", "at most"]) -> Effect:
     return Effect(statistics.mean(values), *interval(values), bound)
 

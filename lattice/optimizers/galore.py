@@ -1,4 +1,6 @@
-"""Tensor-GaLore (George et al. 2024, arXiv 2501.02379): AdamW's moments live in a low-rank projection of the gradient.
+"""Tensor-GaLore (George et al. 2024, arXiv 2501.02379, after GaLore, Zhao et al. 2024, arXiv 2403.03507).
+
+AdamW's moments live in a low-rank projection of the gradient:
 
     every `gap` steps   factors U_n [size, rank] of each mode but the first, from the gradient: higher-order SVD by the Gram
                         matrix of each mode's unfolding and its leading eigenvectors; moments are carried into them
@@ -43,7 +45,7 @@ class GaLore:
         state["step"] += 1
         step = float(state["step"])
         rate, correction = rate / (1 - beta1**step), (1 - beta2**step) ** 0.5
-        factors = _factors(state, p.dim())
+        factors = factors_of(state, p.dim())
         kept = torch.zeros((), dtype=torch.float64, device=p.device)
         for weight, g, average, square in zip(p, grad, state["exp_avg"], state["exp_avg_sq"], strict=True):
             projected = project(g, factors)
@@ -59,7 +61,7 @@ class GaLore:
         return {}  # a projection mixes all connections of an offset: start anew
 
     def _refresh(self, grad: torch.Tensor, state: dict[str, torch.Tensor]) -> None:
-        old = _factors(state, grad.dim())
+        old = factors_of(state, grad.dim())
         new = {mode: leading(gram(grad, mode), factor.shape[1]) for mode, factor in old.items()}
         if int(state["step"]):
             turns = {mode: (old[mode].T @ new[mode]) for mode in new}
@@ -75,7 +77,8 @@ def _factor(mode: int) -> str:
     return f"factor_{mode}"
 
 
-def _factors(state: dict[str, torch.Tensor], modes: int) -> dict[int, torch.Tensor]:
+def factors_of(state: dict[str, torch.Tensor], modes: int) -> dict[int, torch.Tensor]:
+    """{mode: its factor [size, rank]} of the state of a tensor with so many modes; modes of full rank have none."""
     return {mode: state[_factor(mode)] for mode in range(1, modes) if _factor(mode) in state}
 
 

@@ -1,0 +1,87 @@
+"""`experiment optimizers`: what keeping less than AdamW's two moments for cells and connections costs in loss.
+
+All runs go to their last step, so that losses are compared at the end of the same schedule.  Under GaLore the share of the
+gradient's energy that its projection retains is looked at as well, beside that of a random projection of the same ranks.
+
+The effect is the share by which the last held-out loss of the best arm that is not the reference, AdamW, is higher (below
+0: lower).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterator
+
+from app.experiments import plot, report
+from app.experiments.experiment import Arm, Experiment, Request, choose
+from app.experiments.measure import Conditions, Looks, Outcome
+from lattice.model import generator
+from lattice.optimizers.retained import of_step
+from lattice.trainer import Trainer
+from monitors import gauges
+
+ADAMW = "adamw"
+ARMS = tuple(Arm(name, (f"optimizer.name={name}",)) for name in (ADAMW, "galore", "adam8bit", "adafactor", "lion"))
+
+
+class EnergyLooks(Looks):
+    """Also looks at what GaLore's projection retains, every so often from the start."""
+
+    def __init__(self, conditions: Conditions) -> None:
+        super().__init__(conditions)
+        self._every = conditions.every
+
+    def after_step(self, trainer: Trainer) -> None:
+        super().after_step(trainer)
+        if (step := trainer.progress.step) % self._every == 0:
+            clock, draw = gauges.cpu_seconds(), generator(trainer.config.run.seed, "retained", step)
+            self.retained += [(step, found.part, found.kept, found.random) for found in of_step(trainer.optimizer, draw)]
+            self._looking += gauges.cpu_seconds() - clock
+
+
+def run(request: Request) -> None:
+    """Trains and prints.  Raises Stop."""
+    plot.check(request.plot)
+    arms = choose(ARMS, request.arms, request.own_arms)
+    experiment = Experiment("optimizers", request.source, request.conditions, arms, request.out, EnergyLooks)
+    results, target = experiment.run(arms, request.seeds), request.conditions.target
+    reference = ADAMW if ADAMW in results else None
+    best = min((name for name in results if name != ADAMW), key=lambda name: _mean_loss(results[name]), default=None)
+    main = report.compare(results, best, reference, target) if best and reference else None
+    columns = ("optimizer", "ms/step", "reached", "loss", "BLEU")
+    finding = report.Finding("optimizers", arms, results, experiment.scored, reference, main, [], "loss", columns)
+    if request.plot:
+        plot.draw(request.plot, "optimizers of cells and connections", results, target)
+    report.show(finding, request)
+    if not request.as_json:
+        for line in sentences(results):
+            print(line)
+
+
+def _mean_loss(runs: list[Outcome]) -> float:
+    return statistics.mean(math.inf if run.loss is None else run.loss for run in runs)
+
+
+def sentences(results: report.Results) -> Iterator[str]:
+    """What each arm keeps against AdamW, and which share of gradients' energy was retained where they were projected."""
+    whole = results[ADAMW][0] if ADAMW in results else None
+    for name, runs in results.items():
+        if whole is not None and name != ADAMW and (saving := _saving(runs[0], whole)):
+            yield f"{name} keeps {saving}"
+        for part in dict.fromkeys(part for run in runs for _, part, _, _ in run.retained):
+            looks = [look for run in runs for look in run.retained if look[1] == part]
+            kept, random = (statistics.mean(look[column] for look in looks) for column in (2, 3))
+            steps = [look[0] for look in looks]
+            first, last = (statistics.mean(look[2] for look in looks if look[0] == at) for at in (min(steps), max(steps)))
+            yield (
+                f"{name} retains {kept:.0%} of the energy of gradients of {part} (step {min(steps)}: {first:.0%}, "
+                f"step {max(steps)}: {last:.0%}), a random projection {random:.0%}"
+            )
+
+
+def _saving(run: Outcome, whole: Outcome) -> str:
+    if not (run.lattice_optimizer_bytes and whole.lattice_optimizer_bytes and run.optimizer_bytes and whole.optimizer_bytes):
+        return ""
+    lattice, both = run.lattice_optimizer_bytes / whole.lattice_optimizer_bytes, run.optimizer_bytes / whole.optimizer_bytes
+    return f"{lattice:.1%} of AdamW's bytes for cells and connections, {both:.1%} with those for text and ports"
