@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from app.experiments import convergence, experiment, plasticity, search, sparsity
+from app.experiments import convergence, experiment, optimizers, plasticity, search, sparsity
 from app.experiments.experiment import Arm, choose
 from app.experiments.search import Range
 
@@ -57,6 +57,7 @@ def refused(told, *parts: str) -> None:
     ("name", "arms"),
     [
         ("convergence", ["off-biased", "on-unbiased"]),
+        ("optimizers", ["adamw", "adam8bit"]),
         ("plasticity", ["gradient", "hybrid-bcm"]),
         ("sparsity", ["dense", "sparse-70"]),
     ],
@@ -71,10 +72,15 @@ def test_json_keeps_the_contract_and_tells_every_run(run, name, arms):
     assert found["low"] <= found["effect"] <= found["high"] and found["bound"] == "exact"
 
 
-@pytest.mark.parametrize("name", ["convergence", "plasticity", "sparsity"])
+@pytest.mark.parametrize("name", ["convergence", "optimizers", "plasticity", "sparsity"])
 def test_tables_fit_80_columns_with_every_arm_and_say_who_missed_the_target(run, name, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    arms = {"convergence": "*", "plasticity": "gradient,frozen,*three_factor+winners", "sparsity": "dense,sparse-?0"}[name]
+    arms = {
+        "convergence": "*",
+        "optimizers": "*",
+        "plasticity": "gradient,frozen,*three_factor+winners",
+        "sparsity": "dense,sparse-?0",
+    }[name]
     told = run(name, "--arms", arms, "--seeds", 1, "--target", 0.001)
     assert told.code == 0, told.err
     lines = told.out.splitlines()
@@ -101,7 +107,7 @@ def test_discovery_is_on_in_the_arms_with_waves_alone_and_a_setting_of_the_user_
 
 def test_every_arm_of_every_experiment_is_a_config_of_its_own():
     source = experiment.Source("progressive", None, [], {}, None, None)
-    for arms in (convergence.ARMS, plasticity.ARMS, sparsity.arms_of(3)):
+    for arms in (convergence.ARMS, optimizers.ARMS, plasticity.ARMS, sparsity.arms_of(3)):
         configs = [source.config(arm, 0) for arm in arms]
         assert len({config.model_dump_json() for config in configs}) == len(arms) == len({arm.name for arm in arms})
 

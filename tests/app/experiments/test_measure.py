@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from app.experiments import measure
-from app.experiments.measure import Conditions, Text, connection_bytes, train
+from app.experiments.measure import Conditions, Text, connection_bytes, optimizer_bytes, train
 from lattice.data import Corpus, Pair
 from lattice.grammar import generate
 from lattice.lattice3d import Lattice
 from lattice.trainer import Trainer, TrainingFailed
 from presets.layers import load
+from presets.optimizer_state import state_bytes
 from presets.schema import RunConfig
 
 CPU = torch.device("cpu")
@@ -121,6 +122,23 @@ def test_connection_bytes_are_those_of_the_weights_and_their_moments(text):
     trainer.step([0, 1])
     counter = next(iter(trainer.optimizer.state.values()))["step"]
     assert connection_bytes(trainer) == 3 * 4 * weights.numel() + counter.element_size()
+
+
+@pytest.mark.parametrize("name", ["adamw", "galore", "adam8bit", "adafactor", "lion"])
+def test_optimizer_bytes_are_those_that_are_planned_for_and_in_all_those_of_text_and_ports_too(text, name):
+    config = config_of(f"optimizer.name={name}", "connections.learning=gradient")
+    run = train(name, 0, config, text, CPU, dataclasses.replace(NEVER, limit=2))
+    trainer = Trainer(config, text.tokenizer, text.train, text.valid, CPU, [])
+    assert optimizer_bytes(trainer) == 0
+    trainer.step([0, 1])
+    stage = config.stages[0]
+    counters = sum(
+        4 for key in trainer.tensors()[1] if key.startswith("lattice.") and key.rpartition("/")[2] in ("step", "retained")
+    )
+    planned = state_bytes(config, stage, len(stage.topology("walls").offsets)) + counters
+    assert run.lattice_optimizer_bytes == optimizer_bytes(trainer, "lattice.") == planned
+    others = [p for group in trainer.optimizer.param_groups for p in group["params"] if group["part"] in ("text", "ports")]
+    assert run.optimizer_bytes == planned + sum(8 * p.numel() + 4 for p in others)
 
 
 def test_connections_that_do_not_learn_by_gradient_have_no_moments_and_no_lattice_has_no_connections(text):
