@@ -13,6 +13,8 @@ import math
 import statistics
 from collections.abc import Iterator
 
+from rich.console import Console
+
 from app.experiments import plot, report
 from app.experiments.experiment import Arm, Experiment, Request, choose
 from app.experiments.measure import Conditions, Looks, Outcome
@@ -55,8 +57,9 @@ def run(request: Request) -> None:
         plot.draw(request.plot, "optimizers of cells and connections", results, target)
     report.show(finding, request)
     if not request.as_json:
+        console = Console(highlight=False)
         for line in sentences(results):
-            print(line)
+            console.print(line, markup=False)
 
 
 def _mean_loss(runs: list[Outcome]) -> float:
