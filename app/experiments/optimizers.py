@@ -51,7 +51,7 @@ def run(request: Request) -> None:
     reference = ADAMW if ADAMW in results else None
     best = min((name for name in results if name != ADAMW), key=lambda name: _mean_loss(results[name]), default=None)
     main = report.compare(results, best, reference, target) if best and reference else None
-    columns = ("optimizer", "ms/step", "reached", "loss", "BLEU")
+    columns = ("optimizer", "ms/step", "reached", "steps", "loss", "BLEU")
     finding = report.Finding("optimizers", arms, results, experiment.scored, reference, main, [], "loss", columns)
     if request.plot:
         plot.draw(request.plot, "optimizers of cells and connections", results, target)
