@@ -24,7 +24,10 @@ from lattice.trainer import Trainer
 from monitors import gauges
 
 ADAMW = "adamw"
-ARMS = tuple(Arm(name, (f"optimizer.name={name}",)) for name in (ADAMW, "galore", "adam8bit", "adafactor", "lion"))
+ARMS = (
+    *(Arm(name, (f"optimizer.name={name}",)) for name in (ADAMW, "galore", "adam8bit", "lion", "adafactor")),
+    Arm("adafactor-no-momentum", ("optimizer.name=adafactor", "optimizer.momentum=off")),
+)
 
 
 class EnergyLooks(Looks):
