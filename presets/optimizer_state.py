@@ -64,7 +64,7 @@ def _bytes_of(section: Optimizer, part: str, shape: Shape, rank: float) -> int:
             return 2 * (numbers + 4 * -(-numbers // BLOCK))
         case "adafactor":
             factors = numbers // shape[-1] + numbers // shape[factored_axis(part, len(shape))]
-            return 4 * factors + 2 * numbers * (section.momentum != "off")
+            return 4 * factors + 2 * numbers * (section.momentum == "bf16")
         case "lion":
             return 2 * numbers
         case "galore":

@@ -391,8 +391,8 @@ def _savings(config: RunConfig, index: int, micro_batch: int, budget: int, kerne
             whole = _with(config, run=_with(config.run, precision="fp32"))
             trials["run.precision=fp32"] = whole, stage, micro_batch, "native"
         if config.optimizer.name == "adamw":
-            coded = _with(config, optimizer=_with(config.optimizer, name="adam8bit"))
-            trials["optimizer.name=adam8bit"] = coded, stage, micro_batch, runs
+            factored = _with(config, optimizer=_with(config.optimizer, name="adafactor"))
+            trials["optimizer.name=adafactor"] = factored, stage, micro_batch, runs
         if not config.training.checkpoint_ticks:
             segment = _root(stage)
             segmented = _in_segments(config, segment)

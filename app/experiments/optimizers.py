@@ -26,7 +26,7 @@ from monitors import gauges
 ADAMW = "adamw"
 ARMS = (
     *(Arm(name, (f"optimizer.name={name}",)) for name in (ADAMW, "galore", "adam8bit", "lion", "adafactor")),
-    Arm("adafactor-no-momentum", ("optimizer.name=adafactor", "optimizer.momentum=off")),
+    Arm("adafactor-momentum", ("optimizer.name=adafactor", "optimizer.momentum=bf16")),
 )
 
 

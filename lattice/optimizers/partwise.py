@@ -87,6 +87,6 @@ def _rule(config: RunConfig, stage: Stage, part: str) -> Rule:
         case "adam8bit":
             return Adam8bit(betas)
         case "adafactor":
-            return Adafactor(part, betas, section.momentum != "off")
+            return Adafactor(part, betas, section.momentum == "bf16")
         case _:
             return Lion(LION_RATE if section.lion_rate is None else section.lion_rate)

@@ -387,13 +387,13 @@ def test_bf16_on_the_cpu_is_offered_fp32_whose_kernel_takes_less() -> None:
     assert stage.savings["run.precision=fp32"] == stage.total_bytes - whole.total_bytes > 0
 
 
-def test_8_bit_moments_and_segments_of_ticks_are_offered_where_they_are_not_on_yet() -> None:
+def test_factored_moments_and_segments_of_ticks_are_offered_where_they_are_not_on_yet() -> None:
     heavy = ["optimizer.name=adamw", "training.checkpoint_ticks=0", "training.micro_batch=1"]
     stage = planned("large", *heavy)
-    assert {"optimizer.name=adam8bit", "training.checkpoint_ticks=4"} <= set(stage.savings)
-    for switch in ("optimizer.name=adam8bit", "training.checkpoint_ticks=4"):
+    assert {"optimizer.name=adafactor", "training.checkpoint_ticks=4"} <= set(stage.savings)
+    for switch in ("optimizer.name=adafactor", "training.checkpoint_ticks=4"):
         assert stage.total_bytes - planned("large", *heavy, switch).total_bytes == stage.savings[switch] > 0
-    assert {"optimizer.name=adam8bit", "training.checkpoint_ticks=4"}.isdisjoint(planned("large").savings)
+    assert {"optimizer.name=adafactor", "training.checkpoint_ticks=4"}.isdisjoint(planned("large").savings)
 
 
 @pytest.mark.parametrize("changes", [[], ["run.precision=fp32"]], ids=["bf16", "fp32"])

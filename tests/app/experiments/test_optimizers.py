@@ -33,7 +33,7 @@ def test_every_arm_trains_by_the_optimizer_it_is_named_after():
     source = Source("small", None, [], {}, None, None)
     found = {arm.name: source.config(arm, 0).optimizer for arm in ARMS}
     assert all(name.startswith(section.name) for name, section in found.items()) and len(found) == 6
-    assert [name for name, section in found.items() if section.momentum == "off"] == ["adafactor-no-momentum"]
+    assert [name for name, section in found.items() if section.momentum == "bf16"] == ["adafactor-momentum"]
 
 
 def test_the_energy_is_looked_at_every_so_often_through_all_stages_for_cells_and_connections(text):

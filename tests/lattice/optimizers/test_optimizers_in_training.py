@@ -21,7 +21,7 @@ OPTIMIZERS = {
     "galore by budget": ("optimizer.name=galore", "optimizer.tensor_budget_gb=2e-5"),
     "adam8bit": ("optimizer.name=adam8bit",),
     "adafactor": ("optimizer.name=adafactor",),
-    "adafactor without momentum": ("optimizer.name=adafactor", "optimizer.momentum=off"),
+    "adafactor with momentum": ("optimizer.name=adafactor", "optimizer.momentum=bf16"),
     "lion": ("optimizer.name=lion",),
 }
 CLUSTERS = tuple(f"stages.{i}.clustering.clusters=3" for i in (0, 1))
