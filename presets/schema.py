@@ -382,7 +382,7 @@ class Optimizer(Section):
         None, description="galore: GB that it may keep of the lattice, instead of a tensor_rank"
     )
     gap: Count | None = Field(None, description="galore: steps between new factors; none = 100")
-    momentum: Literal["bf16", "off"] | None = Field(None, description="adafactor: first moment; default off, which learns better")
+    momentum: Literal["bf16", "off"] | None = Field(None, description="adafactor: first moment; none = off, which is better")
     lion_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
         None, description="lion: its learning rates relative to AdamW's; none = 0.3"
     )
