@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import statistics
@@ -52,8 +53,11 @@ def test_an_interrupted_bench_ends_its_engine_and_removes_its_folder(process, tm
     monkeypatch.setenv("TMPDIR", str(place))
 
     def engines() -> list[psutil.Process]:
-        mine = psutil.Process(bench.popen.pid).children(recursive=True)
-        return [child for child in mine if "train" in child.cmdline()]
+        found = []
+        for child in psutil.Process(bench.popen.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended since
+                found += [child] * ("train" in child.cmdline())
+        return found
 
     with process(tmp_path, "bench", "tui", *SMALL, "--keys", 10_000) as bench:
         (engine,) = bench.until(engines)
