@@ -291,7 +291,8 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int, kernel: str |
     """Bytes by component, in the order of the table; `kernel=None` is the one assumed."""
     channels, itemsize = config.lattice.channels, STATE_BYTES[config.run.precision]
     functional, clusters = stage.clustering.functional, stage.clustering.clusters
-    compiled = (kernel or assumed_kernel(config)) in ("compiled", "reference")
+    runs = kernel or assumed_kernel(config)
+    compiled = runs in ("compiled", "reference")
 
     text = encoder_size(config.text) + config.text.decoder_size(config.text.decoder_feed_forward())
     cells = 0
@@ -322,6 +323,7 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int, kernel: str |
         in_backward += offsets * cells * (1 + weights_learn)
         if config.training.batch > micro_batch:
             in_backward += weights * weights_learn  # made compact before it is added to the step's
+    heard = _heard(stage, config.lattice.boundary) if sparse and runs in ("native", "either") else 0
     if sparse and stage.rewiring.regrow == "gradient":
         in_backward += 4 * weights  # a probe's copy with as many absent connections, and its gradient
     # After backward, clipping and the optimizers work in place, or in small chunks.
@@ -335,9 +337,20 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int, kernel: str |
         "gradients": FLOAT * trained,
         "optimizer": 2 * FLOAT * text + state_bytes(config, stage, kept),
         "states": micro_batch * states_kept(config, stage) * state * itemsize,
-        "temporaries": micro_batch * (in_tick + FLOAT * activations(config, stage)) + FLOAT * in_backward,
+        "temporaries": micro_batch * (in_tick + FLOAT * activations(config, stage)) + FLOAT * in_backward + heard,
         "runtime": CONTEXT_BYTES if config.run.device.startswith("cuda") else _process(config),
     }
+
+
+def _heard(stage: Stage, boundary: str) -> int:
+    """Bytes of pruned connections by the tile that they lead to, as the native kernel lists them for a backward.
+
+    Owners at another place of their tile than the cell of its own lie in two, each of which may keep the offset.
+    """
+    offsets = stage.topology(boundary).offsets
+    share, tiles = stage.kept(0) / len(offsets), math.prod(stage.shape[:2]) * -(-stage.shape[2] // TILE)
+    led = sum(share if dz % TILE == 0 else 1 - (1 - share) ** 2 for _, _, dz in offsets)
+    return round(led * tiles * (FLOAT * TILE + 1))
 
 
 def _plasticity(config: RunConfig, stage: Stage, weights: int, cells: int, state: int, micro_batch: int) -> int:

@@ -122,9 +122,13 @@ class CompiledKernel:
         assert pattern is None, "dense connections only"
         return self._forward(state, weights, cells, extra, drive, self._topology, epsilon)
 
+    def transposed(self, weights, pattern):
+        return None
+
     def backward(
-        self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive, pattern=None, fresh=False
-    ):
+        self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive,
+        pattern=None, fresh=False, heard=None,
+    ):  # fmt: skip
         assert pattern is None, "dense connections only"
         total_weights = [] if grad_weights is None else list(grad_weights)
         if fresh:

@@ -30,9 +30,13 @@ class Kernel(Protocol):
 
     def empty_state(self, shape: tuple[int, ...], zero: bool = False) -> torch.Tensor: ...
     def forward(self, state, weights, cells, extra, drive, epsilon, pattern=None) -> torch.Tensor: ...
+    def transposed(self, weights, pattern) -> object | None:
+        """What the backwards of all ticks can share and take as `heard`; None where there is nothing."""
+
     def backward(
-        self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive, pattern=None, fresh=False
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...
+        self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive,
+        pattern=None, fresh=False, heard=None,
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...  # fmt: skip
 
 
 class Observer(Protocol):
@@ -172,6 +176,7 @@ class _Propagate(torch.autograd.Function):
             grad[..., -1] = face
         else:
             grad = grad.clone(memory_format=torch.contiguous_format)  # kernels overwrite it, and it is not ours
+        heard = kernel.transposed(weights, run.pattern)
         for tick in reversed(range(run.ticks)):
             if tick not in states:
                 for begun in range(tick // run.segment * run.segment, tick):
@@ -181,8 +186,9 @@ class _Propagate(torch.autograd.Function):
                 run.observer.signal(tick, grad, state)
             extra = None if functional is None else functional.message(state)
             grad, grad_message = kernel.backward(
-                grad, state, weights, cells, extra, NORM_EPSILON, grad_cells, grad_weights, grad_drive, run.pattern, fresh
-            )
+                grad, state, weights, cells, extra, NORM_EPSILON, grad_cells, grad_weights, grad_drive,
+                run.pattern, fresh, heard,
+            )  # fmt: skip
             fresh = False
             if functional is not None:
                 functional.add_gradients(grad_message, state, grad_gain, grad, grad_drive)

@@ -216,16 +216,56 @@ void tick_backward_cells(const Geometry *g, const Connections *net, const float 
     }
 }
 
-/* Second half: grad_state[j] += sum_k w_k[j - o_k] * grad_message[j - o_k], gathered so that no two threads write one cell.
- * Where given, grad_drive [B, X, Y, C] += grad_state[z = 0]. */
-void tick_backward_state(const Geometry *g, const Connections *net, const float *grad_message, float *grad_state,
-                         float *grad_drive) {
+/* Of sparse connections, how many lead to each tile: start[t + 1] - start[t]. */
+void tick_count_hearing(const Geometry *g, const Connections *net, int64_t *start) {
+    const int64_t total = g->size_x * g->size_y * tiles_of_column(g);
+#pragma omp parallel for schedule(static)
+    for (int64_t strip = 0; strip < strips(g); strip++) {
+        Tile tiles[STRIP];
+        Hearing h;
+        const int count = place_strip(tiles, g, strip);
+        for (int t = 0; t < count; t++) {
+            int64_t found = 0;
+            for (int64_t k = 0; k < g->offsets; k++) found += heard_by(&h, g, net, &tiles[t], k, CHANNELS);
+            start[strip * STRIP + t + 1] = found;
+        }
+    }
+    start[0] = 0;
+    for (int64_t t = 0; t < total; t++) start[t + 1] += start[t];
+}
+
+/* Their offsets and weights, in the order of tick_count_hearing's `start`. */
+void tick_transpose(const Geometry *g, const Connections *net, const int64_t *start, uint8_t *offset, float *weight) {
+    const int64_t size = g->size_x * g->size_y * g->size_z;
+#pragma omp parallel for schedule(static)
+    for (int64_t strip = 0; strip < strips(g); strip++) {
+        Tile tiles[STRIP];
+        Hearing h;
+        const int count = place_strip(tiles, g, strip);
+        int64_t next[STRIP];
+        for (int t = 0; t < count; t++) next[t] = start[strip * STRIP + t];
+        for (int64_t k = 0; k < g->offsets; k++)
+            for (int t = 0; t < count; t++) {
+                if (!heard_by(&h, g, net, &tiles[t], k, CHANNELS)) continue;
+                vec w = {0};
+                if (h.lower != NONE) w += load_lanes(net->weights + h.lower * size + h.owners, h.first, h.cut);
+                if (h.upper != NONE) w += load_lanes(net->weights + h.upper * size + h.owners, h.cut, h.last);
+                offset[next[t]] = (uint8_t)k;
+                store_lanes(weight + next[t]++ * LANES, w, LANES);
+            }
+    }
+}
+
+/* Second half: grad_state[j] += sum_k w_k[j - o_k] * grad_message[j - o_k], gathered so that no two threads write one cell;
+ * `heard` is null where connections are dense.  Where given, grad_drive [B, X, Y, C] += grad_state[z = 0]. */
+void tick_backward_state(const Geometry *g, const Connections *net, const Transposed *heard, const float *grad_message,
+                         float *grad_state, float *grad_drive) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, block = CHANNELS * Z, sample = columns * block;
 #pragma omp parallel for schedule(static)
     for (int64_t strip = 0; strip < strips(g); strip++) {
         Tile tiles[STRIP];
         const int count = place_strip(tiles, g, strip);
-        gather_hearing(tiles, count, g, net, CHANNELS);
+        gather_hearing(tiles, count, g, net, heard, CHANNELS);
         for (const Tile *tile = tiles; tile < tiles + count; tile++) {
             const int n = tile->n;
             const int64_t base = tile->column * block + tile->z0, ahead = to_lines_ahead(tile, Z);

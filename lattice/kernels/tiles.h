@@ -112,34 +112,59 @@ static void gather_heard(Tile *tiles, int count, const Geometry *g, const Connec
         }
 }
 
-/* The connections that lead to the tiles, from the cells i - o_k that hear them, each with its owner's weight (the transpose). */
-static void gather_hearing(Tile *tiles, int count, const Geometry *g, const Connections *net, int channels) {
+/* A connection of offset k that leads to a tile, from the cells i - o_k that hear it: where their weights are. */
+typedef struct {
+    int first, last, cut;  /* lanes that have an owner inside; `cut` is the first whose owner lies in the second of two tiles */
+    int lower, upper;      /* slots of the two tiles of owners, NONE where they do not keep the offset */
+    int64_t owners, shift; /* from the cells to their owners: in a weight tensor's rows, and in a state buffer, in floats */
+} Hearing;
+
+/* Fills `h`; returns whether there is such a connection. */
+static inline int heard_by(Hearing *h, const Geometry *g, const Connections *net, const Tile *tile, int64_t k, int channels) {
+    const int64_t owner = column_at(g, tile, -g->dx[k], -g->dy[k]), start = tile->z0 - g->dz[k]; /* may lie outside */
+    lanes_inside(g, tile, -g->dz[k], &h->first, &h->last);
+    if (owner < 0 || h->first >= h->last) return 0;
+    h->owners = owner * g->size_z + start;
+    h->shift = (owner - tile->column) * channels * g->size_z - g->dz[k];
+    h->cut = h->last;
+    h->lower = h->upper = (int)k;
+    if (!net->slot) return 1;
+    const int64_t of_first = (start + h->first) / LANES, next = (of_first + 1) * LANES - start;
+    const uint8_t *slot = net->slot + (k * g->size_x * g->size_y + owner) * tiles_of_column(g) + of_first;
+    if (next < h->last) h->cut = (int)next;
+    h->lower = slot[0];
+    h->upper = h->cut < h->last ? slot[1] : NONE;
+    return h->lower != NONE || h->upper != NONE;
+}
+
+/* Connections by the tile that they lead to (the transpose), for sparse ones, whose places must be looked up one by one:
+ * those of tile t, counted along the columns, are start[t] .. start[t + 1]. */
+typedef struct {
+    const int64_t *start;
+    const uint8_t *offset;
+    const float *weight; /* LANES each: what the owners hear the tile's cells with */
+} Transposed;
+
+/* The connections that lead to the tiles; `heard` is null where they are dense. */
+static void gather_hearing(Tile *tiles, int count, const Geometry *g, const Connections *net, const Transposed *heard,
+                           int channels) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, per_column = tiles_of_column(g);
-    for (int64_t k = 0; k < g->offsets; k++)
-        for (int t = 0; t < count; t++) {
-            Tile *tile = &tiles[t];
-            const int64_t owner = column_at(g, tile, -g->dx[k], -g->dy[k]);
-            const int64_t start = tile->z0 - g->dz[k]; /* depth of the first lane's owner, may lie outside */
-            int first, last;
-            lanes_inside(g, tile, -g->dz[k], &first, &last);
-            if (owner < 0 || first >= last) continue;
-            const float *weights = net->weights + owner * Z + start;
-            const int64_t shift = (owner - tile->column) * channels * Z - g->dz[k];
-            if (!net->slot) {
-                weights += k * columns * Z;
+    Hearing h;
+    if (!heard) {
+        for (int64_t k = 0; k < g->offsets; k++)
+            for (int t = 0; t < count; t++) {
+                if (!heard_by(&h, g, net, &tiles[t], k, channels)) continue;
+                const float *weights = net->weights + k * columns * Z + h.owners;
                 __builtin_prefetch(weights + STRIP * LANES);
-                append(tile, load_lanes(weights, first, last), shift, k, k);
-                continue;
+                append(&tiles[t], load_lanes(weights, h.first, h.last), h.shift, k, k);
             }
-            /* The owners straddle two tiles at most; `cut` is the first lane that belongs to the second. */
-            const int64_t lower = (start + first) / LANES, next = (lower + 1) * LANES - start;
-            const int cut = next < last ? (int)next : last;
-            const uint8_t *slot = net->slot + (k * columns + owner) * per_column + lower;
-            const int one = slot[0], two = cut < last ? slot[1] : NONE;
-            if (one == NONE && two == NONE) continue;
-            vec w = {0};
-            if (one != NONE) w += load_lanes(weights + one * columns * Z, first, cut);
-            if (two != NONE) w += load_lanes(weights + two * columns * Z, cut, last);
-            append(tile, w, shift, k, NONE);
+        return;
+    }
+    for (Tile *tile = tiles; tile < tiles + count; tile++) {
+        const int64_t number = tile->column * per_column + tile->z0 / LANES;
+        for (int64_t i = heard->start[number]; i < heard->start[number + 1]; i++) {
+            const int64_t k = heard->offset[i], owner = column_at(g, tile, -g->dx[k], -g->dy[k]);
+            append(tile, load(heard->weight + i * LANES), (owner - tile->column) * channels * Z - g->dz[k], k, NONE);
         }
+    }
 }

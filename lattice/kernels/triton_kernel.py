@@ -86,9 +86,13 @@ class TritonKernel:
         )  # fmt: skip
         return out
 
+    def transposed(self, weights, pattern):
+        return None
+
     def backward(
-        self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive, pattern=None, fresh=False
-    ):
+        self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive,
+        pattern=None, fresh=False, heard=None,
+    ):  # fmt: skip
         grad_message, sizes = torch.empty_like(state), self._sizes(state)
         index, slots = (None, None) if pattern is None else (pattern.index, pattern.slots)
         self._launch(

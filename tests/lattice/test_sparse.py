@@ -154,6 +154,7 @@ PROCESS = """
 import json, sys
 import psutil, torch
 from lattice.kernels.native import NativeKernel
+from lattice.kernels.pages import MAPPINGS
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.lattice3d import Lattice
 from presets.schema import Connections
@@ -172,6 +173,7 @@ for _ in range(2):
     optimizer.zero_grad()
     lattice(torch.ones(1, 128, 96, 2)).sum().backward()
     optimizer.step()
+MAPPINGS.release()  # what a backward needs for itself and would use again
 print(json.dumps({"rss": psutil.Process().memory_info().rss, "weights": lattice.weights.nbytes}))
 """
 
