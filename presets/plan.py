@@ -65,7 +65,7 @@ KERNELS = {
     "compiled": "compiled (torch.compile)",
     "reference": "reference, counted as compiled",
 }
-"""What a plan may assume; `either` where both take the same memory and the device is not known."""
+"""What a plan may assume; `either` where the device is not known: then what takes more counts."""
 
 
 COMPONENTS = (
@@ -157,17 +157,16 @@ def on_device(config: RunConfig, device: str) -> RunConfig:
 def assumed_kernel(config: RunConfig) -> str:
     """The kernel (a key of KERNELS) that a config runs on its `run.device`, where everything can be compiled.
 
-    `auto` is taken for a GPU where states are bf16 or fp16, which no fast kernel of the CPU takes: the plan of `large` is one
-    for a GPU, and that of the same config with `run.precision=fp32` holds for both.
+    `auto` is taken for a GPU where states are fp16, which no fast kernel of the CPU takes.
     """
     run = config.run
     if run.kernel != "auto":
         return run.kernel
     if run.device == "auto":
-        return "either" if run.precision == "fp32" else "triton"
+        return "triton" if run.precision == "fp16" else "either"
     if run.device.startswith("cuda"):
         return "triton"
-    return "native" if run.precision == "fp32" else "compiled"
+    return "compiled" if run.precision == "fp16" else "native"
 
 
 def explain(stage_plan: StagePlan) -> str:
@@ -393,16 +392,10 @@ def _savings(config: RunConfig, index: int, micro_batch: int, budget: int, kerne
             trials[f"stages.{index}.shape={list(smaller.shape)}"] = config, smaller, micro_batch, runs
         if config.run.precision == "fp32":
             halved = _with(config, run=_with(config.run, precision="bf16"))
-            # The C kernel runs fp32 alone.
-            trials["run.precision=bf16"] = (
-                halved,
-                stage,
-                micro_batch,
-                {"native": "compiled", "either": "triton"}.get(runs, runs),
-            )
+            trials["run.precision=bf16"] = halved, stage, micro_batch, runs
         elif runs == "compiled" and (config.run.kernel, config.run.device) == ("auto", "cpu"):
-            whole = _with(config, run=_with(config.run, precision="fp32"))
-            trials["run.precision=fp32"] = whole, stage, micro_batch, "native"
+            other = _with(config, run=_with(config.run, precision="bf16"))
+            trials["run.precision=bf16"] = other, stage, micro_batch, "native"
         if config.optimizer.name == "adamw":
             factored = _with(config, optimizer=_with(config.optimizer, name="adafactor"))
             trials["optimizer.name=adafactor"] = factored, stage, micro_batch, runs

@@ -28,11 +28,14 @@ from presets.topology import Topology
 
 SOURCES = ("vectors.h", "tiles.h", "tick.c")
 
+PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+"""What states may be in."""
+
 MAX_OFFSETS = 128
 """Connections a cell may have; as in tiles.h, whose buffers are this long."""
 
 SLACK = 16
-"""Zeroed floats before and after each state buffer, so that a 16-lane load beside a row stays inside the allocation."""
+"""Zeroed numbers before and after each state buffer, so that a 16-lane load beside a row stays inside the allocation."""
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
 
@@ -82,10 +85,14 @@ def cache_dir() -> Path:
 
 
 @functools.lru_cache
-def library(channels: int) -> ctypes.CDLL:
-    """The compiled tick for this channel count.  Raises KernelUnavailable where it can't be built or loaded."""
+def library(channels: int, dtype: torch.dtype = torch.float32) -> ctypes.CDLL:
+    """The compiled tick for this channel count and dtype of states, fp32 or bf16.
+
+    Raises KernelUnavailable where it can't be built or loaded.
+    """
     folder = resources.files("lattice.kernels")
-    return compiled("tick.c", {name: folder.joinpath(name).read_text() for name in SOURCES}, f"-DCHANNELS={channels}")
+    defines = (f"-DCHANNELS={channels}", *(["-DBF16"] if dtype == torch.bfloat16 else []))
+    return compiled("tick.c", {name: folder.joinpath(name).read_text() for name in SOURCES}, *defines)
 
 
 def compiled(main: str, sources: dict[str, str], *defines: str) -> ctypes.CDLL:
@@ -131,9 +138,9 @@ def _compile(main: str, sources: dict[str, str], arguments: list[str], path: Pat
         os.replace(binary, path)  # atomic: another process may be building the same one
 
 
-def state_buffer(shape: tuple[int, ...], zero: bool = False) -> torch.Tensor:
-    """An fp32 tensor [B, X, Y, C, Z] with SLACK zeroed floats on both sides of its storage; contents zero or undefined."""
-    storage = pages.empty((math.prod(shape) + 2 * SLACK,))
+def state_buffer(shape: tuple[int, ...], zero: bool = False, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """A tensor [B, X, Y, C, Z] with SLACK zeroed numbers on both sides of its storage; contents zero or undefined."""
+    storage = pages.empty((math.prod(shape) + 2 * SLACK,), dtype)
     if zero:
         storage.zero_()
     storage[:SLACK] = 0
@@ -142,19 +149,25 @@ def state_buffer(shape: tuple[int, ...], zero: bool = False) -> torch.Tensor:
 
 
 class NativeKernel:
-    """Runs ticks of one topology.  Tensors are fp32, contiguous, on the CPU; states come from `state_buffer`."""
+    """Runs ticks of one topology on contiguous tensors on the CPU.
+
+    States, their gradients, messages' gradients and the drive are of one dtype, fp32 or bf16, and states come from
+    `empty_state`; all else is fp32.
+    """
 
     name = "native"
     sparse = True
 
-    def __init__(self, topology: Topology, channels: int) -> None:
+    def __init__(self, topology: Topology, channels: int, dtype: torch.dtype = torch.float32) -> None:
         if len(topology.offsets) > MAX_OFFSETS:
             raise KernelUnavailable(f"the native kernel takes {MAX_OFFSETS} offsets at most, not {len(topology.offsets)}")
-        self._library = library(channels)
+        self._library = library(channels, dtype)
+        self._dtype = dtype
         self._topology = topology
         self._steps = [(ctypes.c_int32 * len(topology.offsets))(*axis) for axis in zip(*topology.offsets, strict=True)]
 
-    empty_state = staticmethod(state_buffer)
+    def empty_state(self, shape: tuple[int, ...], zero: bool = False) -> torch.Tensor:
+        return state_buffer(shape, zero, self._dtype)
 
     def forward(
         self,
@@ -170,8 +183,9 @@ class NativeKernel:
 
         weights [K, X, Y, Z], or [kept, X, Y, Z] with the `pattern` that says of which offsets.
         """
-        out = state_buffer(state.shape)
-        self._call("tick_forward", weights, pattern, len(state), state, cells, extra, drive, ctypes.c_float(epsilon), out)
+        out = self.empty_state(state.shape)
+        now, given, then = self._states(state, drive, out)
+        self._call("tick_forward", weights, pattern, len(state), now, cells, extra, given, ctypes.c_float(epsilon), then)
         return out
 
     def backward(
@@ -195,13 +209,14 @@ class NativeKernel:
         `heard` is what `transposed` makes of these connections; without it they are transposed for this tick alone.
         """
         heard = heard or self.transposed(weights, pattern)
-        grad_message = state_buffer(state.shape)
+        grad_message = self.empty_state(state.shape)
+        now, of_state, of_message = self._states(state, grad_out, grad_message)
         self._call(
-            "tick_backward_cells", weights, pattern, len(state), state, cells, extra, grad_out, ctypes.c_float(epsilon),
-            ctypes.c_int32(fresh), grad_message, grad_out, grad_cells, grad_weights,
+            "tick_backward_cells", weights, pattern, len(state), now, cells, extra, of_state, ctypes.c_float(epsilon),
+            ctypes.c_int32(fresh), of_message, of_state, grad_cells, grad_weights,
         )  # fmt: skip
         places = None if heard is None else ctypes.byref(heard.pointers())
-        self._call("tick_backward_state", weights, pattern, len(state), places, grad_message, grad_out, grad_drive)
+        self._call("tick_backward_state", weights, pattern, len(state), places, of_message, of_state, grad_drive)
         return grad_out, grad_message
 
     def transposed(self, weights: torch.Tensor, pattern: Pattern | None) -> Transposed | None:
@@ -221,6 +236,9 @@ class NativeKernel:
         )
         return heard
 
+    def _states(self, *states: torch.Tensor | None) -> list[ctypes.c_void_p]:
+        return [pointer(state, self._dtype) for state in states]
+
     def _call(
         self,
         function: str,
@@ -230,13 +248,8 @@ class NativeKernel:
         *arguments: torch.Tensor | ctypes._SimpleCData | ctypes._Pointer | None,
     ) -> None:
         offsets = len(self._topology.offsets)
-        geometry = Geometry(
-            batch,
-            *weights.shape[1:],
-            offsets,
-            *(ctypes.addressof(s) for s in self._steps),
-            self._topology.boundary == "periodic",
-        )
+        steps, periodic = [ctypes.addressof(step) for step in self._steps], self._topology.boundary == "periodic"
+        geometry = Geometry(batch, *weights.shape[1:], offsets, *steps, periodic)
         index, slots = (pattern.index, pattern.slots) if pattern is not None else (None, None)
         net = _Connections(pointer(weights), pointer(index, torch.uint8), pointer(slots, torch.uint8), len(weights))
         values = [pointer(a) if a is None or isinstance(a, torch.Tensor) else a for a in arguments]

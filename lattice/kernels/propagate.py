@@ -10,7 +10,7 @@ import torch
 
 from lattice.kernels import pages, reference
 from lattice.kernels.compiled import CompiledKernel
-from lattice.kernels.native import KernelUnavailable, NativeKernel
+from lattice.kernels.native import PRECISIONS, KernelUnavailable, NativeKernel
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.kernels.triton_kernel import TritonKernel
 from presets.topology import Topology
@@ -277,15 +277,15 @@ def choose(
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation: {implementation!r} is not one of {', '.join(IMPLEMENTATIONS)}")
-    native_fits = device.type == "cpu" and dtype == torch.float32
+    native_fits = device.type == "cpu" and dtype in PRECISIONS
     if implementation == "native" and not native_fits:
-        raise KernelUnavailable(f"the native kernel runs fp32 on the CPU, not {str(dtype)[6:]} on {device.type}")
+        raise KernelUnavailable(f"the native kernel runs fp32 and bf16 on the CPU, not {str(dtype)[6:]} on {device.type}")
     if implementation == "triton" and device.type != "cuda":
         raise KernelUnavailable(f"the triton kernel runs on a CUDA GPU, not on {device.type}")
     reasons = []
     if implementation == "native" or (implementation == "auto" and native_fits):
         try:
-            return NativeKernel(topology, channels), "tick kernel: native (C, fp32)"
+            return NativeKernel(topology, channels, dtype), f"tick kernel: native (C, {PRECISIONS[dtype]})"
         except KernelUnavailable as error:
             if implementation == "native":
                 raise

@@ -1,4 +1,4 @@
-/* One tick of the lattice on the CPU, fp32: forward, and a backward that recomputes the message.
+/* One tick of the lattice on the CPU, states in fp32 or bf16 (-DBF16), all else in fp32: forward, and a backward that recomputes the message.
  *
  * Layout: state [B, X, Y, C, Z], weights [K, X, Y, Z], cells [6, X, Y, C, Z] (a_z b_z c_z a_h b_h c_h); z is contiguous.
  * All functions loop alike:
@@ -26,22 +26,22 @@
 #endif
 
 /* m[c] += sum_k w_k * at[o_k][c] for the tile whose first cell is at[0]. */
-static inline void add_message(const Tile *tile, const float *at, int64_t Z, vec *m) {
+static inline void add_message(const Tile *tile, const number *at, int64_t Z, vec *m) {
     UNROLL for (int from = 0; from < CHANNELS; from += GROUP) {
         const int to = from + GROUP < CHANNELS ? from + GROUP : CHANNELS;
         vec sum[GROUP];
         UNROLL for (int c = from; c < to; c++) sum[c - from] = m[c];
         for (int k = 0; k < tile->count; k++) {
             const vec w = tile->weight[k];
-            const float *p = at + tile->shift[k];
-            UNROLL for (int c = from; c < to; c++) sum[c - from] += w * load(p + c * Z);
+            const number *p = at + tile->shift[k];
+            UNROLL for (int c = from; c < to; c++) sum[c - from] += w * load_numbers(p + c * Z);
         }
         UNROLL for (int c = from; c < to; c++) m[c] = sum[c - from];
     }
 }
 
 /* The message of one tile and sample, divided by its root mean square over the channels; returns the factor. */
-static inline vec message(const Tile *tile, const float *at, const float *extra, int64_t Z, int n, float epsilon, vec *m) {
+static inline vec message(const Tile *tile, const number *at, const float *extra, int64_t Z, int n, float epsilon, vec *m) {
     for (int c = 0; c < CHANNELS; c++) m[c] = extra ? load_lanes(extra + c * Z, 0, n) : (vec){0};
     add_message(tile, at, Z, m);
     vec square = {0};
@@ -69,8 +69,8 @@ static inline void prefetch_grad_cells(float *p, int64_t sample) {
 #define TILES_AHEAD 3
 
 /* out = tick(state); then out[z = 0] += drive where drive [B, X, Y, C] is given (it is the next tick's input). */
-void tick_forward(const Geometry *g, const Connections *net, const float *state, const float *cells, const float *extra,
-                  const float *drive, float epsilon, float *out) {
+void tick_forward(const Geometry *g, const Connections *net, const number *state, const float *cells, const float *extra,
+                  const number *drive, float epsilon, number *out) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, block = CHANNELS * Z, sample = columns * block;
 #pragma omp parallel for schedule(static)
     for (int64_t strip = 0; strip < strips(g); strip++) {
@@ -83,7 +83,7 @@ void tick_forward(const Geometry *g, const Connections *net, const float *state,
             const int64_t newest = ahead + (g->size_y + 1) * block; /* of the next column's neighbours */
             for (int64_t b = 0; b < g->batch; b++) {
                 const int64_t here = b * sample + base;
-                const float *at = state + here;
+                const number *at = state + here;
                 vec m[CHANNELS];
                 message(tile, at, extra ? extra + here : 0, Z, n, epsilon, m);
                 UNROLL for (int c = 0; c < CHANNELS; c++) {
@@ -93,15 +93,15 @@ void tick_forward(const Geometry *g, const Connections *net, const float *state,
                         __builtin_prefetch(at + newest + c * LANES);
                         __builtin_prefetch(out + here + ahead + c * LANES, 1);
                     }
-                    const vec s = load(at + c * Z);
+                    const vec s = load_numbers(at + c * Z);
                     const vec u = load_lanes(p, 0, n) * s + load_lanes(p + sample, 0, n) * m[c] + load_lanes(p + 2 * sample, 0, n);
                     p += 3 * sample;
                     const vec v = load_lanes(p, 0, n) * s + load_lanes(p + sample, 0, n) * m[c] + load_lanes(p + 2 * sample, 0, n);
                     vec z, h;
                     gates(u, v, &z, &h);
                     vec after = s + z * (h - s);
-                    if (drive && tile->z0 == 0) after[0] += drive[(b * columns + tile->column) * CHANNELS + c];
-                    store_lanes(out + here + c * Z, after, n);
+                    if (drive && tile->z0 == 0) after[0] += one_number(drive + (b * columns + tile->column) * CHANNELS + c);
+                    store_numbers(out + here + c * Z, after, n);
                 }
             }
         }
@@ -127,8 +127,8 @@ static inline void sum_up(vec *sum, vec v, int sample, int fresh, float *p, int 
 /* The backward of one tile and sample as far as it needs only the tile's own output gradient.  `which` is a constant where
  * this is inlined; grad_weights may be null. */
 static inline __attribute__((always_inline)) void backward_tile(
-    const Geometry *g, const Tile *tile, const float *at, const float *p, const float *extra, const float *grad_out,
-    float epsilon, const int which, int fresh, Sums *sums, float *grad_message, float *grad_state, float *grad_cells,
+    const Geometry *g, const Tile *tile, const number *at, const float *p, const float *extra, const number *grad_out,
+    float epsilon, const int which, int fresh, Sums *sums, number *grad_message, number *grad_state, float *grad_cells,
     float *grad_weights) {
     const int n = tile->n;
     const int64_t Z = g->size_z, size = g->size_x * g->size_y * Z, sample = CHANNELS * size;
@@ -146,7 +146,7 @@ static inline __attribute__((always_inline)) void backward_tile(
             __builtin_prefetch(grad_out + ahead + c * LANES);
             __builtin_prefetch(grad_message + ahead + c * LANES, 1);
         }
-        const vec s = load(at + c * Z), grad = load_lanes(grad_out + c * Z, 0, n);
+        const vec s = load_numbers(at + c * Z), grad = load_numbers_lanes(grad_out + c * Z, n);
         const vec a_z = load_lanes(p, 0, n), b_z = load_lanes(p + sample, 0, n), c_z = load_lanes(p + 2 * sample, 0, n);
         const vec a_h = load_lanes(p + 3 * sample, 0, n), b_h = load_lanes(p + 4 * sample, 0, n);
         const vec c_h = load_lanes(p + 5 * sample, 0, n);
@@ -161,19 +161,19 @@ static inline __attribute__((always_inline)) void backward_tile(
         sum_up(&sums->cells[5][c], dh, which, fresh, grad_cells + 5 * sample, n);
         grad_m[c] = dz * b_z + dh * b_h;
         projection += grad_m[c] * m[c];
-        store_lanes(grad_state + c * Z, grad * (1.0f - z) + dz * a_z + dh * a_h, n);
+        store_numbers(grad_state + c * Z, grad * (1.0f - z) + dz * a_z + dh * a_h, n);
     }
     projection *= 1.0f / CHANNELS;
     for (int c = 0; c < CHANNELS; c++) {
         grad_m[c] = factor * (grad_m[c] - m[c] * projection);
-        store_lanes(grad_message + c * Z, grad_m[c], n);
+        store_numbers(grad_message + c * Z, grad_m[c], n);
     }
     if (!grad_weights) return;
     for (int k = 0; k < tile->count; k++) {
-        const float *q = at + tile->shift[k];
+        const number *q = at + tile->shift[k];
         if (which & FIRST) __builtin_prefetch(grad_weights + tile->slot[k] * size + TILES_AHEAD * LANES, 1);
         vec sum = {0};
-        UNROLL for (int c = 0; c < CHANNELS; c++) sum += grad_m[c] * load(q + c * Z);
+        UNROLL for (int c = 0; c < CHANNELS; c++) sum += grad_m[c] * load_numbers(q + c * Z);
         if (which & LAST) {
             int first, last;
             lanes_inside(g, tile, g->dz[tile->offset[k]], &first, &last);
@@ -189,8 +189,8 @@ static inline __attribute__((always_inline)) void backward_tile(
 
 /* First half of the backward.  Writes grad_message [B, X, Y, C, Z] and the direct part of grad_state, which may be grad_out;
  * adds to grad_cells and, where given, grad_weights, or writes them where `fresh`. */
-void tick_backward_cells(const Geometry *g, const Connections *net, const float *state, const float *cells, const float *extra,
-                         const float *grad_out, float epsilon, int32_t fresh, float *grad_message, float *grad_state,
+void tick_backward_cells(const Geometry *g, const Connections *net, const number *state, const float *cells, const float *extra,
+                         const number *grad_out, float epsilon, int32_t fresh, number *grad_message, number *grad_state,
                          float *grad_cells, float *grad_weights) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, block = CHANNELS * Z, sample = columns * block;
 #pragma omp parallel for schedule(static)
@@ -258,8 +258,8 @@ void tick_transpose(const Geometry *g, const Connections *net, const int64_t *st
 
 /* Second half: grad_state[j] += sum_k w_k[j - o_k] * grad_message[j - o_k], gathered so that no two threads write one cell;
  * `heard` is null where connections are dense.  Where given, grad_drive [B, X, Y, C] += grad_state[z = 0]. */
-void tick_backward_state(const Geometry *g, const Connections *net, const Transposed *heard, const float *grad_message,
-                         float *grad_state, float *grad_drive) {
+void tick_backward_state(const Geometry *g, const Connections *net, const Transposed *heard, const number *grad_message,
+                         number *grad_state, float *grad_drive) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, block = CHANNELS * Z, sample = columns * block;
 #pragma omp parallel for schedule(static)
     for (int64_t strip = 0; strip < strips(g); strip++) {
@@ -271,17 +271,17 @@ void tick_backward_state(const Geometry *g, const Connections *net, const Transp
             const int64_t base = tile->column * block + tile->z0, ahead = to_lines_ahead(tile, Z);
             const int64_t newest = base + ahead + (g->size_y + 1) * block;
             for (int64_t b = 0; b < g->batch; b++) {
-                float *grad = grad_state + b * sample + base;
+                number *grad = grad_state + b * sample + base;
                 vec sum[CHANNELS];
                 for (int c = 0; c < CHANNELS; c++) {
                     __builtin_prefetch(grad + ahead + c * LANES, 1);
                     __builtin_prefetch(grad_message + b * sample + newest + c * LANES);
-                    sum[c] = load_lanes(grad + c * Z, 0, n);
+                    sum[c] = load_numbers_lanes(grad + c * Z, n);
                 }
                 add_message(tile, grad_message + b * sample + base, Z, sum);
                 for (int c = 0; c < CHANNELS; c++) {
                     if (grad_drive && tile->z0 == 0) grad_drive[(b * columns + tile->column) * CHANNELS + c] += sum[c][0];
-                    store_lanes(grad + c * Z, sum[c], n);
+                    store_numbers(grad + c * Z, sum[c], n);
                 }
             }
         }

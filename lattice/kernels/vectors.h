@@ -38,6 +38,71 @@ static inline void store_lanes(float *p, vec v, int count) {
 #endif
 }
 
+/* States may lie in memory as bf16, the upper half of an fp32 (compile with -DBF16); in registers they are fp32. */
+#ifdef BF16
+typedef uint16_t number;
+typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+typedef uint32_t uvec __attribute__((vector_size(4 * LANES)));
+
+static inline vec widened(halves h) {
+#ifdef __AVX512F__
+    return (vec)_mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)h), 16);
+#else
+    return (vec)(__builtin_convertvector(h, uvec) << 16);
+#endif
+}
+
+/* To the nearest, ties to even; what is not a number stays so. */
+static inline halves narrowed(vec v) {
+#ifdef __AVX512BF16__
+    return (halves)_mm512_cvtneps_pbh((__m512)v);
+#else
+    const uvec bits = (uvec)v, rounded = bits + 0x7fff + (bits >> 16 & 1), quiet = bits | 0x400000;
+    const ivec number = v == v;
+    return __builtin_convertvector(((rounded & (uvec)number) | (quiet & ~(uvec)number)) >> 16, halves);
+#endif
+}
+
+static inline float one_number(const number *p) {
+    const uint32_t bits = (uint32_t)*p << 16;
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+static inline vec load_numbers(const number *p) {
+    halves h;
+    memcpy(&h, p, sizeof h);
+    return widened(h);
+}
+
+static inline vec load_numbers_lanes(const number *p, int n) {
+#ifdef __AVX512BW__
+    return widened((halves)_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p));
+#else
+    halves h = {0};
+    memcpy(&h, p, (size_t)n * sizeof(number));
+    return widened(h);
+#endif
+}
+
+static inline void store_numbers(number *p, vec v, int n) {
+    const halves h = narrowed(v);
+#ifdef __AVX512BW__
+    _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)h);
+#else
+    memcpy(p, &h, (size_t)n * sizeof(number));
+#endif
+}
+#else
+typedef float number;
+
+static inline float one_number(const number *p) { return *p; }
+static inline vec load_numbers(const number *p) { return load(p); }
+static inline vec load_numbers_lanes(const number *p, int n) { return load_lanes(p, 0, n); }
+static inline void store_numbers(number *p, vec v, int n) { store_lanes(p, v, n); }
+#endif
+
 /* All bits set in the lanes [first, last). */
 static inline ivec lanes_between(int first, int last) {
     const ivec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};

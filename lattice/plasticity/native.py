@@ -46,17 +46,17 @@ def plain() -> Iterator[None]:
         _switched_off = before
 
 
-def library(main: str) -> ctypes.CDLL | None:
-    """The compiled `main`, a file of this folder, or None where it can't be built."""
-    return None if _switched_off else _built(main)
+def library(main: str, *defines: str) -> ctypes.CDLL | None:
+    """`main`, a file of this folder, compiled with these defines, or None where it can't be built."""
+    return None if _switched_off else _built(main, *defines)
 
 
 @functools.cache
-def _built(main: str) -> ctypes.CDLL | None:
+def _built(main: str, *defines: str) -> ctypes.CDLL | None:
     here = resources.files("lattice.plasticity")
     sources = {"vectors.h": resources.files("lattice.kernels").joinpath("vectors.h").read_text()}
     sources |= {name: here.joinpath(name).read_text() for name in ("connections.h", main)}
     try:
-        return compiled(main, sources)
+        return compiled(main, sources, *defines)
     except KernelUnavailable:
         return None

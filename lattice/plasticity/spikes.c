@@ -1,4 +1,4 @@
-/* Which cells fire in a tick, and the traces that this leaves; fp32 on the CPU, in one pass each.
+/* Which cells fire in a tick, and the traces that this leaves; on the CPU, in one pass each; states in fp32 or bf16 (-DBF16).
  *
  * Layout: states [B, X, Y, C, Z], thresholds [X, Y, Z], spikes and last traces [B, X, Y, Z], traces [B, X, Y, T, Z]; z is
  * contiguous.  Spikes are bool.
@@ -13,7 +13,7 @@ typedef struct { /* as in spikes.py */
 
 /* Those whose state changes by more than their threshold, RMS over channels.  `before` is NULL at the first state: then the
  * change is the state itself. */
-void spikes(const Shape *shape, const float *now, const float *before, const float *threshold, uint8_t *fired) {
+void spikes(const Shape *shape, const number *now, const number *before, const float *threshold, uint8_t *fired) {
     const int64_t Z = shape->depth;
 #pragma omp parallel for schedule(static)
     for (int64_t column = 0; column < shape->batch * shape->columns; column++) {
@@ -23,8 +23,8 @@ void spikes(const Shape *shape, const float *now, const float *before, const flo
             vec sum = {0};
             for (int64_t c = 0; c < shape->channels; c++) {
                 const int64_t at = (column * shape->channels + c) * Z + z;
-                vec change = load_lanes(now + at, 0, n);
-                if (before) change -= load_lanes(before + at, 0, n);
+                vec change = load_numbers_lanes(now + at, n);
+                if (before) change -= load_numbers_lanes(before + at, n);
                 sum += change * change;
             }
             const vec limit = load_lanes(least + z, 0, n);

@@ -1,8 +1,8 @@
 """Which cells fire in a tick, and the traces that this leaves.
 
 A cell fires where its state changes by more than its threshold, as RMS over channels.  A trace decays exponentially and every
-spike adds 1 to it.  `spikes` and `traces` go over their arguments once, in C (`spikes.c`), for fp32 on the CPU; `plain_spikes`
-and `plain_traces` are plain torch, anywhere.
+spike adds 1 to it.  `spikes` and `traces` go over their arguments once, in C (`spikes.c`), on the CPU and for states in fp32 or
+bf16; `plain_spikes` and `plain_traces` are plain torch, anywhere.
 """
 
 from __future__ import annotations
@@ -30,14 +30,16 @@ def spikes(now: torch.Tensor, before: torch.Tensor | None, threshold: torch.Tens
     A change that is not a number is no spike.
     """
     states = [now] if before is None else [now, before]
-    fits = all(state.dtype == torch.float32 and state.is_contiguous() for state in states)
-    kernel = library("spikes.c") if fits and now.device.type == "cpu" else None
+    fits = all(state.dtype == now.dtype and state.is_contiguous() for state in states)
+    defines = {torch.float32: (), torch.bfloat16: ("-DBF16",)}.get(now.dtype)
+    kernel = library("spikes.c", *defines) if fits and defines is not None and now.device.type == "cpu" else None
     if kernel is None:
         return plain_spikes(now, before, threshold)
     batch, x, y, channels, z = now.shape
     fired = torch.empty(batch, x, y, z, dtype=torch.bool)
     shape = _Shape(batch, x * y, channels, z)
-    kernel.spikes(ctypes.byref(shape), pointer(now), pointer(before), pointer(threshold), pointer(fired, torch.bool))
+    addresses = (pointer(now, now.dtype), pointer(before, now.dtype), pointer(threshold), pointer(fired, torch.bool))
+    kernel.spikes(ctypes.byref(shape), *addresses)
     return fired
 
 

@@ -38,10 +38,12 @@ def hide_c_compilers(monkeypatch):
     monkeypatch.setattr(native.shutil, "which", lambda name: None)
 
 
-def test_auto_takes_the_native_kernel_for_fp32_on_the_cpu():
-    kernel, line = choose("auto", Topology((3, 3, 3)), 12, CPU, torch.float32)
+@pytest.mark.parametrize(("dtype", "name"), [(torch.float32, "fp32"), (torch.bfloat16, "bf16")])
+def test_auto_takes_the_native_kernel_for_fp32_and_bf16_on_the_cpu(dtype, name):
+    kernel, line = choose("auto", Topology((3, 3, 3)), 12, CPU, dtype)
     assert isinstance(kernel, NativeKernel)
-    assert line == "tick kernel: native (C, fp32)"
+    assert kernel.empty_state((1, 3, 3, 12, 3)).dtype == dtype
+    assert line == f"tick kernel: native (C, {name})"
 
 
 def test_auto_without_any_compiler_runs_the_reference_and_says_why_in_one_line(no_library_kept, monkeypatch):
@@ -67,9 +69,9 @@ def test_compiled_by_name_where_torch_compile_fails_is_refused(monkeypatch):
         choose("compiled", Topology((3, 3, 3)), 12, CPU, torch.float32)
 
 
-def test_native_by_name_refuses_states_that_are_not_fp32():
-    with pytest.raises(KernelUnavailable, match="bfloat16 on cpu"):
-        choose("native", Topology((3, 3, 3)), 12, CPU, torch.bfloat16)
+def test_native_by_name_refuses_states_in_fp16():
+    with pytest.raises(KernelUnavailable, match="fp32 and bf16 on the CPU, not float16 on cpu"):
+        choose("native", Topology((3, 3, 3)), 12, CPU, torch.float16)
 
 
 def test_native_refuses_more_offsets_than_its_buffers_hold():

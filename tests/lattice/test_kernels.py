@@ -187,6 +187,34 @@ def test_native_equals_reference_forward_and_backward(shape, boundary, batch, ch
         assert_close(run(case, ticks, kernel), run(case, ticks, None), 1e-5)
 
 
+@pytest.mark.parametrize(("batch", "kept"), [(1, 9), (3, 34)], ids=str)
+@pytest.mark.parametrize("boundary", ["walls", "periodic"])
+@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+def test_native_with_states_in_bf16_equals_reference_dense_and_compact(shape, boundary, batch, kept):
+    for case in sparse_case(kept, shape=shape, boundary=boundary, batch=batch, clustered=True, dtype=torch.bfloat16)[:2]:
+        kernel = NativeKernel(case.topology, 12, torch.bfloat16)
+        for ticks in (1, 4):
+            assert_close(run(case, ticks, kernel), run(case, ticks, None), TOLERANCE[torch.bfloat16])
+
+
+def test_native_rounds_states_to_bf16_as_torch_does():
+    """One tick of open gates without a message: the state is what was driven, rounded once."""
+    shape, dtype = (1, 1, 37), torch.bfloat16
+    kernel = NativeKernel(Topology(shape), 12, dtype)
+    state = kernel.empty_state((1, 1, 1, 12, 37))
+    cells, weights = torch.zeros(6, 1, 1, 12, 37), torch.zeros(26, *shape)
+    candidates = torch.randn(1, 1, 12, 37, generator=torch.Generator().manual_seed(0))
+    cells[2], cells[5] = 43.0, candidates  # z = 1: the state becomes tanh(c_h)
+    state.zero_()
+    found = kernel.forward(state, weights, cells, None, None, NORM_EPSILON)[0]
+    near = candidates.tanh()
+    assert torch.equal(found, near.to(dtype)) or (found.float() - near).abs().max() <= (near.abs() * 2**-8).max()
+    assert (found == near.to(dtype)).float().mean() > 0.99  # where tanh in C is off by its last bit, rounding may differ
+    state[0, 0, 0, 3, 20] = math.nan
+    cells[2] = -43.0  # z = 0: the state stays
+    assert kernel.forward(state, weights, cells, None, None, NORM_EPSILON).isnan().sum() >= 1
+
+
 def test_native_state_alone_without_gradients_equals_reference():
     case = make_case((2, 5, 16))
     with torch.no_grad():
@@ -278,9 +306,10 @@ def test_a_kernel_of_dense_connections_runs_compact_ones_expanded(monkeypatch):
         assert_close(run(case, 2, kernel), run(case, 2, None), 1e-5)
 
 
-def test_native_on_compact_connections_is_bit_identical_with_one_and_two_threads():
-    case, _, _ = sparse_case(9, shape=(4, 3, 33), boundary="periodic", batch=3)
-    kernel = NativeKernel(case.topology, 12)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_native_on_compact_connections_is_bit_identical_with_one_and_two_threads(dtype):
+    case, _, _ = sparse_case(9, shape=(4, 3, 33), boundary="periodic", batch=3, dtype=dtype)
+    kernel = NativeKernel(case.topology, 12, dtype)
     before, runs = torch.get_num_threads(), []
     try:
         for threads in (1, 2):

@@ -326,9 +326,10 @@ def test_large_with_adamw_does_not_fit_20_gb_and_the_plan_says_by_how_much() -> 
 
 
 def test_large_and_progressive_fit_24_gb_on_a_cpu_and_medium_fits_12_anywhere() -> None:
-    here = ["run.device=cpu", "run.precision=fp32"]
-    large = planned("large", *here, "connections.learning=hybrid", "training.micro_batch=1")
-    assert large.fits and large.total_bytes < 21.5 * GB and large.components["plasticity"] > 0
+    here = ["run.device=cpu"]
+    large = planned("large", *here, "connections.learning=hybrid", "training.batch=1")
+    assert large.fits and large.total_bytes < 20 * GB and large.components["plasticity"] > 0
+    assert large.checkpoint_ticks == 0, "all states are kept"
     for stage in plan(load("progressive", None, here).config):
         assert stage.fits and stage.budget_bytes == 24 * GB
     assert planned("medium").fits and planned("medium").budget_bytes == 12 * GB
@@ -338,7 +339,7 @@ def test_large_and_the_last_stage_of_progressive_fit_24_gb_on_a_gpu_with_more_th
     for preset, index in (("large", 0), ("progressive", 2)):
         for device in ("auto", "cuda", "cuda:1"):
             stage = planned(preset, f"run.device={device}", stage=index)
-            assert (stage.shape, stage.kernel) == ((300, 300, 150), "triton")
+            assert (stage.shape, stage.kernel) == ((300, 300, 150), "either" if device == "auto" else "triton")
             assert stage.fits and stage.budget_bytes == 24 * GB
             assert stage.micro_batch >= 2
 
@@ -347,9 +348,11 @@ def test_large_and_the_last_stage_of_progressive_fit_24_gb_on_a_gpu_with_more_th
     ("changes", "kernel"),
     [
         (["run.device=cpu"], "native"),
-        (["run.device=cpu", "run.precision=bf16"], "compiled"),
+        (["run.device=cpu", "run.precision=bf16"], "native"),
+        (["run.device=cpu", "run.precision=fp16"], "compiled"),
         (["run.device=cuda:0"], "triton"),
-        (["run.precision=bf16"], "triton"),
+        (["run.precision=bf16"], "either"),
+        (["run.precision=fp16"], "triton"),
         ([], "either"),
         (["run.kernel=compiled", "run.device=cuda"], "compiled"),
     ],
@@ -361,14 +364,18 @@ def test_the_plan_says_which_kernel_it_assumes_on_which_device(changes: list[str
     assert plan(config)[0].kernel == kernel
 
 
-def test_native_and_triton_take_the_same_in_fp32_so_that_one_plan_holds_for_both() -> None:
-    config = load("large", None, ["run.precision=fp32"]).config
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_native_takes_what_triton_takes_and_a_list_of_pruned_connections_and_either_is_the_larger(
+    precision,
+) -> None:
+    config = load("large", None, [f"run.precision={precision}", "training.micro_batch=2", "training.checkpoint_ticks=2"]).config
     native, triton, either = (plan(on_device(config, device))[0] for device in ("cpu", "cuda", "auto"))
-    in_tensors = [
-        {name: size for name, size in each.components.items() if name != "runtime"} for each in (native, triton, either)
-    ]
-    assert in_tensors[0] == in_tensors[1] == in_tensors[2]
-    assert either.total_bytes == max(native.total_bytes, triton.total_bytes)
+    for name, taken in either.components.items():
+        assert taken == max(native.components[name], triton.components[name]), name
+        if name not in ("runtime", "temporaries"):
+            assert native.components[name] == triton.components[name], name
+    listed = native.components["temporaries"] - triton.components["temporaries"]
+    assert listed / native.cells == pytest.approx(88.4, rel=0.1)  # measured with 17 of 42 offsets drawn at random
     assert (native.kernel, triton.kernel, either.kernel) == ("native", "triton", "either")
 
 
@@ -380,11 +387,12 @@ def test_a_kernel_that_is_known_is_planned_for_whatever_was_assumed() -> None:
     assert plan(config)[0].fits
 
 
-def test_bf16_on_the_cpu_is_offered_fp32_whose_kernel_takes_less() -> None:
-    stage = planned("large", "run.device=cpu")
+def test_fp16_on_the_cpu_is_offered_bf16_whose_kernel_takes_less() -> None:
+    here = ["run.device=cpu", "training.checkpoint_ticks=4", "training.micro_batch=1"]
+    stage = planned("large", *here, "run.precision=fp16")
     assert not stage.fits
-    whole = planned("large", "run.device=cpu", "run.precision=fp32", "training.micro_batch=1")
-    assert stage.savings["run.precision=fp32"] == stage.total_bytes - whole.total_bytes > 0
+    whole = planned("large", *here, "run.precision=bf16")
+    assert stage.savings["run.precision=bf16"] == stage.total_bytes - whole.total_bytes > 0
 
 
 def test_factored_moments_and_segments_of_ticks_are_offered_where_they_are_not_on_yet() -> None:
