@@ -156,13 +156,12 @@ class Plasticity(nn.Module):
     def _finish(self, before: torch.Tensor, last: torch.Tensor) -> None:
         """All ticks of this micro-batch were seen: adds its products.  States as in `observe`."""
         tally, (size, width, depth), ticks = self._tally, self.topology.shape, len(self._spikes)
-        before, last = before.float(), last.float()
         self._seen += len(last)
         if self._probe is None:
-            self._probe = before[:1, self._heard].clone()
+            self._probe = before[:1, self._heard].to(torch.float32, copy=True)
         activity = torch.empty(len(last), *self.topology.shape, device=last.device)
         for rows in slabs(size, len(last) * width * depth * max(self.channels, ticks)):
-            activity[:, rows] = last[:, rows].square().mean(3).sqrt()
+            activity[:, rows] = last[:, rows].float().square().mean(3).sqrt()
             fired = torch.stack([spikes[:, rows] for spikes in self._spikes]).float()
             self._fired[rows] += fired.sum((0, 1))
             tally.events += int(fired.sum())
@@ -180,9 +179,9 @@ class Plasticity(nn.Module):
             case "bcm":
                 # Post enters as y * (y - theta) along its direction, so that one product serves all samples.
                 weight = self._ever_fired() * (activity - self.theta)
-                self._add(before, last * weight[:, :, :, None])
+                self._add(before.float(), last * weight[:, :, :, None])
             case "oja":
-                self._add(before, last * self._ever_fired()[:, :, :, None])
+                self._add(before.float(), last.float() * self._ever_fired()[:, :, :, None])
 
     def _ever_fired(self) -> torch.Tensor:
         """bool [B, X, Y, Z]: in any tick of this micro-batch."""
