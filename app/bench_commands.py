@@ -22,7 +22,8 @@ def bench_tick(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Sentences at once.")] = 1,
     repeats: Annotated[int, typer.Option("--repeats", min=3, help="Timed calls of each kernel.")] = 9,
     kernels: Annotated[
-        list[str], typer.Option("--kernel", metavar="NAME", help="native, compiled or reference; all of them, if not given.")
+        list[str],
+        typer.Option("--kernel", metavar="NAME", help="native, native-bf16, compiled or reference; or all."),
     ] = [],
     as_json: AsJson = False,
 ) -> None:

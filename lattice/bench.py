@@ -1,10 +1,10 @@
 """How fast this machine runs the lattice, against what it could at best: the time its memory needs to copy the same bytes.
 
-`floor_ratio` = time x copy rate / bytes.  Bytes a cell of a dense tick are fixed, for batch 1, as forward (9C + K) * itemsize
-and forward+backward (33C + 2K) * itemsize, and sparse rows are held to the same; the copy rate (read + written) is measured in
-the same run with the same threads.  Implementations are timed in turns, so that their ratio holds when the machine's speed
-drifts.  A backward adds to the gradients that are there, as all ticks and micro-batches of a training step but the first do,
-and the output face alone is asked for, as training asks.
+`floor_ratio` = time x copy rate / bytes.  Bytes a cell of a dense tick are fixed, for batch 1, as forward 4 * (6C + K) + 3C * s
+and forward+backward 4 * (24C + 2K) + 9C * s, where a number of a state takes s (4, in bf16 2), and sparse rows are held to the
+same; the copy rate (read + written) is measured in the same run with the same threads.  Implementations are timed in turns, so
+that their ratio holds when the machine's speed drifts.  A backward adds to the gradients that are there, as all ticks and
+micro-batches of a training step but the first do, and the output face alone is asked for, as training asks.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ CHANNELS = 12
 
 SPARSITY = 0.7
 """Share of the connections that the sparse rows do without."""
+
+SPARSE_TICKS = 4
+"""Ticks of a call in the sparse rows, whose times are divided by it: their backwards share what is made once for all."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def copy_rate(repeats: int) -> float:
     return 2 * source.nbytes / statistics.median(timed({"copy": lambda: target.copy_(source)}, repeats)["copy"])
 
 
-TICK_KERNELS = ("native", "compiled", "reference")
+TICK_KERNELS = ("native", "native-bf16", "compiled", "reference")
 
 
 def tick_bytes(
@@ -97,7 +100,7 @@ def tick_bytes(
     x, y, z = shape
     offsets = len(Topology(shape).offsets)
     parameters = 6 * CHANNELS + 2 * offsets  # connections dense and compact, and while they are drawn
-    states = 2 * (offsets + 10) if "reference" in implementations else 12 if "compiled" in implementations else 4
+    states = 2 * (offsets + 10) if "reference" in implementations else 12 if "compiled" in implementations else 4 + SPARSE_TICKS
     return 4 * x * y * z * ((1 + both) * parameters + batch * CHANNELS * states)
 
 
@@ -108,13 +111,13 @@ def bench_tick(
     implementations: tuple[str, ...] = TICK_KERNELS,
     both: bool = True,
 ) -> tuple[list[Row], list[str]]:
-    """(rows, remarks): one tick of the 26 local offsets, fp32, forward and, where `both`, forward+backward.
+    """(rows, remarks): one tick of the 26 local offsets, forward and, where `both`, forward+backward; of TICK_KERNELS.
 
-    Connections learn by gradient like the cells do; in the rows `held` they have no gradient (frozen, or plastic).  In the
-    rows `sparse`, SPARSITY of them are pruned and the rest is stored compactly.
+    All fp32, but for the states of `native-bf16`.  Connections learn by gradient like the cells do; in the rows `held` they
+    have no gradient (frozen, or plastic).  In the rows `sparse`, SPARSITY of them are pruned and the rest is stored compactly.
     """
     topology, device = Topology(shape), torch.device("cpu")
-    x, y, z = shape
+    x, y, _ = shape
     weights = initial_weights(topology, Connections(), generator(0, "bench")).requires_grad_()
     cells = initial_cells(shape, CHANNELS, generator(0, "bench cells")).requires_grad_()
     drive = torch.randn(batch, x, y, CHANNELS, generator=generator(0, "bench drive"), requires_grad=True)
@@ -122,48 +125,56 @@ def bench_tick(
     compact = pattern.take(weights.detach()).requires_grad_()
     kernels, remarks = {}, []
     for name in implementations:
+        half = name.endswith("-bf16")
         try:
-            kernels[name] = choose(name, topology, CHANNELS, device, torch.float32)[0]
+            dtype = torch.bfloat16 if half else torch.float32
+            kernels[name] = choose(name.removesuffix("-bf16"), topology, CHANNELS, device, dtype)[0], dtype
         except KernelUnavailable as error:
             remarks.append(f"{name}: {error}")
-    # Name of the row -> what runs, on which connections.
-    dense = {name: (kernel, weights, None) for name, kernel in kernels.items()}
+    # Name of the row -> what runs, with states of which dtype, on which connections.
+    dense = {name: (*kernel, weights, None) for name, kernel in kernels.items()}
     sparse = {
-        f"{name} sparse {SPARSITY:.0%}": (kernel, compact, pattern)
-        for name, kernel in kernels.items()
+        f"{name} sparse {SPARSITY:.0%}": (kernel, dtype, compact, pattern)
+        for name, (kernel, dtype) in kernels.items()
         if kernel is not None and kernel.sparse
     }
-    held = {f"{name} held": (kernel, connections.detach(), p) for name, (kernel, connections, p) in (dense | sparse).items()}
-    cells_updated, offsets = batch * x * y * z, len(topology.offsets)
-    bytes_forward = (9 * CHANNELS + offsets) * 4 * x * y * z
-    bytes_both = (33 * CHANNELS + 2 * offsets) * 4 * x * y * z
+    held = {f"{name} held": (*kernel, connections.detach(), p) for name, (*kernel, connections, p) in (dense | sparse).items()}
+    offsets = len(topology.offsets)
     rows, threads_before = [], torch.get_num_threads()
 
-    def forward(kernel, connections, pattern) -> None:
+    def face(kernel, dtype, connections, pattern) -> torch.Tensor:
+        ticks = 1 if pattern is None else SPARSE_TICKS
+        return propagate(drive.to(dtype), connections, cells, topology, ticks, kernel, pattern=pattern, face=True)
+
+    def forward(*variant) -> None:
         with torch.no_grad():
-            propagate(drive, connections, cells, topology, 1, kernel, pattern=pattern, face=True)
+            face(*variant)
 
-    def forward_and_backward(kernel, connections, pattern) -> None:
-        propagate(drive, connections, cells, topology, 1, kernel, pattern=pattern, face=True).sum().backward()
+    def forward_and_backward(*variant) -> None:
+        face(*variant).sum().backward()
 
-    passes = [("forward", forward, dense | sparse, bytes_forward)]
+    # Of which numbers so many are moved for each cell, of parameters and of states.
+    passes = [("forward", forward, dense | sparse, 6 * CHANNELS + offsets, 3 * CHANNELS)]
     if both:
-        passes.append(("forward+backward", forward_and_backward, dense | sparse | held, bytes_both))
+        numbers = 24 * CHANNELS + 2 * offsets, 9 * CHANNELS
+        passes.append(("forward+backward", forward_and_backward, dense | sparse | held, *numbers))
     try:
         for threads in sorted({1, threads_before}):
             torch.set_num_threads(threads)
             rate = copy_rate(repeats)
-            for kind, call, variants, size in passes:
+            for kind, call, variants, of_parameters, of_states in passes:
                 calls = {name: functools.partial(call, *variant) for name, variant in variants.items()}
                 times = timed(calls, repeats)
-                for name, taken in times.items():
+                for name, (_, dtype, _, sparsely) in variants.items():
+                    taken = times[name] = [seconds / (SPARSE_TICKS if sparsely else 1) for seconds in times[name]]
                     median = statistics.median(taken)
+                    size = topology.cells * (4 * of_parameters + dtype.itemsize * of_states)
                     row = Row(
                         name=f"{kind} {name}",
                         shape=shape,
                         batch=batch,
                         threads=threads,
-                        ns_per_cell=1e9 * median / cells_updated,
+                        ns_per_cell=1e9 * median / (batch * topology.cells),
                         speedup=_speedup(times.get("reference"), taken),
                         copy_gbps=rate / 1e9,
                         floor_ratio=median * rate / size if batch == 1 else None,

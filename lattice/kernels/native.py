@@ -1,8 +1,8 @@
 """The fast tick on the CPU: `tick.c`, compiled at first use by the machine's own C compiler and called through ctypes.
 
-Against `torch.compile` it trades generality (fp32 only) for a batch inside the kernel (the weights of a 16-cell tile are
-loaded once for all samples and channels) and compact-sparse connections.  It compiles in about two seconds, once per machine
-and channel count.
+Against `torch.compile` it trades generality (states in fp32 or bf16, all else in fp32) for a batch inside the kernel (the weights
+of a 16-cell tile are loaded once for all samples and channels) and compact-sparse connections.  It compiles in about two
+seconds, once per machine, precision and channel count.
 """
 
 from __future__ import annotations
@@ -222,8 +222,8 @@ class NativeKernel:
     def transposed(self, weights: torch.Tensor, pattern: Pattern | None) -> Transposed | None:
         """Sparse connections by the tile that they lead to, for all ticks of a backward; None for dense ones, which need none.
 
-        They take 68 bytes for each offset and tile of which the tile has an owner that keeps it.  Owners along a diagonal lie
-        in two tiles: of K offsets at random, 40 % of them kept, it is about 1.3 times as much as the weights themselves.
+        They take 65 bytes for each tile and offset that one of the owners keeps, who lie in two tiles where the offset goes
+        along z: 1.3 times as much as the weights themselves where 17 of 42 offsets are kept at random.
         """
         if pattern is None:
             return None

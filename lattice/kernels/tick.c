@@ -54,7 +54,8 @@ static inline vec message(const Tile *tile, const number *at, const float *extra
 /* What the tiles of the next column need is asked for while those of this one run, CHANNELS lines of each tensor a tile, in the
  * order in which they lie in memory: a tile reads one line of each of 6 * CHANNELS rows, which neither the hardware's prefetchers
  * nor the pages of the memory see coming.  In the order of use, forward was a fifth slower at a depth of 75.
- * From the tile's first cell to the first of its lines in the next column, in floats: */
+ * From the tile's first cell to the first of its lines in the next column, in numbers (bf16 ones take half a line, and are asked
+ * for twice): */
 static inline int64_t to_lines_ahead(const Tile *tile, int64_t Z) { return CHANNELS * Z + (CHANNELS - 1) * tile->z0; }
 
 /* One line of each of the six parameters, or of their gradients, which will be written. */

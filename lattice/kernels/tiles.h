@@ -2,7 +2,7 @@
  *
  * A tile is 16 cells of one column (x, y), side by side along z.  Its connections are gathered once and then serve all samples
  * and channels.  Lanes whose neighbour lies outside the lattice get a zero weight, so that afterwards every neighbour is one
- * unconditional 16-lane load.  Such a load may reach up to 16 floats beside its row: state buffers carry 16 zeroed floats before
+ * unconditional 16-lane load.  Such a load may reach up to 16 numbers beside its row: state buffers carry 16 zeroed ones before
  * and after them (native.py).  Weights and parameters are ordinary tensors and are only read inside.
  *
  * Tiles are gathered by the strip, STRIP of them that follow each other in memory: the weights of one offset lie far from those
@@ -35,7 +35,7 @@ typedef struct {
     int n;                       /* cells in it: LANES, or what is left of the column */
     int count;                   /* connections with a neighbour in at least one lane: */
     vec weight[MAX_OFFSETS];
-    int64_t shift[MAX_OFFSETS];  /* from a cell to its neighbour in a state buffer, in floats */
+    int64_t shift[MAX_OFFSETS];  /* from a cell to its neighbour in a state buffer, in numbers */
     int32_t offset[MAX_OFFSETS]; /* k of o_k */
     int32_t slot[MAX_OFFSETS];   /* place on the weight tensor's first axis */
     int silent;                  /* connections without any, by slot: */
@@ -116,7 +116,7 @@ static void gather_heard(Tile *tiles, int count, const Geometry *g, const Connec
 typedef struct {
     int first, last, cut;  /* lanes that have an owner inside; `cut` is the first whose owner lies in the second of two tiles */
     int lower, upper;      /* slots of the two tiles of owners, NONE where they do not keep the offset */
-    int64_t owners, shift; /* from the cells to their owners: in a weight tensor's rows, and in a state buffer, in floats */
+    int64_t owners, shift; /* from the cells to their owners: in a row of weights, and in a state buffer, in numbers */
 } Hearing;
 
 /* Fills `h`; returns whether there is such a connection. */

@@ -68,6 +68,6 @@ def test_only_the_named_kernels_are_timed_and_unknown_ones_refused(capsys):
     bench.tick("4,4,8", 2, 3, ["reference"], True)
     names = {row["name"] for row in json.loads(capsys.readouterr().out)["rows"]}
     assert names == {"forward reference", "forward+backward reference", "forward+backward reference held"}
-    with pytest.raises(Stop, match="'fast' is not one of native, compiled, reference") as stopped:
+    with pytest.raises(Stop, match="'fast' is not one of native, native-bf16, compiled, reference") as stopped:
         bench.tick("4,4,8", 1, 3, ["fast"], True)
     assert stopped.value.code == ExitCode.USAGE
