@@ -1,8 +1,8 @@
 """The fast tick on the CPU: `tick.c`, compiled at first use by the machine's own C compiler and called through ctypes.
 
-Against `torch.compile` it trades generality (states in fp32 or bf16, all else in fp32) for a batch inside the kernel (the weights
-of a 16-cell tile are loaded once for all samples and channels) and compact-sparse connections.  It compiles in about two
-seconds, once per machine, precision and channel count.
+Against `torch.compile` it trades generality (states in fp32 or bf16, all else in fp32) for a batch inside the kernel (a tile's
+weights are loaded once for all samples and channels) and compact-sparse connections.  It compiles in about two seconds, once
+per machine, precision and channel count.
 """
 
 from __future__ import annotations
