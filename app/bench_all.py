@@ -96,6 +96,7 @@ def draw(path: Path, rows: list[Row]) -> None:
             axis.annotate(f"{ratios[-1]:.1f}x", (cells[-1], costs[-1]), (4, 0), textcoords="offset points", fontsize=7,
                           color=line.get_color())  # fmt: skip
         axis.set_xscale("log")
+        axis.margins(x=0.1)  # room for what stands at the lines' ends
         axis.set_ylim(bottom=0)
         axis.set_title(f"{kind}, fp32, batch 1", fontsize=10)
         axis.set_xlabel("cells")
