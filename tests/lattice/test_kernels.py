@@ -430,8 +430,8 @@ def test_compiled_equals_reference_with_the_whole_local_tier(dtype, boundary, sh
 
 
 @pytest.mark.slow
-def test_auto_takes_the_compiled_kernel_for_bf16():
-    kernel, line = choose("auto", Topology((3, 3, 3)), 3, CPU, torch.bfloat16)
+def test_auto_takes_the_compiled_kernel_for_fp16():
+    kernel, line = choose("auto", Topology((3, 3, 3)), 3, CPU, torch.float16)
     assert isinstance(kernel, CompiledKernel)
     assert line == "tick kernel: compiled (torch.compile)"
 

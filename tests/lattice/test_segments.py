@@ -107,9 +107,9 @@ def test_segments_give_the_same_output_and_gradients_bit_for_bit(clustered, spar
     assert plain[2].abs().max() > 0
 
 
-@pytest.mark.slow
-def test_segments_of_bf16_states_give_the_same_bit_for_bit():
-    problem, chosen = Problem(True, False, torch.bfloat16), kernel("compiled", torch.bfloat16)
+@pytest.mark.parametrize("name", ["native", pytest.param("compiled", marks=pytest.mark.slow)])
+def test_segments_of_bf16_states_give_the_same_bit_for_bit(name):
+    problem, chosen = Problem(True, False, torch.bfloat16), kernel(name, torch.bfloat16)
     plain, found = (problem.results(chosen, segment=size) for size in (0, 3))
     assert all(torch.equal(a, b) for a, b in zip(plain, found, strict=True))
 

@@ -358,9 +358,9 @@ def test_every_tile_keeps_its_share_of_connections_through_training_growth_and_r
     assert torch.equal(again.trainer.model.lattice.weights, run.trainer.model.lattice.weights)
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_half_precision_trains_with_finite_losses_close_to_fp32(bench, precision):
-    half, full = bench(f"run.precision={precision}", "run.kernel=reference"), bench("run.kernel=reference")
+@pytest.mark.parametrize(("precision", "kernel"), [("fp16", "reference"), ("bf16", "reference"), ("bf16", "native")])
+def test_half_precision_trains_with_finite_losses_close_to_fp32(bench, precision, kernel):
+    half, full = bench(f"run.precision={precision}", f"run.kernel={kernel}"), bench("run.kernel=reference")
     for run in (half, full):
         run.trainer.run()
     assert all(tensor.dtype == torch.float32 for tensor in half.trainer.model.parameters())
