@@ -215,7 +215,9 @@ class Run(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto", description="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one"
     )
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of states, and on a GPU of text layers; parameters stay fp32")
+    precision: Literal["fp32", "bf16", "fp16"] = Field(
+        "fp32", description="of states, on a GPU of text layers; parameters: fp32"
+    )
     kernel: Literal["auto", "native", "triton", "compiled", "reference"] = Field(
         "auto", description="implementation of the tick"
     )
