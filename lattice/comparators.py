@@ -1,25 +1,34 @@
-"""Like work by another library, timed in the same process: spikingjelly's STDP step for a linear layer.
+"""Like work by other libraries, timed in the same process: spikingjelly's STDP step for a linear layer, and a 3-D neural
+cellular automaton of CAX.
 
-It has as many connections as our lattice, and ticks and sentences as ours, but not the same work: it pairs one spike train a
-neuron, ours twelve channels a cell; it is made for dense layers, ours for neighbourhoods.
+Neither does the same work.  The STDP layer has as many connections as ours, ticks and sentences as ours, but pairs one spike
+train a neuron, ours twelve channels a cell, and is for dense layers.  The automaton has as many cells and channels, but one
+set of parameters for all cells: it reads 27 neighbours by a convolution and updates each cell by a small network.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
+import time
 from collections.abc import Callable
 
 import torch
 
-from lattice.bench import Row, copy_rate, timed
+from lattice.bench import CHANNELS, Row, copy_rate, timed
 from lattice.bench_plasticity import STRIDES, TICKS, ConnectionRow
 from lattice.model import generator
 from presets.schema import Plasticity
 from presets.topology import Topology
 
 STDP_SHAPE = (16, 16, 16)
-INSTALL = "`pip install --no-deps spikingjelly loguru` adds it"
-"""Without its dependencies: those would put another torch in the place of the one that is here."""
+NCA_SHAPE = (64, 64, 32)
+PERCEIVED, HIDDEN = 3, 32
+"""What the automaton's convolution finds, in multiples of the channels, and the width of its network: of the size that such
+automata have.  Theirs is mostly a convolution of each channel by itself; XLA takes three times as long for that on a CPU."""
+
+INSTALL = {"spikingjelly": "pip install --no-deps spikingjelly loguru", "cax": "pip install cax"}
+"""The first without its dependencies: those would put another torch in the place of the one that is here."""
 
 FIRING = 0.2
 """Share of the neurons that fire in a tick; what it costs does not depend on it."""
@@ -55,22 +64,55 @@ def stdp_layer(repeats: int, settings: Plasticity) -> ConnectionRow:
     return ConnectionRow(**vars(row), ns_per_connection=1e9 * row.median / connections)
 
 
+def automaton(repeats: int) -> list[Row]:
+    """Steps of a 3-D neural cellular automaton, batch 1, fp32, compiled by XLA, with as many threads as JAX takes: all.
+
+    Forward, and forward with the gradients of state and parameters.  Raises ImportError where CAX is not installed.
+    """
+    import jax
+    from cax.core.perceive import ConvPerceive
+    from cax.core.update import ResidualUpdate
+    from flax import nnx
+
+    rngs, size = nnx.Rngs(0), PERCEIVED * CHANNELS
+    perceive = ConvPerceive(CHANNELS, size, kernel_size=(3, 3, 3), rngs=rngs)
+    update = ResidualUpdate(3, CHANNELS, size, (HIDDEN,), rngs=rngs)
+    definition, parameters, others = nnx.split((perceive, update), nnx.Param, ...)
+    state = jax.random.normal(jax.random.key(0), (1, *NCA_SHAPE, CHANNELS))
+
+    def step(parameters, state):
+        perceive, update = nnx.merge(definition, parameters, others)
+        return update(state, perceive(state), None)
+
+    forward = jax.jit(step)
+    both = jax.jit(jax.value_and_grad(lambda *given: step(*given).sum(), argnums=(0, 1)))
+    calls = {
+        "forward cax nca": lambda: jax.block_until_ready(forward(parameters, state)),
+        "forward+backward cax nca": lambda: jax.block_until_ready(both(parameters, state)),
+    }
+    taken = timed(calls, repeats, time.perf_counter)
+    return [_row(name, NCA_SHAPE, 1, taken[name], os.cpu_count() or 1) for name in calls]
+
+
 def compare(repeats: int, settings: Plasticity, told: Callable[[str], object]) -> tuple[list[Row], list[str]]:
     """(rows, remarks); a library that is not installed is remarked and left out."""
-    told("comparing with spikingjelly")
-    try:
-        return [stdp_layer(repeats, settings)], []
-    except ImportError as error:
-        return [], [f"spikingjelly: not compared, {error}; {INSTALL}"]
+    rows, remarks = [], []
+    for library, measure in (("spikingjelly", lambda: [stdp_layer(repeats, settings)]), ("cax", lambda: automaton(repeats))):
+        told(f"comparing with {library}")
+        try:
+            rows += measure()
+        except ImportError as error:
+            remarks.append(f"{library}: not compared, {error}; `{INSTALL[library]}` adds it")
+    return rows, remarks
 
 
-def _row(name: str, shape: tuple[int, int, int], batch: int, taken: list[float]) -> Row:
+def _row(name: str, shape: tuple[int, int, int], batch: int, taken: list[float], threads: int | None = None) -> Row:
     median = statistics.median(taken)
     return Row(
         name=name,
         shape=shape,
         batch=batch,
-        threads=torch.get_num_threads(),
+        threads=threads or torch.get_num_threads(),
         ns_per_cell=1e9 * median / (shape[0] * shape[1] * shape[2]),
         speedup=None,
         copy_gbps=copy_rate(3) / 1e9,

@@ -23,7 +23,8 @@ def small(monkeypatch):
     monkeypatch.setattr(bench_all, "SHAPES", SHAPES[:1])
     monkeypatch.setattr("lattice.bench.COPY_FLOATS", 1024)
     monkeypatch.setattr(bench_all, "TICK_KERNELS", ("native", "reference"))
-    monkeypatch.setitem(sys.modules, "spikingjelly", None)
+    for library in ("spikingjelly", "cax"):
+        monkeypatch.setitem(sys.modules, library, None)
 
 
 def test_all_tells_every_part_as_json_and_draws_the_growing_lattice(small, tmp_path, capsys):
@@ -41,6 +42,7 @@ def test_a_library_that_is_not_installed_is_named_and_nothing_is_made_up_for_it(
     bench_all.run("tiny", [], 3, 1.0, None, False)
     shown = capsys.readouterr().out
     assert "spikingjelly: not compared" in shown and "--no-deps" in shown
+    assert "cax: not compared" in shown and "`pip install cax` adds it" in shown
     assert "others" not in shown and "growth" in shown
 
 
