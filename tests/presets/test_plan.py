@@ -87,7 +87,7 @@ def test_parameters_and_gradients_are_those_of_the_model_that_is_built(
     from lattice.kernels.sparse import Pattern
     from lattice.model import TextLattice
 
-    config = load(preset, None, ["run.kernel=reference", *changes]).config
+    config = load(preset, None, ["run.kernel=reference", "optimizer.name=adamw", *changes]).config
     model = TextLattice(config, 0, config.text.vocabulary, torch.device("cpu"))
     if model.lattice is not None and config.stages[0].sparsity:
         kept, (x, y, z) = config.stages[0].kept(), config.stages[0].shape
@@ -230,7 +230,7 @@ def test_the_micro_batch_is_the_largest_divisor_of_the_batch_that_fits_and_shrin
 
 def test_segments_are_left_out_where_all_states_fit_and_taken_where_they_let_more_sentences_through() -> None:
     def chosen(budget: float, *changes: str) -> tuple[int, int]:
-        stage = planned("small", "run.device=cpu", f"run.memory_budget_gb={budget}", *changes)
+        stage = planned("small", "run.device=cpu", "optimizer.name=adamw", f"run.memory_budget_gb={budget}", *changes)
         assert stage.fits
         return stage.checkpoint_ticks, stage.micro_batch
 
