@@ -142,7 +142,7 @@ class TextLattice(nn.Module):
         return (self.lattice.cells.grad != 0).any(dim=3).any(dim=0).float().mean().item()
 
     def _autocast(self) -> torch.autocast:
-        # On a CPU text layers are too small to gain: bf16 made steps of `tiny` 1.4 times slower and took 170 MB.
+        # On a CPU text layers are too small to gain from it: steps are slower and memory is larger (docs/LOG.md).
         halved = self.device_type == "cuda" and self.state_dtype != torch.float32
         return torch.autocast(self.device_type, dtype=self.state_dtype if halved else torch.bfloat16, enabled=halved)
 

@@ -1,4 +1,5 @@
-/* One tick of the lattice on the CPU, states in fp32 or bf16 (-DBF16), all else in fp32: forward, and a backward that recomputes the message.
+/* One tick of the lattice on the CPU: forward, and a backward that recomputes the message.  States and their gradients are fp32
+ * or bf16 (-DBF16), all else is fp32.
  *
  * Layout: state [B, X, Y, C, Z], weights [K, X, Y, Z], cells [6, X, Y, C, Z] (a_z b_z c_z a_h b_h c_h); z is contiguous.
  * All functions loop alike:

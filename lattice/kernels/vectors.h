@@ -77,7 +77,7 @@ static inline vec load_numbers(const number *p) {
 }
 
 static inline vec load_numbers_lanes(const number *p, int n) {
-#ifdef __AVX512BW__
+#if defined __AVX512BW__ && defined __AVX512VL__
     return widened((halves)_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p));
 #else
     halves h = {0};
@@ -88,7 +88,7 @@ static inline vec load_numbers_lanes(const number *p, int n) {
 
 static inline void store_numbers(number *p, vec v, int n) {
     const halves h = narrowed(v);
-#ifdef __AVX512BW__
+#if defined __AVX512BW__ && defined __AVX512VL__
     _mm256_mask_storeu_epi16(p, (__mmask16)((1u << n) - 1), (__m256i)h);
 #else
     memcpy(p, &h, (size_t)n * sizeof(number));
