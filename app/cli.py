@@ -14,10 +14,8 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from app.bench_commands import bench_app
-from app.exit_codes import ExitCode, Stop
-from app.experiment_commands import experiment_app
-from app.options import (
+from app.commands.bench import bench_app
+from app.commands.options import (
     AsJson,
     Assignments,
     ConfigFile,
@@ -36,8 +34,10 @@ from app.options import (
     Task,
     Valid,
 )
-from app.preset_commands import presets_app
-from app.run_commands import run_app
+from app.commands.presets import presets_app
+from app.commands.run_commands import run_app
+from app.exit_codes import ExitCode, Stop
+from app.experiments.commands import experiment_app
 from app.version import VERSION
 from monitors.text_safety import printable
 
@@ -101,7 +101,7 @@ def home(
         print(f"lattice-tui {VERSION}")
         raise typer.Exit()
     if context.invoked_subcommand is None:
-        from app import interface as command
+        from app.commands import interface as command
 
         command.home(runs_dir, fps, read_only, plain)
 
@@ -115,7 +115,7 @@ def attach(
     plain: Plain = False,
 ) -> None:
     """Watch and steer a live run, or go through a finished one, also in a folder copied from elsewhere."""
-    from app import interface as command
+    from app.commands import interface as command
 
     command.attach(run, runs_dir, fps, read_only, plain)
 
@@ -129,7 +129,7 @@ def screenshot(
     runs_dir: RunsDir = None,
 ) -> None:
     """Draw a run's screen, or the home screen, into an SVG file."""
-    from app import interface as command
+    from app.commands import interface as command
 
     command.screenshot(None if home else run, out, size, runs_dir)
 
@@ -152,7 +152,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a lattice, from a preset or where a run left off."""
-    from app import train as command
+    from app.commands import train as command
 
     given = {"--data": data, "--valid": valid, "--task": task, "--device": device, "--memory-budget": memory_budget}
     request = command.Request(preset, config, tuple(assignments), given, steps, resume, runs_dir)
@@ -183,7 +183,7 @@ def fork(
     as_json: AsJson = False,
 ) -> None:
     """Begin a new run from a checkpoint of another, with its past and some settings changed."""
-    from app import fork as command
+    from app.run_process import fork as command
 
     given = {"--data": data, "--valid": valid, "--task": task, "--device": device, "--memory-budget": memory_budget}
     changes = command.Changes(tuple(assignments), given, steps)
@@ -207,7 +207,7 @@ def control(
     as_json: AsJson = False,
 ) -> None:
     """Change a live run; prints the step after which the change holds."""
-    from app import control as command
+    from app.commands import control as command
 
     command.run(run, words, runs_dir, timeout, as_json)
 
@@ -227,7 +227,7 @@ def soak(
     as_json: AsJson = False,
 ) -> None:
     """Train under load and look for leaks; exit code 4 where one is found. Ctrl-C gives the verdict so far."""
-    from app import soak as command
+    from app.soak import soak as command
 
     command.run(hours, preset, assignments, chaos, out, trace, as_json)
 
@@ -237,7 +237,7 @@ def plan(
     preset: Preset = "baseline", config: ConfigFile = None, assignments: Assignments = [], as_json: AsJson = False
 ) -> None:
     """Show the memory a run will take, part by part, before anything is allocated."""
-    from app import listing as command
+    from app.commands import listing as command
 
     command.plan_table(preset, config, assignments, as_json)
 
@@ -255,7 +255,7 @@ def profile(
     as_json: AsJson = False,
 ) -> None:
     """Train a few steps in a process of its own; print what they took beside the plan, and remember it for later plans."""
-    from app import profile as command
+    from app.commands import profile as command
 
     given = {"--data": data, "--device": device, "--memory-budget": memory_budget}
     command.run((preset, config, assignments, given), stage, steps, as_json)

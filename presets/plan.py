@@ -3,8 +3,8 @@
 The plan decides the micro-batch and, where `training.checkpoint_ticks` is auto, the segments of ticks: the largest divisor of
 the batch whose total stays within `run.memory_budget_gb`.  It adds
 up what is never all there at one moment (the loss's activations go before the lattice's gradients come), so it errs upwards.
-What lives through a step is counted exactly, tensor by tensor, from the shapes that lattice.lattice3d and
-lattice.text.coder build; `temporaries` follow the allocations measured in lattice.kernels.propagate, and text activations
+What lives through a step is counted exactly, tensor by tensor, from the shapes that lattice.model.lattice3d and
+lattice.model.coder build; `temporaries` follow the allocations measured in lattice.kernels.propagate, and text activations
 are an estimate.  The `reference` kernel is not planned for: autograd keeps every one of its intermediates.
 
 What a tick holds beside the states depends on the kernel: `assumed_kernel` says which one a config will run on which device.

@@ -274,7 +274,7 @@ class Text(Section):
         return self
 
     def decoder_size(self, feed_forward: int) -> int:
-        """Parameters of the decoder with the full vocabulary and this feed-forward width, as lattice.text.coder builds it."""
+        """Parameters of the decoder with the full vocabulary and this feed-forward width, as lattice.model.coder builds it."""
         width, slot = self.width, self.slot_width
         tables = (self.vocabulary + self.max_tokens + 1) * width + self.grid**2 * slot
         norms = 2 * slot + 2 * width

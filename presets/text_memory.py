@@ -1,5 +1,5 @@
-"""What text takes of a run's memory, counted without torch: encoder, decoder and ports as lattice.text.coder and
-lattice.lattice3d build them, what they keep for the backward, and the sentences themselves."""
+"""What text takes of a run's memory, counted without torch: encoder, decoder and ports as lattice.model.coder and
+lattice.model.lattice3d build them, what they keep for the backward, and the sentences themselves."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUNDLED_TEXT = 2_500_000
 
 
 def encoder_size(text: Text) -> int:
-    """Parameters of lattice.text.coder.Encoder."""
+    """Parameters of lattice.model.coder.Encoder."""
     width, hidden, slots = text.width, text.encoder_feed_forward, text.grid**2
     tokens_per_slot = math.ceil(text.max_tokens / slots)
     tables = (text.vocabulary + slots * tokens_per_slot) * width
@@ -31,7 +31,7 @@ def encoder_size(text: Text) -> int:
 
 
 def ports_size(text: Text, channels: int) -> int:
-    """Parameters of both ports, lattice.lattice3d.Port."""
+    """Parameters of both ports, lattice.model.lattice3d.Port."""
     slots, points = text.grid**2, CONTROL_POINTS * channels
     return slots * (2 * text.slot_width * points + points + text.slot_width)
 

@@ -78,17 +78,17 @@ def test_the_side_of_the_commands_that_starts_loads_without_torch():
     starts = (
         "cli",
         "configure",
-        "listing",
         "formats",
         "exit_codes",
         "version",
-        "protocol",
-        "client",
-        "control",
-        "launch",
-        "train",
-        "compare",
-        "export",
+        "wire.protocol",
+        "wire.client",
+        "run_process.launch",
+        "commands.listing",
+        "commands.control",
+        "commands.train",
+        "commands.compare",
+        "commands.export",
     )
     names = [f"app.{name}" for name in starts]
     assert loaded_by(*names) & {"torch", "numpy", "textual", "sklearn", "tokenizers", "sacrebleu", "lattice"} == set()

@@ -16,13 +16,13 @@ from rich.table import Table
 from app import configure, formats
 from app.exit_codes import ExitCode, Stop
 from app.experiments.statistics import interval
-from app.prepare import prepare
-from lattice.batches import Sentences, corpus_tokenizer
-from lattice.data import Corpus, DataError, Pair, read_pairs
-from lattice.evaluate import chunk_size, evaluate
-from lattice.model import CONTROLS
-from lattice.shaping import shaping
-from lattice.trainer import Trainer, TrainingFailed
+from app.run_process.prepare import prepare
+from lattice.data.batches import Sentences, corpus_tokenizer
+from lattice.data.corpus import Corpus, DataError, Pair, read_pairs
+from lattice.model.text_lattice import CONTROLS
+from lattice.observing.evaluate import chunk_size, evaluate
+from lattice.training.shaping import shaping
+from lattice.training.trainer import Trainer, TrainingFailed
 from monitors import gauges
 from monitors.quality import Quality, score
 from presets.schema import RunConfig

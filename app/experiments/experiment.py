@@ -17,9 +17,9 @@ from app import configure, formats
 from app.exit_codes import ExitCode, Stop
 from app.experiments.ledger import Ledger
 from app.experiments.measure import Conditions, Looks, Outcome, Text, train
-from app.prepare import prepare_device, read_corpus
+from app.run_process.prepare import prepare_device, read_corpus
 from app.version import VERSION
-from lattice.data import DataError, read_pairs
+from lattice.data.corpus import DataError, read_pairs
 from presets.layers import Loaded
 from presets.schema import RunConfig
 

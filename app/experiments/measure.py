@@ -10,14 +10,14 @@ import torch
 
 from app.exit_codes import ExitCode, Stop
 from app.experiments.statistics import Need, crossing, value_at
-from lattice.batches import Sentences, corpus_tokenizer
-from lattice.callbacks import Callback
-from lattice.data import Corpus, Pair
-from lattice.evaluate import chunk_size, evaluate, held_out_loss
+from lattice.data.batches import Sentences, corpus_tokenizer
+from lattice.data.corpus import Corpus, Pair
+from lattice.data.tokenizer import Tokenizer
 from lattice.kernels.native import KernelUnavailable
-from lattice.shaping import shaping
-from lattice.text.tokenizer import Tokenizer
-from lattice.trainer import Trainer, TrainingFailed
+from lattice.observing.evaluate import chunk_size, evaluate, held_out_loss
+from lattice.training.callbacks import Callback
+from lattice.training.shaping import shaping
+from lattice.training.trainer import Trainer, TrainingFailed
 from monitors import gauges
 from presets.schema import RunConfig
 

@@ -18,9 +18,9 @@ from rich.console import Console
 from app.experiments import plot, report
 from app.experiments.experiment import Arm, Experiment, Request, choose
 from app.experiments.measure import Conditions, Looks, Outcome
-from lattice.model import generator
 from lattice.optimizers.retained import of_step
-from lattice.trainer import Trainer
+from lattice.random_streams import generator
+from lattice.training.trainer import Trainer
 from monitors import gauges
 
 ADAMW = "adamw"

@@ -18,7 +18,7 @@ from app.exit_codes import ExitCode, Stop
 from app.experiments import plot, report
 from app.experiments.experiment import Arm, Experiment, Request, choose
 from app.experiments.measure import Conditions, Looks, Outcome
-from lattice.trainer import Trainer
+from lattice.training.trainer import Trainer
 from monitors.events import AnyEvent, StageStarted
 from presets.layers import toml_value
 from presets.schema import RunConfig, Stage

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from app.control import who
+from app.commands.control import who
 from app.tui.messages import CommandAnswered
 from monitors.runs import RunFolder
 
@@ -48,7 +48,7 @@ class Steering(threading.Thread):
             self._post(self._answer(order))
 
     def _answer(self, order: Order) -> CommandAnswered:
-        from app.client import ClientError, send
+        from app.wire.client import ClientError, send
 
         try:
             reply = send(self._folder, order.command, order.args, self._who, TIMEOUT_S)

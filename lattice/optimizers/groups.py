@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lattice.model import TextLattice
+    from lattice.model.text_lattice import TextLattice
 
 
 def groups(model: TextLattice, weight_decay: float) -> list[dict[str, Any]]:

@@ -15,8 +15,8 @@ from lattice.kernels.sparse import moved as moved_weights
 from lattice.optimizers.partwise import PartWise, State
 
 if TYPE_CHECKING:
-    from lattice.lattice3d import Lattice
-    from lattice.model import TextLattice
+    from lattice.model.lattice3d import Lattice
+    from lattice.model.text_lattice import TextLattice
 
 CONNECTIONS = "lattice.weights/"
 """Begins the names of what is kept for connections."""

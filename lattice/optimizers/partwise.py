@@ -18,7 +18,7 @@ from presets.optimizer_state import GAP, LION_RATE, tensor_rank
 from presets.schema import RunConfig, Stage
 
 if TYPE_CHECKING:
-    from lattice.model import TextLattice
+    from lattice.model.text_lattice import TextLattice
 
 OWN = ("cells", "connections")
 """Parts of the model that follow `optimizer.name`."""

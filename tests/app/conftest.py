@@ -68,7 +68,7 @@ def cli() -> Callable[..., Told]:
 @pytest.fixture(scope="session")
 def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text file of 300 sentences."""
-    from lattice.grammar import generate
+    from lattice.data.grammar import generate
 
     path = tmp_path_factory.mktemp("data") / "sentences.txt"
     path.write_text("\n".join(generate(300, seed=2)) + "\n", encoding="utf-8")

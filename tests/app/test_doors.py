@@ -95,7 +95,7 @@ def own(trained, tmp_path) -> Path:
 
 
 def sign(path: Path) -> None:
-    from lattice import checkpoint
+    from lattice.training import checkpoint
 
     manifest = json.loads((path / "MANIFEST.json").read_text())
     for name, entry in manifest["files"].items():
@@ -160,7 +160,7 @@ def test_a_name_leads_out_of_the_runs_folder_only_where_it_is_a_path_to_a_run(ow
 
 
 def test_a_checkpoint_that_is_a_link_is_no_checkpoint_and_what_it_leads_to_is_left_alone(own, tmp_path):
-    from lattice import checkpoint
+    from lattice.training import checkpoint
 
     checkpoints = own / "checkpoints"
     ((step, real),) = checkpoint.steps(checkpoints)[:1]
@@ -176,7 +176,7 @@ def test_a_checkpoint_that_is_a_link_is_no_checkpoint_and_what_it_leads_to_is_le
 
 @pytest.mark.parametrize("name", ["model.safetensors", "state.json", "MANIFEST.json"])
 def test_a_link_or_a_pipe_in_the_place_of_a_checkpoints_file_is_refused_at_once(own, name):
-    from lattice import checkpoint
+    from lattice.training import checkpoint
 
     _, path = checkpoint.steps(own / "checkpoints")[0]
     for make in (lambda file: file.symlink_to("/dev/zero"), os.mkfifo):

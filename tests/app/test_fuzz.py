@@ -20,14 +20,14 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from app.exit_codes import ExitCode, Stop
-from app.runs import open_run
+from app.run_process.runs import open_run
 from app.tui.snapshot import Snapshot, fold, log_line
-from lattice import checkpoint
-from lattice.batches import Sentences, corpus_tokenizer
-from lattice.data import Corpus, DataError, Pair, load_corpus
-from lattice.grammar import generate
-from lattice.text.tokenizer import Tokenizer
-from lattice.trainer import Trainer
+from lattice.data.batches import Sentences, corpus_tokenizer
+from lattice.data.corpus import Corpus, DataError, Pair, load_corpus
+from lattice.data.grammar import generate
+from lattice.data.tokenizer import Tokenizer
+from lattice.training import checkpoint
+from lattice.training.trainer import Trainer
 from monitors.events import EventLog, each_event, read_events
 from monitors.runs import RunFolder, list_runs
 from presets.layers import ConfigError, flatten, load
@@ -386,7 +386,7 @@ def test_any_run_json_is_listed_told_and_never_fatal(cases, trained, tmp_path, c
 
 @CASES
 def test_any_saved_config_opens_or_is_refused(cases, trained, tmp_path):
-    from app.runs import run_config
+    from app.run_process.runs import run_config
 
     raw = trained.config_toml.read_bytes()
     folder = RunFolder(tmp_path)

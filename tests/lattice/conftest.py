@@ -9,12 +9,12 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from lattice.batches import Sentences, corpus_tokenizer
-from lattice.callbacks import Callback
-from lattice.data import Corpus, Pair
-from lattice.grammar import generate
-from lattice.text.tokenizer import Tokenizer
-from lattice.trainer import Trainer
+from lattice.data.batches import Sentences, corpus_tokenizer
+from lattice.data.corpus import Corpus, Pair
+from lattice.data.grammar import generate
+from lattice.data.tokenizer import Tokenizer
+from lattice.training.callbacks import Callback
+from lattice.training.trainer import Trainer
 from monitors.events import AnyEvent, Event
 from presets.layers import load
 from presets.schema import RunConfig

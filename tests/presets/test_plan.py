@@ -85,7 +85,7 @@ def test_parameters_and_gradients_are_those_of_the_model_that_is_built(
     preset: str, changes: list[str], torch: ModuleType
 ) -> None:
     from lattice.kernels.sparse import Pattern
-    from lattice.model import TextLattice
+    from lattice.model.text_lattice import TextLattice
 
     config = load(preset, None, ["run.kernel=reference", "optimizer.name=adamw", *changes]).config
     model = TextLattice(config, 0, config.text.vocabulary, torch.device("cpu"))
@@ -120,7 +120,7 @@ def test_parameters_and_gradients_are_those_of_the_model_that_is_built(
 
 @pytest.mark.parametrize("preset", ["tiny", "baseline"])
 def test_encoder_decoder_and_ports_are_each_counted_as_they_are_built(preset: str, torch: ModuleType) -> None:
-    from lattice.model import TextLattice
+    from lattice.model.text_lattice import TextLattice
     from presets.text_memory import encoder_size, ports_size
 
     config = load(preset, None, ["run.kernel=reference"]).config
@@ -158,7 +158,7 @@ def measured_peak(step: Callable[[], None]) -> int:
 @pytest.mark.parametrize("clusters", [0, 16])
 def test_the_plan_covers_the_measured_peak_of_a_native_backward_and_little_more(clusters: int, torch: ModuleType) -> None:
     from lattice.kernels.native import KernelUnavailable
-    from lattice.model import TextLattice
+    from lattice.model.text_lattice import TextLattice
 
     # A wide lattice with few ticks and small text parts: what a tick needs beside the states weighs most.
     changes = ["run.kernel=native", "stages.0.shape=[32, 32, 5]", "stages.0.ticks=4"]
@@ -188,7 +188,7 @@ def test_the_plan_covers_the_measured_peak_of_a_backward_on_the_gpu_path_and_lit
 ) -> None:
     """All that TritonKernel allocates, in bf16; only its launches are left out, which allocate nothing."""
     from lattice.kernels.triton_kernel import TritonKernel
-    from lattice.model import TextLattice
+    from lattice.model.text_lattice import TextLattice
 
     monkeypatch.setattr(TritonKernel, "_launch", lambda self, name, state, *arguments, **constants: None)
     monkeypatch.setattr(TritonKernel, "_probe", lambda self, topology: None)

@@ -166,7 +166,7 @@ SMALL = {"vocabulary": 300, "width": 64, "grid": 2, "decoder_layers": 3, "decode
 
 @pytest.mark.parametrize("values", [{}, SMALL], ids=["default", "small"])
 def test_the_decoders_feed_forward_width_is_the_one_the_model_solves(values: dict[str, int]) -> None:
-    from lattice.text.coder import Decoder
+    from lattice.model.coder import Decoder
 
     text = Text(**values)
     sizes = (text.vocabulary, text.max_tokens, text.grid**2, text.slot_width, text.width, text.decoder_layers)

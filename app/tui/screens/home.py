@@ -207,7 +207,7 @@ class HomeScreen(Screen[None]):
         threading.Thread(target=self._launch, args=(arguments,), name=f"launch of {name}", daemon=True).start()
 
     def _launch(self, arguments: list[str]) -> None:
-        from app.launch import launch
+        from app.run_process.launch import launch
 
         try:
             message: Message = RunLaunched(str(launch(arguments, self.app.runs_dir).path))

@@ -9,10 +9,10 @@ import torch
 
 from app.experiments import measure
 from app.experiments.measure import Conditions, Text, connection_bytes, optimizer_bytes, train
-from lattice.data import Corpus, Pair
-from lattice.grammar import generate
-from lattice.lattice3d import Lattice
-from lattice.trainer import Trainer, TrainingFailed
+from lattice.data.corpus import Corpus, Pair
+from lattice.data.grammar import generate
+from lattice.model.lattice3d import Lattice
+from lattice.training.trainer import Trainer, TrainingFailed
 from presets.layers import load
 from presets.optimizer_state import state_bytes
 from presets.schema import RunConfig

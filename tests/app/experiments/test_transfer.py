@@ -11,9 +11,9 @@ from app.experiments import measure, transfer
 from app.experiments.experiment import Source
 from app.experiments.measure import Conditions, Text
 from app.experiments.transfer import GROWN, SCRATCH, GrowthLooks, arms_of, growth_ratios
-from lattice.data import Corpus, Pair
-from lattice.grammar import generate
-from lattice.trainer import Trainer
+from lattice.data.corpus import Corpus, Pair
+from lattice.data.grammar import generate
+from lattice.training.trainer import Trainer
 from presets.layers import load
 
 

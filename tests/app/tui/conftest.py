@@ -81,7 +81,7 @@ def recorded(cli, sentences: Path, runs_dir: Path) -> RunFolder:
 @pytest.fixture
 def live(sentences: Path, tmp_path: Path):
     """A run of `tiny` that trains on until it is told to stop, in a process of its own."""
-    from app.launch import launch
+    from app.run_process.launch import launch
 
     options = ["--preset", "tiny", "--data", str(sentences), "--device", "cpu", "--steps", "100000"]
     before = os.environ.get("OMP_NUM_THREADS")

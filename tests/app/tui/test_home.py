@@ -54,7 +54,7 @@ def test_starting_checks_the_data_and_gives_the_options_to_the_engine(use, recor
         launched.append((arguments, place))
         return recorded
 
-    monkeypatch.setattr("app.launch.launch", launch)
+    monkeypatch.setattr("app.run_process.launch.launch", launch)
 
     async def look(screen):
         await screen.press("enter")
@@ -78,7 +78,7 @@ def test_an_engine_that_refuses_is_quoted(use, runs_dir, monkeypatch):
     def launch(arguments, place):
         raise Stop(ExitCode.USAGE, "no [bold]text[/bold] in it")
 
-    monkeypatch.setattr("app.launch.launch", launch)
+    monkeypatch.setattr("app.run_process.launch.launch", launch)
 
     async def look(screen):
         await screen.press("enter")
@@ -120,7 +120,7 @@ def test_keys_typed_ahead_of_a_slow_screen_are_taken_in_their_order(use, runs_di
         raise Stop(ExitCode.USAGE, "not now")
 
     launched: list[list[str]] = []
-    monkeypatch.setattr("app.launch.launch", launch)
+    monkeypatch.setattr("app.run_process.launch.launch", launch)
 
     async def look(screen):
         await screen.press("enter")

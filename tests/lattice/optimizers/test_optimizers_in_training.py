@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lattice import checkpoint
-from lattice.callbacks import Callback
-from lattice.checkpointer import Checkpointer
 from lattice.optimizers.partwise import PartWise
-from lattice.rewiring import Rewiring, change_pattern
+from lattice.training import checkpoint
+from lattice.training.callbacks import Callback
+from lattice.training.checkpointer import Checkpointer
+from lattice.training.rewiring import Rewiring, change_pattern
 from monitors.events import Trained
 from presets.layers import load
 from presets.optimizer_state import state_bytes, tensor_rank

@@ -8,14 +8,7 @@ import pytest
 import torch
 
 from lattice.optimizers.adafactor import Adafactor
-from lattice.optimizers.adam8bit import (
-    Adam8bit,
-    decoded_signed,
-    decoded_unsigned,
-    encode_signed,
-    encode_unsigned,
-    in_blocks,
-)
+from lattice.optimizers.adam8bit import Adam8bit, decoded_signed, decoded_unsigned, encode_signed, encode_unsigned, in_blocks
 from lattice.optimizers.galore import GaLore, project
 from lattice.optimizers.lion import Lion
 from lattice.optimizers.partwise import OWN, PartWise

@@ -7,14 +7,14 @@ import math
 import pytest
 import torch
 
-from lattice import checkpoint
-from lattice.callbacks import Callback
-from lattice.checkpointer import Checkpointer
-from lattice.decode_monitor import DecodeMonitor
-from lattice.growth import carry_over, resample
-from lattice.learning_rate import PROFILE_RATE
-from lattice.model import TextLattice
-from lattice.plasticity.monitor import PlasticityMonitor
+from lattice.model.growth import carry_over, resample
+from lattice.model.text_lattice import TextLattice
+from lattice.observing.decode_monitor import DecodeMonitor
+from lattice.observing.plasticity_monitor import PlasticityMonitor
+from lattice.training import checkpoint
+from lattice.training.callbacks import Callback
+from lattice.training.checkpointer import Checkpointer
+from lattice.training.learning_rate import PROFILE_RATE
 from monitors.events import Plastic, Trained, Warned
 from presets.layers import ConfigError
 from presets.plan import plan

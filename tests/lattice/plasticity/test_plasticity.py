@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from lattice.kernels import choose, propagate
 from lattice.kernels.sparse import Pattern, tile_means
-from lattice.lattice3d import Lattice
+from lattice.model.lattice3d import Lattice
 from lattice.plasticity import pairs, slabs
 from lattice.plasticity.native import plain
 from lattice.plasticity.plasticity import LEAST_THRESHOLD, MOST_THRESHOLD, Plasticity
 from lattice.plasticity.products import present
-from lattice.rewiring import highest
+from lattice.training.rewiring import highest
 from presets.schema import Connections
 from presets.schema import Plasticity as Settings
 from presets.topology import Topology

@@ -1,0 +1,80 @@
+"""`evaluate` and `decode`: a saved model on text of your own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from app import formats
+from app.exit_codes import ExitCode, Stop
+from monitors.runs import runs_dir as place
+from monitors.text_safety import printable
+
+
+def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, runs_dir: Path | None, as_json: bool) -> None:
+    """Scores a run on the sentences of `data`.  Raises Stop."""
+    import torch
+
+    from app.run_process.prepare import choose_device
+    from app.run_process.runs import find_run, open_run
+    from lattice.data.batches import Sentences
+    from lattice.data.corpus import DataError, read_pairs
+    from lattice.model.text_lattice import CONTROLS
+    from lattice.observing.evaluate import evaluate
+
+    if control not in CONTROLS:
+        raise Stop(ExitCode.USAGE, f"--control: {control!r} is not one of {', '.join(CONTROLS)}")
+    opened = open_run(find_run(place(runs_dir), run), choose_device(device), best)
+    try:
+        pairs = tuple(read_pairs(data, opened.config.data.task))
+    except DataError as error:
+        raise Stop(ExitCode.USAGE, str(error)) from error
+    if control == "shuffled" and len(pairs) < 2:
+        raise Stop(ExitCode.USAGE, f"{data}: --control shuffled needs at least two sentences")
+    with torch.no_grad():
+        sentences = Sentences(pairs, opened.tokenizer, opened.config.text.max_tokens)
+        quality, said = evaluate(opened.model, sentences, opened.tokenizer, opened.chunk, control)
+    limit = opened.config.text.max_tokens
+    for side, count in sorted(sentences.cut.items()):
+        note = f"note: {count} of {len(pairs)} {side}s are longer than text.max_tokens = {limit} and are cut there"
+        print(note, file=sys.stderr)
+    fields = {"bleu": quality.bleu, "chrf": quality.chrf, "exact": quality.exact, "count": quality.count}
+    if as_json:
+        print(json.dumps(fields | {"signature": quality.signature, "control": control}))
+        return
+    for pair, text in list(zip(pairs, said, strict=True))[:5]:
+        print(f"  {printable(pair.target)}\n  -> {printable(text)}")
+    print(
+        f"BLEU {formats.score(quality.bleu)}  chrF {formats.score(quality.chrf)}  exact {quality.exact:.1%}  "
+        f"on {formats.count(quality.count)} sentences, control {control}, step {opened.progress.step}\n{quality.signature}"
+    )
+
+
+def decode_text(run: str, text: str, best: bool, device: str, runs_dir: Path | None, as_json: bool) -> None:
+    """Prints what comes back for one text.  Raises Stop."""
+    from app.run_process.prepare import choose_device
+    from app.run_process.runs import find_run, open_run
+    from lattice.data.tokenizer import pad
+
+    if not text.strip():
+        raise Stop(ExitCode.USAGE, "there is no text to decode")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Stop(ExitCode.USAGE, "the text is not valid UTF-8") from error
+    target = choose_device(device)
+    opened = open_run(find_run(place(runs_dir), run), target, best)
+    tokens = opened.tokenizer.encode([" ".join(text.split())])[0]
+    limit = opened.config.text.max_tokens
+    said = opened.tokenizer.decode(opened.model.say(pad([tokens[:limit]]).to(target)))[0]
+    cut = max(0, len(tokens) - limit)
+    if as_json:
+        print(json.dumps({"text": text, "said": said, "tokens": len(tokens), "cut": cut, "step": opened.progress.step}))
+        return
+    print(printable(said))
+    if cut:
+        print(
+            f"note: the text has {len(tokens)} tokens; the last {cut} are beyond text.max_tokens = {limit} and were cut",
+            file=sys.stderr,
+        )

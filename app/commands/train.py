@@ -1,0 +1,162 @@
+"""`train`: run the engine in the foreground and end with a summary that says what to type next."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app import configure, formats
+from app.exit_codes import ExitCode, Stop
+from monitors.runs import RunFolder
+from monitors.runs import runs_dir as place
+from monitors.text_safety import printable
+from presets.schema import RunConfig
+
+if TYPE_CHECKING:
+    from app.run_process.engine import Outcome
+    from lattice.training.callbacks import Callback
+
+
+@dataclass(frozen=True)
+class Request:
+    """What `train` was asked for: a new run from a preset, or one to `resume`."""
+
+    preset: str | None = None
+    config: Path | None = None
+    assignments: tuple[str, ...] = ()
+    given: configure.Given | None = None
+    """Options that stand for a setting."""
+
+    steps: int | None = None
+    resume: str | None = None
+    runs_dir: Path | None = None
+
+    def options(self) -> dict[str, object]:
+        """The options that were given but for --runs-dir and --set, by name."""
+        named = {"--preset": self.preset, "--config": self.config, "--steps": self.steps, "--resume": self.resume}
+        return {name: value for name, value in {**named, **(self.given or {})}.items() if value is not None}
+
+    def check(self) -> RunConfig | None:
+        """The config of a new run; None for one that is resumed.  Raises Stop where the options do not go together."""
+        if self.resume is None:
+            loaded = configure.load(self.preset or "baseline", self.config, list(self.assignments), self.given)
+            return configure.with_steps(loaded.config, self.steps)
+        foreign = [name for name in self.options() if name != "--resume"] + ["--set"] * bool(self.assignments)
+        if foreign:
+            raise Stop(ExitCode.USAGE, f"--resume continues a run as it was started; leave out {', '.join(foreign)}")
+        return None
+
+
+def run(request: Request, log_format: str, as_json: bool) -> None:
+    """Trains, prints the outcome, and leaves with its exit code.  Raises Stop where it can't begin."""
+    config = request.check()
+
+    import torch  # noqa: F401 - from here on the engine is needed; all that can be refused without it has been
+
+    from app.run_process import engine
+    from app.run_process.runs import find_run, run_config
+    from presets.layers import ALIASES
+
+    gc.collect()
+    gc.freeze()  # what is imported stays: looking for garbage and for tensors alive passes it over
+    if config is None:
+        folder = find_run(place(request.runs_dir), request.resume)
+        config = run_config(folder)
+        with talk(config, log_format) as callback:
+            outcome = engine.resume(folder, config, [callback])
+    else:
+        preset = request.preset or "baseline"
+        with talk(config, log_format) as callback:
+            outcome = engine.start(config, ALIASES.get(preset, preset), place(request.runs_dir), [callback])
+    report(outcome, request.runs_dir, log_format, as_json)
+
+
+def detach(request: Request, as_json: bool) -> None:
+    """Starts the engine in a session of its own and prints the run's name once it is up.  Raises Stop where it can't begin."""
+    from app.run_process.launch import launch
+
+    request.check()
+    arguments = [f"{name}={value}" for name, value in request.options().items()]
+    arguments += [f"--set={assignment}" for assignment in request.assignments]
+    announce(launch(arguments, place(request.runs_dir)), as_json)
+
+
+def announce(folder: RunFolder, as_json: bool) -> None:
+    """The name of a run whose engine was started on its own."""
+    from app.commands.listing import status_json
+
+    print(status_json(folder) if as_json else printable(folder.name))
+    if (info := folder.read_info()).state == "finished":
+        print(finished(folder.name, info.step), file=sys.stderr)
+
+
+def finished(run: str, step: int) -> str:
+    """What is said of a run that has nothing left to train."""
+    return printable(f"run {run} is finished after {formats.count(step)} steps; `lattice-tui fork {run} --steps N` trains on")
+
+
+@contextlib.contextmanager
+def talk(config: RunConfig, log_format: str) -> Iterator[Callback]:
+    """What a run in the foreground says while it trains."""
+    from app.run_process.headless import JsonLines, Lines, WhileHeard
+
+    if log_format == "json":
+        yield WhileHeard(JsonLines(), 1)
+        return
+    with contextlib.closing(Lines(config)) as lines:
+        yield WhileHeard(lines, 2)
+
+
+def report(outcome: Outcome, runs_dir: Path | None, log_format: str, as_json: bool) -> None:
+    """How the run ended.  Raises Stop with its exit code where that is not 0."""
+    if not outcome.trained:
+        print(finished(outcome.folder.name, outcome.folder.read_info().step), file=sys.stderr)
+    if as_json:
+        from app.commands.listing import status_json
+
+        print(status_json(outcome.folder))
+    elif log_format == "text":
+        _summary(outcome, runs_dir)
+    if outcome.code:
+        raise Stop(outcome.code, f"run {outcome.folder.name}: {outcome.reason}")
+
+
+def _summary(outcome: Outcome, runs_dir: Path | None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from lattice.training import checkpoint
+
+    console, info = Console(highlight=False), outcome.folder.read_info()
+    where = printable(f" --runs-dir {shlex.quote(str(runs_dir))}") if runs_dir else ""
+    if outcome.final is not None:
+        table = Table("unseen sentence", "what the lattice said", title="Held-out sentences, through the lattice and back")
+        for sample in outcome.final.samples:
+            table.add_row(*(printable(text).replace("[", r"\[") for text in (sample.reference, sample.said)))
+        console.print(table)
+        final = outcome.final
+        console.print(
+            f"BLEU {formats.score(final.bleu)} on {final.count} unseen sentences (chrF {formats.score(final.chrf)}, "
+            f"{final.exact:.0%} exact; {final.signature})",
+            markup=False,
+            soft_wrap=True,
+        )
+    speed = info.elapsed_s / info.step if info.step else 0.0
+    console.print(
+        f"{formats.count(info.step)} steps in {formats.duration(info.elapsed_s)} ({1000 * speed:.0f} ms a step, "
+        f"{formats.duration(info.cpu_s)} of CPU), peak memory {formats.bytes_(info.peak_bytes)}",
+        markup=False,
+    )
+    console.print(f"run folder: {printable(str(outcome.folder.path))}", markup=False, soft_wrap=True)
+    name = printable(outcome.folder.name)
+    if outcome.code == ExitCode.OK:
+        console.print(f'next:  lattice-tui decode {name} "your sentence"{where}', markup=False, soft_wrap=True)
+        console.print(f"       lattice-tui evaluate {name} --data FILE --control shuffled{where}", markup=False, soft_wrap=True)
+    elif checkpoint.steps(outcome.folder.checkpoints):
+        console.print(f"next:  lattice-tui train --resume {name}{where}", markup=False, soft_wrap=True)

@@ -1,0 +1,313 @@
+"""One run, from its config to its last event: the process that trains.
+
+Makes or takes up the run folder, holds its lock, writes `run.json`, `events.jsonl`, volumes and checkpoints, lets others
+watch and steer, turns signals into an orderly stop, and returns the exit code.  SIGHUP is ignored: a dropped terminal does
+not stop a run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from app import planning
+from app.exit_codes import ExitCode, Stop
+from app.run_process import launch
+from app.run_process.prepare import prepare
+from app.version import VERSION
+from app.wire.feed import Feed
+from app.wire.protocol import RECENT
+from app.wire.server import Server
+from lattice.data.batches import Sentences, corpus_tokenizer
+from lattice.data.corpus import Corpus
+from lattice.data.tokenizer import Tokenizer
+from lattice.kernels.native import KernelUnavailable
+from lattice.observing.decode_monitor import DecodeMonitor
+from lattice.observing.leak_monitor import LeakMonitor
+from lattice.observing.measuring import Measuring, device_name
+from lattice.observing.memory_monitor import MemoryMonitor
+from lattice.observing.plasticity_monitor import PlasticityMonitor
+from lattice.observing.volume_monitor import VolumeMonitor
+from lattice.training import checkpoint
+from lattice.training.callbacks import Callback
+from lattice.training.checkpointer import Checkpointer
+from lattice.training.health import Recovery
+from lattice.training.progress import Progress
+from lattice.training.shaping import shaping
+from lattice.training.trainer import Trainer, TrainingFailed
+from monitors import gauges, measured
+from monitors.events import AnyEvent, Decoded, Edited, EventLog, RunEnded, RunStarted, StageStarted, Warned
+from monitors.leak_detector import Buffer, Detector
+from monitors.runs import RunFolder, RunFolderError, RunInfo, why
+from monitors.text_safety import printable
+from monitors.volumes import Volumes
+from presets.layers import to_toml
+from presets.schema import RunConfig
+
+INFO_EVERY_S = 1.0
+"""`run.json` is rewritten at most this often while training."""
+
+SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended, and where it is."""
+
+    folder: RunFolder
+    code: ExitCode
+    reason: str
+    final: Decoded | None = None
+    """Scores of a finished run on all held-out sentences."""
+
+    trained: bool = True
+    """False where nothing was left to train."""
+
+
+class Record(Callback):
+    """Writes the event log, shows viewers what is in it, and writes `run.json` often enough for `runs` and `status`."""
+
+    def __init__(self, folder: RunFolder, log: EventLog, info: RunInfo, feed: Feed) -> None:
+        self._folder, self._log, self.info, self._feed = folder, log, info, feed
+        self._written = 0.0
+
+    def on_event(self, event: AnyEvent) -> None:
+        self._feed.publish(self._log.append(event))
+        if isinstance(event, StageStarted):
+            self.update(state="running", stage=event.stage, step=event.step)
+        if isinstance(event, Edited) and event.key == "paused":
+            self.update(state="paused" if event.new else "running", step=event.step)
+
+    def after_step(self, trainer: Trainer) -> None:
+        if time.monotonic() - self._written >= INFO_EVERY_S:
+            self.follow(trainer)
+
+    def at_stage_end(self, trainer: Trainer) -> None:
+        self.follow(trainer)
+
+    def follow(self, trainer: Trainer, **changes: object) -> None:
+        """Brings `run.json` up to date with the trainer's progress."""
+        progress = trainer.progress
+        fields = {name: getattr(progress, name) for name in ("stage", "step", "bleu", "loss", "elapsed_s", "cpu_s", "saving_s")}
+        self.update(**fields | {"peak_bytes": peak_bytes(trainer.device)} | changes)
+
+    def update(self, **changes: object) -> None:
+        self.info = self.info.model_copy(update=changes)
+        self._folder.write_info(self.info)
+        self._written = time.monotonic()
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory the run has held so far: the device's, or the process's where it trains on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    return gauges.peak_rss_bytes()
+
+
+def start(
+    config: RunConfig, preset: str, runs_dir: Path, callbacks: list[Callback], leaks: LeakMonitor | None = None
+) -> Outcome:
+    """A new run, to its end; `leaks` where its window reaches beyond the run, in a process of several.
+
+    Raises Stop if it can't begin.
+    """
+    device, corpus = prepare(config)
+    tokenizer = _tokenizer(corpus, config.text.vocabulary)
+    folder = None
+    try:
+        folder = RunFolder.create(runs_dir, preset, time.time())
+        info = RunInfo.of_this_process(run=folder.name, preset=preset, created=time.time(), version=VERSION)
+        folder.config_toml.write_text(to_toml(config), encoding="utf-8")
+        folder.write_info(info)
+    except (RunFolderError, OSError) as error:
+        if folder is not None:
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise Stop(ExitCode.FAILED, f"the run folder can't be written: {why(error)}") from error
+    return _train(folder, info, config, corpus, tokenizer, device, callbacks, None, leaks)
+
+
+_latest_tokenizer: dict[tuple[str, int], Tokenizer] = {}
+
+
+def _tokenizer(corpus: Corpus, vocabulary: int) -> Tokenizer:
+    """That of the corpus; the one of the run before in this process where it would be the same.
+
+    The library never gives back some 0.5 MB of every tokenizer that has encoded a corpus.
+    """
+    key = (corpus.fingerprint(), vocabulary)
+    if key not in _latest_tokenizer:
+        _latest_tokenizer.clear()
+        _latest_tokenizer[key] = corpus_tokenizer(corpus, vocabulary)
+    return _latest_tokenizer[key]
+
+
+def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> Outcome:
+    """Continues a run from its newest complete checkpoint; one that is finished stays as it is.  Raises Stop if it can't."""
+    device, corpus = prepare(config)
+    try:
+        saved, passed_over = checkpoint.load_newest(folder.checkpoints)
+        info, progress = folder.read_info(), Progress.from_json(saved.state["progress"])
+    except (checkpoint.CheckpointError, RunFolderError, KeyError, TypeError, ValueError) as error:
+        raise Stop(ExitCode.FAILED, f"{folder.name} can't be resumed: {error}") from error
+    if saved.state.get("data") != corpus.fingerprint():
+        raise Stop(
+            ExitCode.USAGE,
+            f"{corpus.name}: the text has changed since {folder.name} was started; a resumed run needs the same data",
+        )
+    if info.state == "finished" and progress.finished(len(config.stages)):
+        launch.report_ready(folder)
+        return Outcome(folder, ExitCode.OK, "all stages are done", trained=False)
+    for reason in passed_over:
+        print(f"passed over a checkpoint: {printable(reason)}", file=sys.stderr)
+    same = {name: getattr(info, name) for name in ("run", "preset", "created", "parent")}
+    own = RunInfo.of_this_process(**same, version=VERSION)
+    return _train(folder, own, config, corpus, Tokenizer.from_json(saved.tokenizer), device, callbacks, saved)
+
+
+def _train(
+    folder: RunFolder,
+    info: RunInfo,
+    config: RunConfig,
+    corpus: Corpus,
+    tokenizer: Tokenizer,
+    device: torch.device,
+    callbacks: list[Callback],
+    saved: checkpoint.Saved | None,
+    leaks: LeakMonitor | None = None,
+) -> Outcome:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(folder.lock())
+            log = stack.enter_context(contextlib.closing(EventLog(folder.events_jsonl)))
+        except RunFolderError as error:
+            raise Stop(ExitCode.FAILED, str(error)) from error
+        except OSError as error:
+            raise Stop(ExitCode.FAILED, f"{folder.events_jsonl} can't be written: {error.strerror or error}") from error
+        feed = Feed()
+        record = Record(folder, log, info, feed)
+        try:
+            checkpointer = Checkpointer(folder.checkpoints, corpus.fingerprint())
+            limit = config.text.max_tokens
+            train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
+            monitor, recovery = DecodeMonitor(), Recovery(folder.checkpoints)
+            watching = [monitor, PlasticityMonitor(), VolumeMonitor(folder.volumes), MemoryMonitor(), recovery]
+            if leaks is None:
+                watching.append(Measuring(measured.place()))  # else other runs' peaks would be taken for this one's
+                leaks = LeakMonitor(stack.enter_context(contextlib.closing(Detector())))
+            leaks.detector.join("feed", Buffer(feed.held, RECENT))
+            # The leak monitor last, when all that a step leaves behind is there.
+            hung = [record, *callbacks, *shaping(), *watching, checkpointer, leaks]
+            plans = planning.for_training(config, device.type, device_name(device))
+            trainer = Trainer(config, tokenizer, train, valid, device, hung, plans)
+            trainer.recovery = recovery
+            if saved is not None:
+                trainer.resume(saved.model, saved.optimizer, saved.state)
+                log.rewind(trainer.progress.step, trainer.progress.edits)
+                Volumes(folder.volumes).rewind(trainer.progress.step)
+            server = Server(folder, feed, trainer.steering.inbox, lambda: record.info.state)
+            deaf = server.start()
+            stack.callback(server.close)
+            record.update(socket=server.path)
+        except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+            failure = device_failure(error, device)
+            if failure is None and isinstance(error, RuntimeError) and not isinstance(error, KernelUnavailable):
+                raise
+            code, reason = (ExitCode.NO_DEVICE, failure) if failure else (ExitCode.FAILED, why(error))
+            with contextlib.suppress(OSError):
+                record.update(state="failed", reason=reason, exit_code=int(code), socket=None)
+            raise Stop(code, f"{folder.name} can't be trained: {reason}") from error
+        stopped = stack.enter_context(_signals(trainer))
+        final = None
+        try:
+            launch.report_ready(folder)
+            trainer.emit(_run_started(trainer, folder.name, corpus, saved is not None))
+            if deaf:
+                trainer.emit(Warned(step=trainer.progress.step, stage=trainer.progress.stage, message=deaf))
+            for message in _about_data(corpus, train, valid, limit):
+                trainer.emit(Warned(step=trainer.progress.step, stage=trainer.progress.stage, message=message))
+            state = trainer.run()
+            if state == "stopped":
+                checkpointer.save(trainer)
+            else:
+                final = monitor.look(trainer, len(valid))
+            code, reason = SIGNALS.get(stopped.get("signal"), ExitCode.OK), trainer.stop_request or "all stages are done"
+            if checkpointer.failure:
+                code, state, reason = ExitCode.FAILED, "failed", checkpointer.failure
+        except TrainingFailed as error:
+            code, state, reason = ExitCode.FAILED, "failed", str(error)
+        except RuntimeError as error:
+            told = device_failure(error, device, f", with {trainer.micro_batch} sentence(s) at once")
+            if told is None:
+                raise
+            code, state, reason = ExitCode.NO_DEVICE, "failed", told
+        except OSError as error:
+            code, state, reason = ExitCode.FAILED, "failed", f"{error.filename or folder.path}: {error.strerror or error}"
+        _leave(trainer, record, code, state, reason)
+        return Outcome(folder, code, reason, final)
+
+
+def device_failure(error: Exception, device: torch.device, at: str = "") -> str | None:
+    """One sentence where memory ran out (`at` says doing what) or the GPU failed; None for any other error."""
+    told = str(error).strip().partition("\n")[0]
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"out of memory on {device}{at}: {told}"
+    # A GPU that fell off the bus, was reset or is too full for CUDA's own libraries: after that it takes a new process.
+    if isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in told):
+        return f"{device} stopped working: {told}; the last checkpoint stands, and --resume goes on from it"
+    return None
+
+
+def _leave(trainer: Trainer, record: Record, code: ExitCode, state: str, reason: str) -> None:
+    """The last event and the last `run.json`; on a full disk neither can be written, and the reason goes to stderr alone."""
+    here = {"step": trainer.progress.step, "stage": trainer.progress.stage}
+    try:
+        trainer.emit(RunEnded(state=state, reason=reason, exit_code=int(code), **here))
+        record.follow(trainer, state=state, reason=reason, exit_code=int(code), socket=None)
+    except OSError as error:
+        print(f"the end of the run could not be recorded: {error.strerror or error}", file=sys.stderr)
+
+
+def _run_started(trainer: Trainer, run: str, corpus: Corpus, resumed: bool) -> RunStarted:
+    progress = trainer.progress
+    message = f"{len(corpus.train)} sentences to train on, {len(corpus.valid)} held out, from {corpus.name}"
+    return RunStarted(step=progress.step, stage=progress.stage, run=run, resumed=resumed, message=message)
+
+
+def _about_data(corpus: Corpus, train: Sentences, valid: Sentences, limit: int) -> Iterator[str]:
+    if train.same and Path(corpus.name).suffix in (".jsonl", ".tsv"):
+        yield f"{corpus.name}: the task is reconstruct, so targets are not used; --task pairs trains on them"
+    for reason, count in corpus.left_out.items():
+        yield f"{count} sentences left out: {reason}"
+    for name, sentences in (("training", train), ("held-out", valid)):
+        for side, count in sorted(sentences.cut.items()):
+            if side == "target" or not sentences.same:
+                yield f"{count} of {len(sentences)} {name} {side}s are longer than text.max_tokens = {limit} and are cut there"
+
+
+@contextlib.contextmanager
+def _signals(trainer: Trainer) -> Iterator[dict[str, signal.Signals]]:
+    """SIGINT and SIGTERM ask for a stop after the step; a second one ends the process at once.  SIGHUP is ignored."""
+    received: dict[str, signal.Signals] = {}
+
+    def stop(number: int, _frame: object) -> None:
+        if received:
+            os._exit(int(SIGNALS[signal.Signals(number)]))
+        received["signal"] = signal.Signals(number)
+        trainer.request_stop(f"stopped by {signal.Signals(number).name}")
+
+    before = {number: signal.signal(number, stop) for number in SIGNALS}
+    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

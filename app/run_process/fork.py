@@ -1,0 +1,287 @@
+"""`fork`: a new run that begins from a checkpoint of another one, with some settings changed.
+
+    parent   ---- step 100 ----------------- step 400
+    fork          step 100 ~~~~~~~ its own
+
+The fork's folder gets the parent's events and volumes up to the checkpoint, so that its curves and slices show their past, an
+`edited` event for every change, the checkpoint with the changes in it, and `config.toml` with all settings as they are from
+there on.  From then on it is a run that was stopped at that step: training it is resuming it, and without changes it is the
+parent going on, bit for bit.
+
+What a change can't be: anything that the checkpoint's tensors have the shape of, and anything about a stage that is over.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from app import configure
+from app.commands import train
+from app.exit_codes import ExitCode, Stop
+from app.run_process import engine, prepare
+from app.run_process.launch import launch
+from app.run_process.runs import find_run, run_config
+from app.version import VERSION
+from lattice.data.batches import Sentences
+from lattice.data.corpus import Corpus
+from lattice.data.tokenizer import Tokenizer
+from lattice.training import checkpoint
+from lattice.training.progress import Progress
+from lattice.training.trainer import Trainer
+from monitors.events import Edited, EventLog, RunStarted
+from monitors.plain_files import open_plain
+from monitors.runs import RunFolder, RunFolderError, RunInfo, atomic_write, why
+from monitors.runs import runs_dir as place
+from monitors.volumes import Volumes
+from presets import layers
+from presets.layers import ConfigError, to_toml
+from presets.live import live_settings, with_settings
+from presets.schema import RunConfig
+
+BUILT_IN = ("text.", "lattice.channels", "lattice.arm")
+"""Settings that a checkpoint's tensors are shaped by, or that its tokenizer comes from."""
+
+BUILT_INTO_STAGE = ("shape", "strides.x", "strides.y", "strides.z", "clustering.clusters", "clustering.clustering_integration")
+
+SETS_MEMORY = ("training.", "run.", "optimizer.name")
+"""Settings that what goes through memory at once was chosen by."""
+
+END_RULE = ("steps", "until_loss", "until_plateau")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a fork does otherwise than its parent: `--set`, options that stand for a setting, and the whole run's steps."""
+
+    assignments: tuple[str, ...] = ()
+    given: configure.Given | None = None
+    steps: int | None = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a fork begins: the parent's checkpoint, and the config that held when it was saved."""
+
+    parent: RunFolder
+    saved: checkpoint.Saved
+    progress: Progress
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        return f"{self.parent.name}@{self.progress.step}"
+
+
+def run(name: str, changes: Changes, detach: bool, runs_dir: Path | None, log_format: str, as_json: bool) -> None:
+    """Makes the fork and trains it, in the foreground or on its own.  Raises Stop."""
+    folder = fork(name, changes, place(runs_dir))
+    if detach:
+        train.announce(launch([f"--resume={folder.name}"], folder.path.parent), as_json)
+        return
+    config = run_config(folder)
+    with train.talk(config, log_format) as callback:
+        outcome = engine.resume(folder, config, [callback])
+    train.report(outcome, runs_dir, log_format, as_json)
+
+
+def fork(name: str, changes: Changes, runs_dir: Path) -> RunFolder:
+    """The folder of a run that begins from `RUN`, `RUN@STEP` or `RUN@best`, ready to be resumed.  Raises Stop."""
+    start = find_start(name, runs_dir)
+    config = changed(start, changes)
+    reopened = _ends_otherwise(start, config)
+    current = start.progress.stage + (1 if start.progress.stage_over and not reopened else 0)
+    if current >= len(config.stages) or (not reopened and start.progress.finished(len(config.stages))):
+        raise Stop(
+            ExitCode.USAGE,
+            f"{start.name} is the end of its last stage, and nothing is left to train; give it more with --steps "
+            f"(it has done {start.progress.step})",
+        )
+    edits = _edits(start, config)
+    _hold(start, config, edits, current)
+    device, corpus = prepare.prepare(config)
+    _not_seen(start, config, corpus)
+
+    tokenizer, limit = Tokenizer.from_json(start.saved.tokenizer), config.text.max_tokens
+    sentences = (Sentences(pairs, tokenizer, limit) for pairs in (corpus.train, corpus.valid))
+    trainer = Trainer(config, tokenizer, *sentences, device, [])
+    try:
+        trainer.resume(start.saved.model, start.saved.optimizer, start.saved.state | {"live": live_settings(config)})
+    except ValueError as error:
+        raise Stop(ExitCode.USAGE, f"{start.name} can't begin with these settings: {error}") from error
+    trainer.reach_sparsity()
+    if reopened:
+        trainer.progress.stage_over, trainer.progress.leave_for = "", None
+    if any(edit.key.startswith(SETS_MEMORY) for edit in edits):
+        trainer.progress.micro_batch = trainer.progress.checkpoint_ticks = None  # chosen anew
+    trainer.progress.edits += len(edits)
+    return _write(start, config, edits, trainer, corpus.fingerprint(), runs_dir)
+
+
+def find_start(name: str, runs_dir: Path) -> Start:
+    """The run and the checkpoint that `RUN[@STEP]` names.  Raises Stop saying which there are."""
+    run, at, wanted = name.rpartition("@")
+    if not (at and run and (wanted.isdecimal() or wanted == "best")):
+        run, wanted = name, ""
+    parent = find_run(runs_dir, run)
+    try:
+        if not wanted:
+            saved, _ = checkpoint.load_newest(parent.checkpoints)
+        elif (path := _checkpoint(parent, wanted)) is not None:
+            saved = checkpoint.load(path)
+        else:
+            steps = [str(step) for step, _ in reversed(checkpoint.steps(parent.checkpoints))]
+            there = f"it has checkpoints of steps {', '.join(steps)}" if steps else "it has none yet"
+            which = "checkpoint marked best" if wanted == "best" else f"checkpoint of step {wanted}"
+            raise Stop(ExitCode.USAGE, f"{parent.name} has no {which}; {there} (checkpoint.keep says how many are kept)")
+        progress = Progress.from_json(saved.state["progress"])
+        config = with_settings(run_config(parent), saved.state.get("live", {}))
+    except (checkpoint.CheckpointError, ValueError, KeyError, TypeError) as error:
+        raise Stop(ExitCode.FAILED, f"{parent.name} can't be forked: {error}") from error
+    return Start(parent, saved, progress, config)
+
+
+def changed(start: Start, changes: Changes) -> RunConfig:
+    """The config of the fork.  Raises Stop where it is none."""
+    try:
+        config = layers.change(start.config, changes.assignments, configure.as_assignments(changes.given or {}))
+        return config if changes.steps is None else _of_length(config, start.progress, changes.steps)
+    except ConfigError as error:
+        raise Stop(ExitCode.USAGE, str(error)) from error
+
+
+def _checkpoint(parent: RunFolder, wanted: str) -> Path | None:
+    if wanted == "best":
+        return checkpoint.best_path(parent.checkpoints)
+    return dict(checkpoint.steps(parent.checkpoints)).get(int(wanted))
+
+
+def _of_length(config: RunConfig, progress: Progress, steps: int) -> RunConfig:
+    """`--steps N`: what is left of N after the steps done is shared by the stages to come as they would have shared it.
+
+    Where nothing is left of any, the last stage goes on.
+    """
+    over = bool(progress.stage_over)
+    last = len(config.stages) - 1
+    first = min(progress.stage + over, last)
+    done = [progress.stage_step if i == progress.stage else 0 for i in range(len(config.stages))]
+    parts = {i: max(0, config.stages[i].steps - done[i]) for i in range(first, last + 1)}
+    left = steps - progress.step
+    if left < len(parts):
+        raise Stop(
+            ExitCode.USAGE, f"--steps: {progress.step} steps are done before the fork, so at least {progress.step + len(parts)}"
+        )
+    whole, assignments = sum(parts.values()), []
+    for i, part in parts.items():
+        later = last - i
+        share = left if i == last else min(max(1, round(left * part / whole)) if whole else 1, left - later)
+        left, whole = left - share, whole - part
+        assignments.append(f"stages.{i}.steps={done[i] + share}")
+    return layers.change(config, assignments)
+
+
+def _ends_otherwise(start: Start, config: RunConfig) -> bool:
+    """True where the stage of the checkpoint is over, and goes on by its new end rule."""
+    progress = start.progress
+    before, now = start.config.stages[progress.stage], config.stages[progress.stage]
+    another = any(getattr(before, rule) != getattr(now, rule) for rule in END_RULE)
+    return bool(progress.stage_over) and another and progress.stage_step < now.steps
+
+
+def _edits(start: Start, config: RunConfig) -> list[Edited]:
+    """An event for each setting that the fork changes; `set` for those that a live run can be told, too."""
+    before, now, live = layers.flatten(start.config), layers.flatten(config), live_settings(config)
+    here = {"step": start.progress.step, "stage": start.progress.stage, "who": f"fork of {start.name}"}
+    return [
+        Edited(command="set" if key in live else "fork", key=key, old=_scalar(before[key][0]), new=_scalar(value), **here)
+        for key, (value, _) in now.items()
+        if value != before[key][0]
+    ]
+
+
+def _scalar(value: Any) -> Any:
+    return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
+
+
+def _hold(start: Start, config: RunConfig, edits: list[Edited], current: int) -> None:
+    """Raises Stop naming every change that would not fit the checkpoint, or would do nothing."""
+    problems = []
+    for edit in edits:
+        head, _, rest = edit.key.partition(".")
+        number, _, setting = rest.partition(".")
+        if head == "stages" and int(number) < current:
+            problems.append(f"{edit.key}: that stage is over at step {start.progress.step}")
+        elif edit.key.startswith(BUILT_IN) or (
+            head == "stages" and int(number) == start.progress.stage and setting in BUILT_INTO_STAGE
+        ):
+            problems.append(f"{edit.key}: the checkpoint was trained with {edit.old}, and its tensors do not fit {edit.new}")
+    if problems:
+        raise Stop(ExitCode.USAGE, "\n".join(problems))
+
+
+def _not_seen(start: Start, config: RunConfig, corpus: Corpus) -> None:
+    """Raises Stop where the fork would be scored on sentences that its parent was trained on."""
+    if corpus.fingerprint() == start.saved.state.get("data"):
+        return
+    if _sources(start.config) == _sources(config):
+        raise Stop(ExitCode.USAGE, f"{corpus.name}: the text has changed since {start.parent.name} was started")
+    trained = {pair.source.casefold() for pair in prepare.read_corpus(start.config).train}
+    if seen := sum(pair.source.casefold() in trained for pair in corpus.valid):
+        raise Stop(
+            ExitCode.USAGE,
+            f"{seen} of the fork's {len(corpus.valid)} held-out sentences were trained on by {start.parent.name}, so that its "
+            "scores would mean nothing; name held-out text of its own with --valid, or leave data and seed as they were",
+        )
+
+
+def _sources(config: RunConfig) -> tuple[object, int]:
+    return config.data, config.run.seed
+
+
+def _write(
+    start: Start, config: RunConfig, edits: list[Edited], trainer: Trainer, fingerprint: str, runs_dir: Path
+) -> RunFolder:
+    """The run folder, `run.json` last: without it a folder is no run, and nothing is left of one that fails."""
+    progress = trainer.progress
+    try:
+        preset = start.parent.read_info().preset
+        folder = RunFolder.create(runs_dir, f"{preset}-fork", time.time())
+    except RunFolderError as error:
+        raise Stop(ExitCode.FAILED, f"{start.parent.name} can't be forked: {error}") from error
+    try:
+        folder.config_toml.write_text(to_toml(config), encoding="utf-8")
+        _copy_events(start, folder, edits)
+        Volumes(folder.volumes).take(Volumes(start.parent.volumes), progress.step)
+        model, optimizer = trainer.tensors()
+        state = trainer.state() | {"data": fingerprint}
+        path, _ = checkpoint.save(folder.checkpoints, progress.step, model, optimizer, state, start.saved.tokenizer)
+        if checkpoint.best_path(start.parent.checkpoints) == start.saved.path and progress.bleu is not None:
+            checkpoint.mark_best(folder.checkpoints, path, progress.bleu)
+        stand = {name: getattr(progress, name) for name in ("stage", "step", "bleu", "loss", "elapsed_s", "cpu_s", "saving_s")}
+        own = {"run": folder.name, "preset": preset, "parent": start.name, "created": time.time(), "version": VERSION}
+        folder.write_info(RunInfo.of_this_process(state="stopped", reason="forked, not trained yet", **own, **stand))
+    except BaseException as error:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        if isinstance(error, OSError | checkpoint.CheckpointError):
+            raise Stop(ExitCode.FAILED, f"the run folder can't be written: {why(error)}") from error
+        raise
+    return folder
+
+
+def _copy_events(start: Start, folder: RunFolder, edits: list[Edited]) -> None:
+    """The parent's log up to the checkpoint, and what the fork changes there.  Raises OSError."""
+    with open_plain(start.parent.events_jsonl) as events:
+        atomic_write(folder.events_jsonl, events)
+    log = EventLog(folder.events_jsonl)
+    try:
+        log.rewind(start.progress.step, start.progress.edits)
+        here = {"step": start.progress.step, "stage": start.progress.stage}
+        log.append(RunStarted(run=folder.name, resumed=True, message=f"forked from {start.name}", **here))
+        for edit in edits:
+            log.append(edit)
+    finally:
+        log.close()

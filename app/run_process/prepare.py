@@ -1,0 +1,85 @@
+"""What a command needs before it trains or reads a model, and refuses to go on without: device, memory for the plan, data."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import re
+
+import torch
+
+from app import planning
+from app.exit_codes import ExitCode, Stop
+from lattice.data.corpus import Corpus, DataError, load_corpus
+from lattice.observing.measuring import device_name
+from monitors import gauges
+from presets.plan import explain, on_device
+from presets.schema import RunConfig
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of `run.device`.  Raises Stop if it is not there."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise Stop(ExitCode.USAGE, f"--device: {name!r} is not auto, cpu, cuda or cuda:N")
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise Stop(ExitCode.NO_DEVICE, f"{name} was asked for, but torch sees no CUDA GPU here; use --device cpu")
+    index = int(name.partition(":")[2] or 0)
+    if index >= torch.cuda.device_count():
+        raise Stop(
+            ExitCode.NO_DEVICE,
+            f"{name} was asked for; this machine has cuda:0 to cuda:{torch.cuda.device_count() - 1}",
+        )
+    return torch.device("cuda", index)
+
+
+def free_bytes(device: torch.device) -> float:
+    """Memory that a run on this device could take now; unlimited where it can't be told.  Raises Stop where a GPU fails."""
+    if device.type == "cuda":
+        try:
+            return torch.cuda.mem_get_info(device)[0]
+        except RuntimeError as error:  # the driver lost it, or another process holds it for itself or has filled it
+            told = str(error).strip().partition("\n")[0]
+            raise Stop(ExitCode.NO_DEVICE, f"{device} can't be used: {told}; nvidia-smi tells what is wrong with it") from error
+    memory = gauges.host_memory()
+    return memory.available_bytes if memory else math.inf
+
+
+def prepare(config: RunConfig) -> tuple[torch.device, Corpus]:
+    """Checks all that can be checked before anything is written: device, memory plan, data.  Raises Stop."""
+    return prepare_device(config), read_corpus(config)
+
+
+def prepare_device(config: RunConfig) -> torch.device:
+    """The device a config is trained on, its memory plan checked and its threads set.  Raises Stop."""
+    device = choose_device(config.run.device)
+    free = free_bytes(device)
+    planned = planning.for_training(config, device.type, device_name(device))
+    for stage in planned(on_device(config, device.type), _without_triton(config, device)):
+        if not stage.fits:
+            raise Stop(ExitCode.NO_DEVICE, explain(stage))
+        if stage.needed_bytes > free:
+            raise Stop(
+                ExitCode.NO_DEVICE,
+                f"stage {stage.name} needs {stage.needed_bytes / 1e9:.2f} GB, and {device} has {free / 1e9:.2f} GB free; "
+                f"`--memory-budget {math.floor(free / 1e8) / 10}` plans for what is there, or says what would help",
+            )
+    torch.set_num_threads(config.run.threads or len(os.sched_getaffinity(0)))
+    return device
+
+
+def _without_triton(config: RunConfig, device: torch.device) -> str | None:
+    """The kernel that a GPU is left with where triton is not installed; None where nothing speaks against the one assumed."""
+    missing = device.type == "cuda" and config.run.kernel == "auto" and importlib.util.find_spec("triton") is None
+    return "compiled" if missing else None
+
+
+def read_corpus(config: RunConfig) -> Corpus:
+    """The corpus a config names.  Raises Stop."""
+    data = config.data
+    try:
+        return load_corpus(data.task, data.train, data.valid, data.held_out, data.max_held_out, config.run.seed)
+    except DataError as error:
+        raise Stop(ExitCode.USAGE, str(error)) from error

@@ -1,0 +1,194 @@
+"""Talking to a run from another process: one command and its answer, or a stream of what happens.
+
+    reply = send(folder, "set", {"key": "decode.every", "value": 10}, who="me")
+    reply = send(folder, "stage", {"action": "goto", "stage": 1}, who="me")
+    reply = send(folder, "pause", {}, who="me")          also: resume, decode, checkpoint, stop
+
+    with Watch(folder) as updates:                       any number at a time; `close()` from another thread ends the loop
+        for update in updates: ...
+
+    with Connection(folder) as held:                     stays the run's controller between commands
+        held.command("pause", {}, "me", timeout_s=30.0)
+
+Synchronous and torch-free.  Everything expected to go wrong is a ClientError of one sentence.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from app.wire import protocol
+from app.wire.protocol import FRAME_BYTES, FrameError, Hello, Reply
+from monitors.events import AnyEvent, from_fields
+from monitors.runs import RunFolder, RunFolderError, state_of
+
+__all__ = ["ClientError", "Connection", "Reply", "Seen", "Watch", "send"]
+
+
+class ClientError(Exception):
+    """Why the run could not be asked, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One event of a run; `dropped`: events this viewer was too slow for so far; `snapshot`: it had happened before."""
+
+    seq: int
+    event: AnyEvent
+    dropped: int
+    snapshot: bool
+
+
+def send(folder: RunFolder, command: str, args: dict[str, Any], who: str, timeout_s: float = 30.0) -> Reply:
+    """One command to the engine that trains this run, and its answer: {ok, step, error}.
+
+    Waits for the end of the training step in progress, `timeout_s` seconds at most.  A refusal is a reply with `ok` false and
+    the reason in `error`.  Raises ClientError where nothing listens or no answer comes.
+    """
+    with Connection(folder, timeout_s) as connection:
+        return connection.command(command, args, who, timeout_s)
+
+
+class Connection:
+    """An open socket to a run's engine, greeting read.  Raises ClientError where nothing listens."""
+
+    def __init__(self, folder: RunFolder, timeout_s: float = 30.0) -> None:
+        self._name, self._last_id, self._buffer = folder.name, 0, b""
+        self._socket = _connect(folder, timeout_s)
+        try:
+            self.hello = self._greeting(timeout_s)
+        except BaseException:
+            self.close()
+            raise
+
+    def command(self, command: str, args: dict[str, Any], who: str, timeout_s: float = 30.0) -> Reply:
+        """As `send`.  The first command makes this connection the run's controller, until it is closed."""
+        self._last_id += 1
+        try:
+            order = protocol.Command(id=self._last_id, command=command, args=args, who=who)  # type: ignore[arg-type]
+            line = protocol.encode(order)
+        except ValidationError as error:
+            return Reply(id=self._last_id, ok=False, error=protocol.reason(error))
+        except FrameError as error:
+            return Reply(id=self._last_id, ok=False, error=str(error))
+        end = time.monotonic() + timeout_s
+        self.write(line, timeout_s)
+        while True:
+            frame = self.read(max(0.0, end - time.monotonic()))
+            if isinstance(frame, Reply) and frame.id in (0, self._last_id):
+                return frame
+
+    def write(self, line: bytes, timeout_s: float) -> None:
+        """Sends one encoded frame.  Raises ClientError."""
+        try:
+            self._socket.settimeout(timeout_s)
+            self._socket.sendall(line)
+        except BrokenPipeError:
+            return  # the engine has hung up; what it said before that is still to be read
+        except OSError as error:
+            raise ClientError(f"run {self._name} can't be reached: {error.strerror or error}") from error
+
+    def read(self, timeout_s: float | None) -> Hello | Reply | protocol.Update:
+        """The next frame; None waits for ever.  Raises ClientError, also at the end of the connection."""
+        end = None if timeout_s is None else time.monotonic() + timeout_s
+        while b"\n" not in self._buffer:
+            if len(self._buffer) > FRAME_BYTES:
+                raise ClientError(f"run {self._name} sends frames that are too long; it may be of another version")
+            try:
+                self._socket.settimeout(None if end is None else max(1e-3, end - time.monotonic()))
+                block = self._socket.recv(FRAME_BYTES)
+            except TimeoutError as error:
+                raise ClientError(
+                    f"run {self._name} has not answered within {timeout_s:.0f} s; its step takes longer, or it hangs"
+                ) from error
+            except OSError as error:
+                raise ClientError(f"the connection to run {self._name} broke: {error.strerror or error}") from error
+            if not block:
+                raise ClientError(f"run {self._name} has closed the connection; `lattice-tui status` says how it stands")
+            self._buffer += block
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        try:
+            return protocol.answer(line)
+        except FrameError as error:
+            raise ClientError(f"run {self._name} says what this version does not understand: {error}") from error
+
+    def close(self) -> None:
+        """Ends the connection; a read in another thread ends with a ClientError."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _greeting(self, timeout_s: float) -> Hello:
+        frame = self.read(timeout_s)
+        if isinstance(frame, Reply):
+            raise ClientError(f"run {self._name} refuses the connection: {frame.error}")
+        if not isinstance(frame, Hello) or frame.run != self._name:
+            raise ClientError(f"what listens on the socket of run {self._name} is another program or another run")
+        return frame
+
+
+class Watch:
+    """Iterates over what happens in a run: up to `recent` past events, then every new one until the run or `close()` ends it.
+
+    Raises ClientError where nothing listens.
+    """
+
+    def __init__(self, folder: RunFolder, recent: int = 256, timeout_s: float = 30.0) -> None:
+        self._connection = Connection(folder, timeout_s)
+        self.hello = self._connection.hello
+        self.dropped = 0
+        self._connection.write(protocol.encode(protocol.Subscribe(recent=recent)), timeout_s)
+
+    def __iter__(self) -> Iterator[Seen]:
+        while True:
+            try:
+                frame = self._connection.read(None)
+            except ClientError:
+                return
+            if not isinstance(frame, protocol.Update):
+                continue
+            self.dropped = frame.dropped
+            event = from_fields(frame.event)
+            if event is not None:  # of a kind that only a newer engine knows
+                yield Seen(frame.seq, event, frame.dropped, frame.snapshot)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _connect(folder: RunFolder, timeout_s: float) -> socket.socket:
+    try:
+        info, state = folder.read_info(), state_of(folder)
+    except RunFolderError as error:
+        raise ClientError(str(error)) from error
+    if info.socket is None:
+        why = f"its state is {state}" if state != "starting" else "it is still starting, try again in a moment"
+        raise ClientError(f"nothing listens for run {folder.name}: {why}")
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        channel.settimeout(timeout_s)
+        channel.connect(info.socket)
+    except OSError as error:
+        channel.close()
+        where = "" if info.state == state else f" (its state is {state})"
+        raise ClientError(f"nothing listens for run {folder.name}{where}: {error.strerror or error}") from error
+    return channel

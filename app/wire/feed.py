@@ -1,0 +1,77 @@
+"""What viewers are shown: the latest events of a run, numbered, in one ring that all viewers read at their own pace.
+
+The training thread puts an event in and goes on; it never waits for a viewer.  A viewer that is too slow finds that the ring
+has moved on: it misses the oldest and knows how many, the latest are always there.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable
+
+from app.wire.protocol import FRAME_BYTES, RECENT
+from monitors.events import AnyEvent, Decoded, Trained
+
+_EVENT_BYTES = FRAME_BYTES - 256
+"""What a frame leaves for its event."""
+
+
+class Feed:
+    """A ring of (number, JSON); safe between threads."""
+
+    def __init__(self, size: int = RECENT) -> None:
+        self._ring: deque[str] = deque(maxlen=size)
+        self._latest: dict[str, tuple[int, str]] = {}
+        self._next = 0
+        self._lock = threading.Lock()
+        self.wake: Callable[[], None] = lambda: None
+        """Called after every event, in the thread that published it."""
+
+    def publish(self, event: AnyEvent) -> None:
+        text = _fitting(event)
+        with self._lock:
+            self._ring.append(text)
+            if not isinstance(event, Trained):
+                self._latest[event.kind] = (self._next, text)
+            self._next += 1
+        self.wake()
+
+    def after(self, seq: int) -> tuple[int, str] | None:
+        """The oldest event there is of those numbered `seq` or higher, with its number; None where there is none yet."""
+        with self._lock:
+            if seq >= self._next:
+                return None
+            first = max(seq, self._next - len(self._ring))
+            return first, self._ring[first - self._next]
+
+    def held(self) -> tuple[int, int]:
+        """Events in the ring, and the bytes they take."""
+        with self._lock:
+            return len(self._ring), sum(map(sys.getsizeof, self._ring))
+
+    def snapshot(self, recent: int) -> tuple[list[tuple[int, str]], int]:
+        """Past events in their order, and the number of the first that is still to come.
+
+        The last `recent` ones, and before them the latest of every kind that is older than these, such as the stage's start.
+        """
+        with self._lock:
+            count = min(recent, len(self._ring))
+            first = self._next - count
+            older = sorted(item for item in self._latest.values() if item[0] < first) if recent else []
+            return older + [(seq, self._ring[seq - self._next]) for seq in range(first, self._next)], self._next
+
+
+def _fitting(event: AnyEvent) -> str:
+    """The event as JSON that fits a frame: one with very much text shows fewer samples (the log has them all)."""
+    text = event.model_dump_json()
+    while len(text.encode()) > _EVENT_BYTES:
+        if isinstance(event, Decoded) and event.samples:
+            event = event.model_copy(update={"samples": event.samples[: len(event.samples) // 2]})
+        else:
+            short = {name: value[:1000] for name, value in event if isinstance(value, str)}
+            event = event.model_copy(update=short)
+            return event.model_dump_json()
+        text = event.model_dump_json()
+    return text

@@ -1,0 +1,249 @@
+"""Training on a GPU: what presets take of memory and time there, and whether a long run leaks.
+
+Memory is told by the plan's components (presets.plan).  What lives through a step is counted from the tensors that are there;
+`working` is the rest of torch's peak: the states and temporaries of the plan together.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lattice.bench.gpu_kernels import Stopwatch
+from lattice.data.batches import Schedule, Sentences
+from lattice.data.corpus import Corpus
+from lattice.data.tokenizer import Tokenizer
+from lattice.observing.decode_monitor import DecodeMonitor
+from lattice.observing.leak_monitor import LeakMonitor
+from lattice.training.callbacks import Callback
+from lattice.training.shaping import shaping
+from lattice.training.trainer import Trainer
+from monitors import gauges, torch_memory
+from monitors.events import AnyEvent, StageStarted, Trained, Warned
+from monitors.gauges import Absent
+from monitors.leak_detector import Detector
+from presets.plan import StagePlan
+from presets.schema import RunConfig
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Seconds: of the first step with everything that it compiles, of whole steps, of one micro-batch's step and forward."""
+
+    first: float
+    step: list[float]
+    micro_step: list[float]
+    forward: list[float]
+    look: float
+    """Of one look of the decode monitor."""
+    look_share: float
+    """That over the steps between two looks, at the configured rate."""
+
+    def as_json(self) -> dict[str, Any]:
+        each = {"step_s": self.step, "micro_step_s": self.micro_step, "forward_s": self.forward}
+        told = {name: {"median": statistics.median(t), "min": min(t), "max": max(t)} for name, t in each.items()}
+        return {"first_step_s": self.first, **told, "look_s": self.look, "decode_share": self.look_share}
+
+
+@dataclass
+class Memory(Callback):
+    """The most that was taken in bytes, as torch and the driver count it; None where there is no GPU to count on."""
+
+    device: torch.device
+    allocated: int | None = None
+    reserved: int | None = None
+    driver: int | None = None
+
+    def begin(self) -> None:
+        torch_memory.reset_peak(self.device)
+        self.allocated = self.reserved = self.driver = None
+
+    def after_step(self, trainer: Trainer | None = None) -> None:
+        """Between steps the allocator still holds what the step took."""
+        read = {"allocated": torch_memory.peak, "reserved": torch_memory.reserved, "driver": torch_memory.driver_used}
+        for name, reading in read.items():
+            if not isinstance(found := reading(self.device), Absent):
+                setattr(self, name, max(getattr(self, name) or 0, found))
+
+    def as_json(self) -> dict[str, int | None]:
+        return {"peak_allocated": self.allocated, "reserved": self.reserved, "driver_used": self.driver}
+
+
+def components(trainer: Trainer) -> dict[str, int]:
+    """Bytes of the tensors that live through a step, by the plan's names; best asked right after a step's gradients."""
+    lattice = trainer.model.lattice
+    parts: dict[str, list[torch.Tensor]] = {"cell_parameters": [], "connections": [], "clusters": [], "plasticity": []}
+    own: dict[str, torch.Tensor] = {}
+    if lattice is not None:
+        own = {name: tensor for name, tensor in [*lattice.named_parameters(), *lattice.named_buffers()]}
+        for name, tensor in own.items():
+            owner = {"cells": "cell_parameters", "gain": "cell_parameters", "weights": "connections", "index": "connections"}
+            parts[owner.get(name, "plasticity" if name.startswith("plasticity.") else "clusters")].append(tensor)
+        if lattice.pattern is not None:
+            parts["connections"].append(lattice.pattern.slots)
+    mine = {id(tensor) for tensor in own.values()}
+    parameters = list(trainer.model.parameters())
+    parts["text"] = [p for p in parameters if id(p) not in mine]
+    parts["gradients"] = [p.grad for p in parameters if p.grad is not None]
+    moments = (value for state in trainer.optimizer.state.values() for value in state.values())
+    parts["optimizer"] = [value for value in moments if isinstance(value, torch.Tensor)]
+    return {name: sum(tensor.nbytes for tensor in tensors) for name, tensors in parts.items()}
+
+
+class Heard(Callback):
+    """Losses by stage, what was warned of, and the kernel of each stage."""
+
+    def __init__(self) -> None:
+        self.losses: dict[int, list[float]] = {}
+        self.warnings: list[str] = []
+        self.stages: list[StageStarted] = []
+
+    def on_event(self, event: AnyEvent) -> None:
+        match event:
+            case Trained():
+                self.losses.setdefault(event.stage, []).append(event.loss)
+            case Warned():
+                self.warnings.append(event.message)
+            case StageStarted():
+                self.stages.append(event)
+
+
+@dataclass(frozen=True)
+class Material:
+    """A corpus as every run of the bench sees it."""
+
+    corpus: Corpus
+    tokenizer: Tokenizer
+
+    def trainer(self, config: RunConfig, device: torch.device, callbacks: Iterable[Callback]) -> Trainer:
+        limit = config.text.max_tokens
+        train, valid = (Sentences(pairs, self.tokenizer, limit) for pairs in (self.corpus.train, self.corpus.valid))
+        return Trainer(config, self.tokenizer, train, valid, device, [*shaping(), *callbacks])
+
+
+@dataclass(frozen=True)
+class PresetResult:
+    """One stage of a preset, trained for a few steps."""
+
+    preset: str
+    plan: StagePlan
+    kernel: str
+    losses: list[float]
+    times: StepTimes
+    memory: Memory
+    components: dict[str, int]
+    warnings: list[str]
+    micro_batch: int
+
+    def as_json(self) -> dict[str, Any]:
+        measured: dict[str, int | None] = dict(self.components)
+        peak = self.memory.allocated
+        measured["working"] = None if peak is None else peak - sum(self.components.values())
+        return {
+            "preset": self.preset,
+            "shape": list(self.plan.shape),
+            "kernel": self.kernel,
+            "micro_batch": self.micro_batch,
+            "plan": self.plan.as_json(),
+            "measured": measured,
+            **self.memory.as_json(),
+            **self.times.as_json(),
+            "losses": self.losses,
+            "warnings": self.warnings,
+        }
+
+
+def train_preset(preset: str, config: RunConfig, material: Material, device: torch.device, steps: int) -> PresetResult:
+    """A few optimizer steps of the config's first stage, one look of the decode monitor, and forwards alone."""
+    heard, memory, watch = Heard(), Memory(device), Stopwatch(device)
+    memory.begin()
+    trainer = material.trainer(config, device, [heard])
+    stage, progress = trainer.stage, trainer.progress
+    schedule = Schedule(len(trainer.train_sentences), stage.data_share, config.training.batch, config.run.seed, 0)
+
+    def step(count: int | None = None) -> None:
+        trainer.step(schedule.rows(progress.stage_step)[:count])
+        progress.step += 1
+        progress.stage_step += 1
+        memory.after_step()
+
+    first = watch.seconds(step)
+    whole = [watch.seconds(step) for _ in range(steps)]
+    of_first, living = list(heard.losses[0]), components(trainer)
+    micro = [watch.seconds(lambda: step(trainer.micro_batch)) for _ in range(steps)]
+    source, _, _ = trainer.train_sentences.batch(schedule.rows(0)[: trainer.micro_batch], device)
+    with torch.no_grad():
+        forward = watch.rounds({"forward": lambda: trainer.model.slots(source)}, steps)["forward"]
+    monitor = DecodeMonitor()
+    look = watch.seconds(lambda: monitor.look(trainer, config.decode.sentences))
+    memory.after_step()
+    share = look / (config.decode.every * statistics.median(whole))
+    times = StepTimes(first, whole, micro, forward, look, share)
+    line = trainer.model.kernel_line
+    return PresetResult(preset, trainer.plan, line, of_first, times, memory, living, heard.warnings, trainer.micro_batch)
+
+
+def train_through(config: RunConfig, material: Material, device: torch.device) -> dict[str, Any]:
+    """All stages of a config to their ends, growth included; what each took, and how the loss went over the growth."""
+    heard, memory = Heard(), Memory(device)
+    memory.begin()
+    clock = time.perf_counter()
+    trainer = material.trainer(config, device, [heard, DecodeMonitor(), memory])
+    end = trainer.run()
+    stages = [
+        {
+            "name": started.name,
+            "shape": list(started.shape),
+            "kernel": started.kernel,
+            "plan_bytes": started.plan_bytes,
+            "micro_batch": started.micro_batch,
+            "carried": started.carried,
+            "steps": len(heard.losses.get(started.stage, [])),
+            "first_loss": heard.losses[started.stage][0],
+            "last_loss": heard.losses[started.stage][-1],
+        }
+        for started in heard.stages
+    ]
+    told = {"end": end, "seconds": time.perf_counter() - clock, "stages": stages, "warnings": heard.warnings}
+    return told | memory.as_json()
+
+
+@dataclass
+class Until(Callback):
+    """Asks for a stop so many seconds after the first step."""
+
+    seconds: float
+    steps: int = 0
+    _end: float = math.inf
+
+    def after_step(self, trainer: Trainer) -> None:
+        now = time.monotonic()
+        self._end = min(self._end, now + self.seconds)
+        self.steps += 1
+        if now >= self._end:
+            trainer.request_stop("the watch is over")
+
+
+def watch_for_leaks(config: RunConfig, material: Material, device: torch.device, seconds: float, every: int) -> dict[str, Any]:
+    """Trains for so long, and what the leak detector makes of it; a sample at each look that is `every` steps from the last."""
+    with contextlib.closing(Detector()) as detector:
+        until = Until(seconds)
+        trainer = material.trainer(config, device, [DecodeMonitor(), LeakMonitor(detector, every), until])
+        clock = time.monotonic()
+        trainer.run()
+        judged = detector.latest
+    return {
+        "verdict": judged.verdict,
+        "samples": judged.samples,
+        "steps": until.steps,
+        "seconds": time.monotonic() - clock,
+        "meters": [meter.model_dump() for meter in judged.meters],
+        "peak_rss": gauges.peak_rss_bytes(),
+    }

@@ -1,0 +1,192 @@
+"""What plasticity costs, and how much of its work can be left out.
+
+*Update*: everything a step adds for plasticity (observing the ticks of 8 sentences, products, the update of the weights), in C
+and in plain torch, against the copy floor.  The floor counts what no implementation can avoid of the connections themselves:
+the change of a weight is read, the weight is read and written, 3 numbers a connection.
+
+*Share*: of a training step, from steps with and without plasticity taken in turns on one model.
+
+*Avoided work*, on a lattice that has trained a little: products of two 16-cell tiles that were left out, and the cosine of the
+weights' change to that of the full update.  For the rules of rates and for three factors, full means that no cell is taken for
+silent and no pair of tiles for quiet.  For STDP the firing threshold defines what happened, so full means the same threshold
+and every pair: what is skipped because it is silent is exact, and only `quiet` gives something up.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from lattice.bench.timings import CHANNELS, Row, copy_rate, timed
+from lattice.data.batches import Schedule, Sentences, corpus_tokenizer
+from lattice.data.corpus import load_corpus
+from lattice.kernels import choose, propagate
+from lattice.model.lattice3d import initial_cells, initial_weights
+from lattice.plasticity.native import plain
+from lattice.plasticity.plasticity import Plasticity
+from lattice.random_streams import generator
+from lattice.training.trainer import Trainer
+from presets.schema import Connections, RunConfig
+from presets.schema import Plasticity as Settings
+from presets.topology import Topology
+
+SHAPES = ((16, 16, 16), (64, 64, 32))
+STRIDES, TICKS = ((), (), (3, 5)), 6
+"""The baseline preset's."""
+
+NUMBERS_PER_CONNECTION = 3
+
+THRESHOLDS = (0.01, 0.05, 0.1, 0.15)
+QUIET = (0.0, 0.2, 0.3, 0.5, 0.7, 0.8, 1.0)
+ALL_FIRE = 1e-30
+RULES = ("stdp", "bcm", "oja", "three_factor")
+
+
+@dataclass(frozen=True)
+class ConnectionRow(Row):
+    """A timing of plasticity's whole update; `speedup` is against the plain torch version."""
+
+    ns_per_connection: float
+
+
+@dataclass(frozen=True)
+class Avoided:
+    """Work left out under one setting, and what it left of the full change."""
+
+    rule: str
+    activity_threshold: float
+    quiet: float
+    active_share: float
+    skipped_share: float
+    cosine: float
+
+
+def bench_update(shape: tuple[int, int, int], repeats: int, settings: Settings) -> list[ConnectionRow]:
+    """Observing, products and update for states of a fresh lattice; fp32, torch's present number of threads."""
+    topology = Topology(shape, STRIDES)
+    weights = initial_weights(topology, Connections(), generator(0, "bench"))
+    cells = initial_cells(shape, CHANNELS, generator(0, "bench cells"))
+    drive = torch.randn(settings.sentences, *shape[:2], CHANNELS, generator=generator(0, "bench drive"))
+    kernel, _ = choose("auto", topology, CHANNELS, torch.device("cpu"), torch.float32)
+    states: list[torch.Tensor] = []
+    with torch.no_grad():
+        propagate(drive, weights, cells, topology, TICKS, kernel, observer=_Keeper(states))
+    plasticity = Plasticity(settings, topology, CHANNELS, 0.01)
+
+    def update() -> None:
+        plasticity.begin()
+        for tick, state in enumerate(states):
+            plasticity.observe(tick, state, tick == TICKS)
+        plasticity.update(weights, settings.rate)
+
+    def plain_update() -> None:
+        with plain():
+            update()
+
+    times, rate = timed({"native": update, "plain": plain_update}, repeats), copy_rate(3)
+    size = 4 * NUMBERS_PER_CONNECTION * weights.numel()
+    return [
+        ConnectionRow(
+            name=f"{settings.rule} {name}",
+            shape=shape,
+            batch=settings.sentences,
+            threads=torch.get_num_threads(),
+            ns_per_cell=1e9 * statistics.median(taken) / topology.cells,
+            speedup=statistics.median(slow / fast for slow, fast in zip(times["plain"], taken, strict=True)),
+            copy_gbps=rate / 1e9,
+            floor_ratio=statistics.median(taken) * rate / size,
+            median=statistics.median(taken),
+            min=min(taken),
+            max=max(taken),
+            ns_per_connection=1e9 * statistics.median(taken) / weights.numel(),
+        )
+        for name, taken in times.items()
+    ]
+
+
+class _Keeper:
+    """Keeps the states that plasticity would see."""
+
+    def __init__(self, states: list[torch.Tensor]) -> None:
+        self._states = states
+
+    def observe(self, tick: int, state: torch.Tensor, final: bool) -> None:
+        self._states.append(state)
+
+    def signal(self, tick: int, grad: torch.Tensor, state: torch.Tensor) -> None:
+        """Nothing runs backward here."""
+
+
+class Trained:
+    """A lattice of the config's first stage, trained by gradient on the config's corpus for some steps."""
+
+    def __init__(self, config: RunConfig, steps: int) -> None:
+        data = config.data
+        corpus = load_corpus(data.task, data.train, data.valid, data.held_out, data.max_held_out, config.run.seed)
+        tokenizer = corpus_tokenizer(corpus, config.text.vocabulary)
+        self._sentences, valid = (Sentences(pairs, tokenizer, config.text.max_tokens) for pairs in (corpus.train, corpus.valid))
+        learning = config.connections.model_copy(update={"learning": "hybrid"})
+        self.config = config.model_copy(update={"connections": learning})
+        self.trainer = Trainer(self.config, tokenizer, self._sentences, valid, torch.device("cpu"), [])
+        stage = config.stages[0]
+        self._schedule = Schedule(len(corpus.train), stage.data_share, config.training.batch, config.run.seed, 0)
+        self.lattice = self.trainer.model.lattice
+        self._own, self.lattice.plasticity = self.lattice.plasticity, None
+        for _ in range(steps):
+            self.step()
+
+    def step(self, plastic: bool = False) -> None:
+        self.lattice.plasticity = self._own if plastic else None
+        self.trainer.step(self._schedule.rows(self.trainer.progress.stage_step))
+        self.trainer.progress.stage_step += 1
+
+    def share(self, repeats: int) -> float:
+        """Of a step with plasticity, the part that it takes: the median over pairs of neighbouring steps."""
+        times = timed({"with": lambda: self.step(True), "without": self.step}, repeats)
+        return statistics.median(1 - off / on for on, off in zip(times["with"], times["without"], strict=True))
+
+    def change(self, settings: Settings, threshold: float) -> tuple[torch.Tensor, float, float]:
+        """(ΔW, skipped share, active share) of one update; the weights are put back."""
+        lattice, model = self.lattice, self.trainer.model
+        plasticity = Plasticity(settings, lattice.topology, self.config.lattice.channels, threshold)
+        plasticity.theta.copy_(self.settled_theta())
+        before, lattice.plasticity = lattice.weights.detach().clone(), plasticity
+        rows = self._schedule.rows(self.trainer.progress.stage_step)[: settings.sentences]
+        with lattice.watched():
+            total, count = model.loss(*self._sentences.batch(rows, self.trainer.device))
+            (total / count).backward()
+        lattice.learn(settings.rate)
+        lattice.plasticity = None
+        model.zero_grad()
+        change = lattice.weights.detach() - before
+        with torch.no_grad():
+            lattice.weights.copy_(before)
+        report = plasticity.report()
+        return change, report["skipped_share"], report["active_share"]
+
+    def settled_theta(self) -> torch.Tensor:
+        """BCM's thresholds once they have found the mean squared activity."""
+        rows = self._schedule.rows(self.trainer.progress.stage_step)
+        with torch.no_grad():
+            model = self.trainer.model
+            slots = model.encoder(self._sentences.batch(rows, self.trainer.device)[0])
+            return self.lattice.state(model.input_port.drive(slots)).square().mean((0, 3))
+
+
+def sweep(trained: Trained) -> list[Avoided]:
+    """Avoided work and cosine over activity thresholds and over `quiet`, for every rule."""
+    found = []
+    for rule in RULES:
+        settings = trained.config.plasticity.model_copy(update={"rule": rule, "quiet": 0.0})
+        own = trained.config.stages[0].activity_threshold
+        at = [(threshold, 0.0) for threshold in THRESHOLDS if rule != "three_factor"]
+        at += [(own if rule == "stdp" else ALL_FIRE, quiet) for quiet in QUIET]
+        for threshold, quiet in dict.fromkeys(at):
+            full, _, _ = trained.change(settings, threshold if rule == "stdp" else ALL_FIRE)
+            change, skipped, active = trained.change(settings.model_copy(update={"quiet": quiet}), threshold)
+            cosine = float(F.cosine_similarity(change.double().flatten(), full.double().flatten(), 0))
+            found.append(Avoided(rule, threshold, quiet, active, skipped, cosine))
+    return found

@@ -1,0 +1,249 @@
+"""How fast this machine runs the lattice, against what it could at best: the time its memory needs to copy the same bytes.
+
+`floor_ratio` = time x copy rate / bytes.  Bytes a cell of a dense tick are fixed, for batch 1, as forward 4 * (6C + K) + 3C * s
+and forward+backward 4 * (24C + 2K) + 9C * s, where a number of a state takes s (4, in bf16 2), and sparse rows are held to the
+same; the copy rate (read + written) is measured in the same run with the same threads.  Implementations are timed in turns, so
+that their ratio holds when the machine's speed drifts.  A backward adds to the gradients that are there, as all ticks and
+micro-batches of a training step but the first do, and the output face alone is asked for, as training asks.
+"""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from lattice.data.batches import Schedule, Sentences, corpus_tokenizer
+from lattice.data.corpus import load_corpus
+from lattice.kernels import choose, propagate
+from lattice.kernels.native import KernelUnavailable
+from lattice.kernels.sparse import TILE, Pattern
+from lattice.model.lattice3d import initial_cells, initial_weights
+from lattice.observing.decode_monitor import DecodeMonitor
+from lattice.random_streams import generator
+from lattice.training.shaping import shaping
+from lattice.training.trainer import Trainer
+from presets.schema import Connections, RunConfig
+from presets.topology import Topology
+
+COPY_FLOATS = 64 * 1024 * 1024
+"""Size of the copied array (256 MiB): far beyond any cache."""
+
+CHANNELS = 12
+
+SPARSITY = 0.7
+"""Share of the connections that the sparse rows do without."""
+
+SPARSE_TICKS = 4
+"""Ticks of a call in the sparse rows, whose times are divided by it: their backwards share what is made once for all."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One timing; seconds of a call as median, min and max; `floor_ratio` is None where no byte count is fixed."""
+
+    name: str
+    shape: tuple[int, int, int]
+    batch: int
+    threads: int
+    ns_per_cell: float
+    """Nanoseconds a cell and sentence (a cell-update)."""
+    speedup: float | None
+    """Times faster than the reference, as the median over pairs of neighbouring calls; None where there is no reference."""
+    copy_gbps: float
+    """Of a plain copy with as many threads, read plus written."""
+    floor_ratio: float | None
+    median: float
+    min: float
+    max: float
+
+
+def timed(
+    calls: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float] | None = None
+) -> dict[str, list[float]]:
+    """Seconds of each call, taken in turns after one warm-up each.
+
+    With one thread they are the process's CPU seconds, which leave out what other processes take of the core; with more they
+    are those of the clock on the wall.
+    """
+    clock = clock or (time.process_time if torch.get_num_threads() == 1 else time.perf_counter)
+    for call in calls.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(repeats):
+        for name, call in calls.items():
+            start = clock()
+            call()
+            times[name].append(clock() - start)
+    return times
+
+
+def copy_rate(repeats: int) -> float:
+    """Bytes a second, read plus written, of a plain copy with torch's present number of threads."""
+    source = torch.ones(COPY_FLOATS)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / statistics.median(timed({"copy": lambda: target.copy_(source)}, repeats)["copy"])
+
+
+TICK_KERNELS = ("native", "native-bf16", "compiled", "reference")
+
+
+def tick_bytes(
+    shape: tuple[int, int, int], batch: int, implementations: tuple[str, ...] = TICK_KERNELS, both: bool = True
+) -> int:
+    """About what `bench_tick` holds at once: parameters, their gradients where it goes backward, some states, and what autograd
+    keeps for the reference or `torch.compile` for itself."""
+    x, y, z = shape
+    offsets = len(Topology(shape).offsets)
+    parameters = 6 * CHANNELS + 2 * offsets  # connections dense and compact, and while they are drawn
+    states = 2 * (offsets + 10) if "reference" in implementations else 12 if "compiled" in implementations else 4 + SPARSE_TICKS
+    return 4 * x * y * z * ((1 + both) * parameters + batch * CHANNELS * states)
+
+
+def bench_tick(
+    shape: tuple[int, int, int],
+    batch: int,
+    repeats: int,
+    implementations: tuple[str, ...] = TICK_KERNELS,
+    both: bool = True,
+) -> tuple[list[Row], list[str]]:
+    """(rows, remarks): one tick of the 26 local offsets, forward and, where `both`, forward+backward; of TICK_KERNELS.
+
+    All fp32, but for the states of `native-bf16`.  Connections learn by gradient like the cells do; in the rows `held` they
+    have no gradient (frozen, or plastic).  In the rows `sparse`, SPARSITY of them are pruned and the rest is stored compactly.
+    """
+    topology, device = Topology(shape), torch.device("cpu")
+    x, y, _ = shape
+    weights = initial_weights(topology, Connections(), generator(0, "bench")).requires_grad_()
+    cells = initial_cells(shape, CHANNELS, generator(0, "bench cells")).requires_grad_()
+    drive = torch.randn(batch, x, y, CHANNELS, generator=generator(0, "bench drive"), requires_grad=True)
+    pattern = pruned_pattern(topology, SPARSITY)
+    compact = pattern.take(weights.detach()).requires_grad_()
+    kernels, remarks = {}, []
+    for name in implementations:
+        half = name.endswith("-bf16")
+        try:
+            dtype = torch.bfloat16 if half else torch.float32
+            kernels[name] = choose(name.removesuffix("-bf16"), topology, CHANNELS, device, dtype)[0], dtype
+        except KernelUnavailable as error:
+            remarks.append(f"{name}: {error}")
+    # Name of the row -> what runs, with states of which dtype, on which connections.
+    dense = {name: (*kernel, weights, None) for name, kernel in kernels.items()}
+    sparse = {
+        f"{name} sparse {SPARSITY:.0%}": (kernel, dtype, compact, pattern)
+        for name, (kernel, dtype) in kernels.items()
+        if kernel is not None and kernel.sparse
+    }
+    held = {f"{name} held": (*kernel, connections.detach(), p) for name, (*kernel, connections, p) in (dense | sparse).items()}
+    offsets = len(topology.offsets)
+    rows, threads_before = [], torch.get_num_threads()
+
+    def face(kernel, dtype, connections, pattern) -> torch.Tensor:
+        ticks = 1 if pattern is None else SPARSE_TICKS
+        return propagate(drive.to(dtype), connections, cells, topology, ticks, kernel, pattern=pattern, face=True)
+
+    def forward(*variant) -> None:
+        with torch.no_grad():
+            face(*variant)
+
+    def forward_and_backward(*variant) -> None:
+        face(*variant).sum().backward()
+
+    # Of which numbers so many are moved for each cell, of parameters and of states.
+    passes = [("forward", forward, dense | sparse, 6 * CHANNELS + offsets, 3 * CHANNELS)]
+    if both:
+        numbers = 24 * CHANNELS + 2 * offsets, 9 * CHANNELS
+        passes.append(("forward+backward", forward_and_backward, dense | sparse | held, *numbers))
+    try:
+        for threads in sorted({1, threads_before}):
+            torch.set_num_threads(threads)
+            rate = copy_rate(repeats)
+            for kind, call, variants, of_parameters, of_states in passes:
+                calls = {name: functools.partial(call, *variant) for name, variant in variants.items()}
+                times = timed(calls, repeats)
+                for name, (_, dtype, _, sparsely) in variants.items():
+                    taken = times[name] = [seconds / (SPARSE_TICKS if sparsely else 1) for seconds in times[name]]
+                    median = statistics.median(taken)
+                    size = topology.cells * (4 * of_parameters + dtype.itemsize * of_states)
+                    row = Row(
+                        name=f"{kind} {name}",
+                        shape=shape,
+                        batch=batch,
+                        threads=threads,
+                        ns_per_cell=1e9 * median / (batch * topology.cells),
+                        speedup=_speedup(times.get("reference"), taken),
+                        copy_gbps=rate / 1e9,
+                        floor_ratio=median * rate / size if batch == 1 else None,
+                        median=median,
+                        min=min(taken),
+                        max=max(taken),
+                    )
+                    rows.append(row)
+    finally:
+        torch.set_num_threads(threads_before)
+    return rows, remarks
+
+
+def pruned_pattern(topology: Topology, sparsity: float) -> Pattern:
+    """A pattern drawn at random that keeps 1 - sparsity of the offsets of every tile."""
+    x, y, z = topology.shape
+    offsets = len(topology.offsets)
+    kept = max(1, round(offsets * (1 - sparsity)))
+    drawn = torch.rand(offsets, x, y, -(-z // TILE), generator=generator(0, "bench pattern"))
+    return Pattern(drawn.argsort(0)[:kept].to(torch.uint8).contiguous(), offsets)
+
+
+def _speedup(reference: list[float] | None, taken: list[float]) -> float | None:
+    if reference is None:
+        return None
+    return statistics.median(slow / fast for slow, fast in zip(reference, taken, strict=True))
+
+
+def bench_step(config: RunConfig, repeats: int, looks: bool = False) -> tuple[list[Row], float | None]:
+    """(rows, share): whole training steps of the first stage on the config's data, and in turns with them, where asked for,
+    `looks` of the decode monitor.
+
+    `share` is a look's time over `decode.every` steps' time: the monitor's overhead at its configured rate.
+    """
+    data = config.data
+    corpus = load_corpus(data.task, data.train, data.valid, data.held_out, data.max_held_out, config.run.seed)
+    tokenizer = corpus_tokenizer(corpus, config.text.vocabulary)
+    limit, device = config.text.max_tokens, torch.device("cpu")
+    train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
+    trainer = Trainer(config, tokenizer, train, valid, device, shaping())
+    monitor, stage = DecodeMonitor(), config.stages[0]
+    schedule = Schedule(len(train), stage.data_share, config.training.batch, config.run.seed, 0)
+
+    def step() -> None:
+        trainer.step(schedule.rows(trainer.progress.stage_step))
+        trainer.progress.stage_step += 1
+
+    calls = {"step": step}
+    if looks:
+        calls["decode"] = lambda: monitor.look(trainer, config.decode.sentences)
+    times = timed(calls, repeats)
+    x, y, z = stage.shape
+    sentences = {"step": config.training.batch, "decode": config.decode.sentences}
+    rows, rate = [], copy_rate(3)
+    for name, taken in times.items():
+        median = statistics.median(taken)
+        row = Row(
+            name=name,
+            shape=stage.shape,
+            batch=sentences[name],
+            threads=torch.get_num_threads(),
+            ns_per_cell=1e9 * median / (x * y * z * stage.ticks * sentences[name]),
+            speedup=None,
+            copy_gbps=rate / 1e9,
+            floor_ratio=None,
+            median=median,
+            min=min(taken),
+            max=max(taken),
+        )
+        rows.append(row)
+    share = statistics.median(times["decode"]) / (config.decode.every * statistics.median(times["step"])) if looks else None
+    return rows, share

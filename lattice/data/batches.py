@@ -1,0 +1,80 @@
+"""Which sentences a step sees: a pure function of (seed, stage, step), so that nothing about it needs saving."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import torch
+
+from lattice.data.corpus import Corpus, Pair
+from lattice.data.special_tokens import PAD
+from lattice.data.tokenizer import Tokenizer, pad
+from lattice.random_streams import generator
+
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""Source tokens [B, N]; target tokens after BEGIN [B, M]; target tokens before END [B, M]."""
+
+
+def corpus_tokenizer(corpus: Corpus, vocabulary: int) -> Tokenizer:
+    """BPE trained on the training side of the corpus: source and target text."""
+    return Tokenizer.train((text for pair in corpus.train for text in {pair.source: 0, pair.target: 0}), vocabulary)
+
+
+class Sentences:
+    """Tokenized pairs; `cut` counts how many sources and targets were longer than max_tokens and lost their end, `same` says
+    that every target is its source."""
+
+    def __init__(self, pairs: tuple[Pair, ...], tokenizer: Tokenizer, max_tokens: int) -> None:
+        self.pairs = pairs
+        sources = tokenizer.encode([pair.source for pair in pairs])
+        self.same = all(pair.source == pair.target for pair in pairs)
+        targets = sources if self.same else tokenizer.encode([pair.target for pair in pairs])
+        self.cut = Counter(
+            side for side, rows in (("source", sources), ("target", targets)) for row in rows if len(row) > max_tokens
+        )
+        self._sources = [row[:max_tokens] for row in sources]
+        # END takes a place of its own behind the last token; a cut target has none, for its end was never reached.
+        self._targets = self._sources if self.same else [row[:max_tokens] for row in targets]
+        self._ends = [len(row) <= max_tokens for row in targets]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def longest(self, count: int) -> list[int]:
+        """Numbers of the sentences with most tokens, source and target together; some twice where there are fewer."""
+        order = sorted(range(len(self)), key=lambda i: -len(self._sources[i]) - len(self._targets[i]))
+        return [order[i % len(order)] for i in range(count)]
+
+    def batch(self, rows: list[int], device: torch.device) -> Batch:
+        targets = [self._targets[i] for i in rows]
+        source, begun, ended = pad([self._sources[i] for i in rows]), pad(targets, begin=True), pad(targets, end=True)
+        for at, (i, target) in enumerate(zip(rows, targets, strict=True)):
+            if not self._ends[i]:
+                ended[at, len(target)] = PAD
+        source, begun, ended = (tensor.to(device, non_blocking=True) for tensor in (source, begun, ended))
+        return source, begun, ended
+
+
+class Schedule:
+    """Shuffled passes over a stage's share of the sentences; a batch may straddle two passes.
+
+    Lengths stay mixed within a batch.  Sorting them so that little is padding saves a tenth of a step's time and all but
+    stops learning (docs/LOG.md): which slots are filled would then differ from step to step.
+    """
+
+    def __init__(self, count: int, share: float, batch: int, seed: int, stage: int) -> None:
+        """`share` of the `count` sentences, the same ones in every pass, is used."""
+        self._batch, self._seed, self._stage = batch, seed, stage
+        self._chosen = torch.randperm(count, generator=generator(seed, "share", stage))[: max(1, round(count * share))]
+        self._pass, self._order = -1, torch.empty(0, dtype=torch.long)
+
+    def rows(self, step: int) -> list[int]:
+        """Sentence numbers of the stage's step `step` (from 0)."""
+        return [self._row(step * self._batch + i) for i in range(self._batch)]
+
+    def _row(self, position: int) -> int:
+        which, at = divmod(position, len(self._chosen))
+        if which != self._pass:
+            stream = generator(self._seed, "order", self._stage, which)
+            self._pass, self._order = which, self._chosen[torch.randperm(len(self._chosen), generator=stream)]
+        return int(self._order[at])

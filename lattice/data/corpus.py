@@ -1,0 +1,164 @@
+"""Training and held-out text: plain text, JSONL, TSV, or a folder of them, in any language, UTF-8.
+
+One sentence a line; for the task `pairs` a JSON object {"source", "target"} a line, or source TAB target.  Sentences that
+differ only in case or spacing count as one, so that no held-out text is also trained on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lattice.data.grammar import CORPUS_SIZE, generate
+
+SUFFIXES = (".txt", ".jsonl", ".tsv")
+
+_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+"""What a JSON escape can write and UTF-8 can't."""
+
+
+class DataError(ValueError):
+    """Unusable data; the message names file and line and says what is expected."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What goes in and what should come out; equal for `reconstruct`."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Training and held-out pairs; `name` says where they came from, `left_out` why lines were dropped (reason -> count)."""
+
+    name: str
+    train: tuple[Pair, ...]
+    valid: tuple[Pair, ...]
+    left_out: dict[str, int]
+
+    def fingerprint(self) -> str:
+        """A hash of all text, so that a resumed run can tell that its data has changed."""
+        digest = hashlib.sha256()
+        for part in (self.train, self.valid):
+            for pair in part:
+                digest.update(f"{pair.source}\t{pair.target}\n".encode())
+            digest.update(b"\0")
+        return digest.hexdigest()
+
+
+def load_corpus(task: str, train: str | None, valid: str | None, held_out: float, max_held_out: int, seed: int) -> Corpus:
+    """The corpus of a run.  `train=None` is the bundled grammar.  Raises DataError."""
+    left_out: dict[str, int] = {}
+    if train is None:
+        if task == "pairs":
+            raise DataError("the task pairs needs --data: the bundled corpus has no pairs")
+        name, items = "bundled", [Pair(text, text) for text in generate(CORPUS_SIZE, seed=0)]
+    else:
+        name, items = train, _distinct(read_pairs(Path(train), task), left_out)
+    if valid is not None:
+        held = _distinct(read_pairs(Path(valid), task), left_out)
+        seen = {_key(pair.source) for pair in held}
+        kept = [pair for pair in items if _key(pair.source) not in seen]
+        if len(kept) < len(items):
+            left_out["also in the held-out file"] = len(items) - len(kept)
+    else:
+        if len(items) < 2:
+            raise DataError(f"{name}: {len(items)} usable line(s); at least 2 are needed to train on one and hold one out")
+        count = max(1, min(max_held_out, round(len(items) * held_out)))
+        # By hash, not by position: adding lines to a corpus moves hardly any sentence between training and held-out.
+        order = sorted(range(len(items)), key=lambda i: _rank(items[i].source, seed))
+        chosen = set(order[:count])
+        held = [items[i] for i in order[:count]]
+        kept = [pair for i, pair in enumerate(items) if i not in chosen]
+    if not kept:
+        raise DataError(f"{name}: nothing is left to train on once the held-out sentences are taken out")
+    return Corpus(name, tuple(kept), tuple(held), left_out)
+
+
+def read_pairs(path: Path, task: str) -> Iterator[Pair]:
+    """The pairs of a file, or of every .txt, .jsonl and .tsv file below a folder, in name order.  Raises DataError."""
+    if path.is_dir():
+        files = sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES and f.is_file())
+        if not files:
+            raise DataError(f"{path}: no {', '.join(SUFFIXES)} file in this folder")
+    elif path.exists():
+        files = [path]
+    else:
+        raise DataError(f"{path}: no such file or folder")
+    found = False
+    for file in files:
+        for pair in _read_file(file, task):
+            found = True
+            yield pair
+    if not found:
+        raise DataError(f"{path}: no sentence in it; expected one a line")
+
+
+def _read_file(path: Path, task: str) -> Iterator[Pair]:
+    if not path.is_file():
+        raise DataError(f"{path}: not a regular file")
+    number = 0
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, 1):
+                if b"\0" in raw:
+                    raise DataError(f"{path}: line {number} holds a zero byte; this is not a text file")
+                text = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip("\r\n")
+                if text.strip():
+                    yield _parse(text, path, number, task)
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: line {number} is not UTF-8 ({error.reason}); convert the file to UTF-8") from error
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _parse(line: str, path: Path, number: int, task: str) -> Pair:
+    if path.suffix == ".jsonl":
+        try:
+            item = json.loads(line)
+            source, target = item["source"], item.get("target", None if task == "pairs" else item["source"])
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):  # ValueError: a number of 5000 digits, too
+            raise DataError(f'{path}: line {number} is not a JSON object like {{"source": "...", "target": "..."}}') from None
+        if target is None and task == "pairs":
+            raise DataError(f"{path}: line {number} has no target; the task pairs takes source and target")
+        if not isinstance(source, str) or not isinstance(target, str):
+            raise DataError(f"{path}: line {number}: source and target must be strings")
+        if _HALF_CHARACTER.search(source + target):
+            raise DataError(f"{path}: line {number} holds half of a character (an escape like \\ud800 without its other half)")
+    else:
+        source, tab, target = line.partition("\t") if path.suffix == ".tsv" else (line, "", "")
+        if task == "pairs" and not tab:
+            raise DataError(f"{path}: line {number} has no target; the task pairs takes .jsonl, or .tsv with source TAB target")
+    source = " ".join(source.split())
+    target = " ".join(target.split()) if task == "pairs" else source
+    if not source or not target:
+        raise DataError(f"{path}: line {number}: source or target is empty")
+    return Pair(source, target)
+
+
+def _key(text: str) -> str:
+    return " ".join(text.casefold().split())
+
+
+def _rank(text: str, seed: int) -> bytes:
+    return hashlib.blake2b(_key(text).encode(), digest_size=8, key=str(seed).encode()).digest()
+
+
+def _distinct(pairs: Iterator[Pair], left_out: dict[str, int]) -> list[Pair]:
+    """The first of each source; the same question with another answer would put one source on both sides of the split."""
+    seen: set[str] = set()
+    kept = []
+    for pair in pairs:
+        key = _key(pair.source)
+        if key in seen:
+            left_out["repeated"] = left_out.get("repeated", 0) + 1
+        else:
+            seen.add(key)
+            kept.append(pair)
+    return kept

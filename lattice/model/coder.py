@@ -1,0 +1,198 @@
+"""Encoder and decoder: tokens -> slots (the lattice's input embedding), slots (its output) -> tokens.
+
+Both are small pre-norm transformers.  The encoder makes G x G slots of 64 numbers, so that a sentence must pass through at
+most 1024 numbers; the decoder sees nothing but the slots that come out of the lattice and its own previous tokens.
+Its feed-forward width is solved from a parameter budget, because the embedding's share depends on the vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lattice.data.special_tokens import BEGIN, END, PAD
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries [B, N, width] over a context [B, M, context_width]."""
+
+    def __init__(self, width: int, heads: int, context_width: int | None = None) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(context_width or width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def keys_values(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [B, heads, M, width / heads]."""
+        key, value = self.key_value(context).chunk(2, dim=-1)
+        return self._split(key), self._split(value)
+
+    def forward(
+        self,
+        x: torch.Tensor,
+        keys_values: tuple[torch.Tensor, torch.Tensor],
+        mask: torch.Tensor | None = None,
+        causal: bool = False,
+    ) -> torch.Tensor:
+        mixed = F.scaled_dot_product_attention(self._split(self.query(x)), *keys_values, attn_mask=mask, is_causal=causal)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class FeedForward(nn.Sequential):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+
+class EncoderLayer(nn.Module):
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.norm_attention, self.norm_feed = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = Attention(width, heads)
+        self.feed = FeedForward(width, hidden)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        y = self.norm_attention(x)
+        x = x + self.attention(y, self.attention.keys_values(y), mask)
+        return x + self.feed(self.norm_feed(x))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, width: int, heads: int, hidden: int, slot_width: int) -> None:
+        super().__init__()
+        self.norm_self, self.norm_cross, self.norm_feed = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.self_attention = Attention(width, heads)
+        self.cross_attention = Attention(width, heads, slot_width)
+        self.feed = FeedForward(width, hidden)
+
+    def forward(self, x, slots, past=None):
+        """`slots` and `past` are (keys, values); with `past`, x is one new position and the grown past is returned."""
+        y = self.norm_self(x)
+        now = self.self_attention.keys_values(y)
+        if past is not None:
+            now = tuple(torch.cat(pair, dim=2) for pair in zip(past, now, strict=True))
+        x = x + self.self_attention(y, now, causal=past is None)
+        x = x + self.cross_attention(self.norm_cross(x), slots)
+        return x + self.feed(self.norm_feed(x)), now
+
+
+class Encoder(nn.Module):
+    """Token ids [B, N] (padded with PAD) -> slots [B, S, slot_width].
+
+    After the layers, `tokens_per_slot` neighbouring positions are concatenated into each slot; slots behind the end of the
+    sentence come from padding and are zero.
+    """
+
+    def __init__(
+        self, vocabulary: int, max_tokens: int, slots: int, slot_width: int, width: int, heads: int, hidden: int, layers: int
+    ) -> None:
+        super().__init__()
+        self.slots = slots
+        self.tokens_per_slot = math.ceil(max_tokens / slots)
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.position = nn.Parameter(torch.empty(slots * self.tokens_per_slot, width))
+        self.layers = nn.ModuleList(EncoderLayer(width, heads, hidden) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        self.to_slot = nn.Linear(width * self.tokens_per_slot, slot_width)
+        for table in (self.embedding.weight, self.position):
+            nn.init.normal_(table, std=width**-0.5)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        used = math.ceil(tokens.shape[1] / self.tokens_per_slot)  # slots that the longest sentence of the batch reaches
+        tokens = F.pad(tokens, (0, used * self.tokens_per_slot - tokens.shape[1]), value=PAD)
+        there = tokens != PAD
+        x = (self.embedding(tokens) + self.position[: tokens.shape[1]]) * there[..., None]
+        for layer in self.layers:
+            x = layer(x, there[:, None, None, :])
+        x = self.norm(x) * there[..., None]
+        per_slot = x.unflatten(1, (used, self.tokens_per_slot)).flatten(2)
+        slots = self.to_slot(per_slot) * there.unflatten(1, (used, -1)).any(-1, keepdim=True)
+        return F.pad(slots, (0, 0, 0, self.slots - used))
+
+
+class Decoder(nn.Module):
+    """Slots [B, S, slot_width] -> token logits; trained by teacher forcing, run by greedy decoding with a cache."""
+
+    def __init__(
+        self,
+        vocabulary: int,
+        max_tokens: int,
+        slots: int,
+        slot_width: int,
+        width: int,
+        heads: int,
+        layers: int,
+        budget: int,
+    ) -> None:
+        super().__init__()
+        self.max_tokens = max_tokens
+        hidden = self.feed_forward_width(vocabulary, max_tokens, slots, slot_width, width, layers, budget)
+        self.embedding = nn.Embedding(vocabulary, width)
+        self.position = nn.Parameter(torch.empty(max_tokens + 1, width))
+        self.slot_position = nn.Parameter(torch.empty(slots, slot_width))
+        self.norm_slots = nn.LayerNorm(slot_width)
+        self.layers = nn.ModuleList(DecoderLayer(width, heads, hidden, slot_width) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        for table in (self.embedding.weight, self.position):
+            nn.init.normal_(table, std=width**-0.5)
+        # As large as the normalised slots it is added to, so that attention can tell slots apart from the first step.
+        nn.init.normal_(self.slot_position)
+
+    @staticmethod
+    def feed_forward_width(
+        vocabulary: int, max_tokens: int, slots: int, slot_width: int, width: int, layers: int, budget: int
+    ) -> int:
+        """The width that brings the decoder closest to `budget` parameters.  Raises ValueError if even width 16 is over."""
+        tables = (vocabulary + max_tokens + 1) * width + slots * slot_width + 2 * slot_width + 2 * width
+        layer = 4 * width * width + 2 * width * width + 2 * slot_width * width + 6 * width + width
+        hidden = round((budget - tables - layers * layer) / (layers * (2 * width + 1)))
+        if hidden < 16:
+            raise ValueError(
+                f"text.decoder_parameters: {budget} is too few for a vocabulary of {vocabulary} at width {width}; "
+                f"at least {tables + layers * (layer + 16 * (2 * width + 1))} are needed"
+            )
+        return hidden
+
+    def forward(self, slots: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Logits [B, N, vocabulary] for the token after each of `tokens` [B, N], which begin with BEGIN."""
+        context = self._context(slots)
+        x = self.embedding(tokens) + self.position[: tokens.shape[1]]
+        for layer in self.layers:
+            x, _ = layer(x, layer.cross_attention.keys_values(context))
+        return F.linear(self.norm(x), self.embedding.weight)
+
+    @torch.no_grad()
+    def greedy(self, slots: torch.Tensor) -> torch.Tensor:
+        """Most likely tokens one after another: [B, at most max_tokens], END and what follows it replaced by PAD."""
+        context = self._context(slots)
+        crossed = [layer.cross_attention.keys_values(context) for layer in self.layers]
+        past: list = [self._empty_past(context, layer) for layer in self.layers]
+        token = torch.full((slots.shape[0], 1), BEGIN, device=slots.device)
+        done = torch.zeros_like(token, dtype=torch.bool)
+        said = []
+        for position in range(self.max_tokens):
+            x = self.embedding(token) + self.position[position]
+            for i, layer in enumerate(self.layers):
+                x, past[i] = layer(x, crossed[i], past[i])
+            token = F.linear(self.norm(x), self.embedding.weight).argmax(-1)
+            done |= token == END
+            said.append(token.masked_fill(done, PAD))
+            if done.all():
+                break
+        return torch.cat(said, dim=1)
+
+    def _context(self, slots: torch.Tensor) -> torch.Tensor:
+        return self.norm_slots(slots) + self.slot_position
+
+    @staticmethod
+    def _empty_past(context: torch.Tensor, layer: DecoderLayer) -> tuple[torch.Tensor, torch.Tensor]:
+        heads = layer.self_attention.heads
+        width = layer.self_attention.out.in_features
+        nothing = context.new_empty(context.shape[0], heads, 0, width // heads, dtype=layer.self_attention.out.weight.dtype)
+        return nothing, nothing

@@ -1,0 +1,156 @@
+"""The whole model: tokens -> encoder -> slots -> input port -> lattice -> output port -> slots -> decoder -> tokens.
+
+`arm = "identity"` leaves the lattice and its ports out (a control: how good are the text parts alone?).  The controls of an
+evaluation are `shuffled` (each sentence is decoded from another one's slots) and `bypass` (all messages zero); text that
+survives either did not go through the lattice.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from lattice.data.special_tokens import PAD
+from lattice.kernels import choose
+from lattice.kernels.sparse import TILE, Pattern
+from lattice.model.coder import Decoder, Encoder
+from lattice.model.lattice3d import Lattice, transposed_ports
+from lattice.plasticity.plasticity import Plasticity
+from lattice.random_streams import generator
+from presets.schema import RunConfig
+
+CONTROLS = ("none", "shuffled", "bypass")
+STATE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TextLattice(nn.Module):
+    """Built for one stage of a config; `lattice.model.growth.carry_over` moves what was learned into the next stage's."""
+
+    def __init__(self, config: RunConfig, stage: int, vocabulary: int, device: torch.device) -> None:
+        super().__init__()
+        text, section, here = config.text, config.lattice, config.stages[stage]
+        seed, slots = config.run.seed, config.text.grid**2
+        self.device_type, self.state_dtype = device.type, STATE_DTYPES[config.run.precision]
+        # Library layers draw from torch's global generator while they are built; give them a keyed stream, too.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(generator(seed, "text").initial_seed())
+            self.encoder = Encoder(
+                vocabulary, text.max_tokens, slots, text.slot_width, text.width, text.heads, text.encoder_feed_forward,
+                text.encoder_layers,
+            )  # fmt: skip
+            self.decoder = Decoder(
+                vocabulary, text.max_tokens, slots, text.slot_width, text.width, text.heads, text.decoder_layers,
+                text.decoder_parameters,
+            )  # fmt: skip
+        self.lattice: Lattice | None = None
+        self.kernel_line = "no lattice (identity arm)"
+        if section.arm == "lattice":
+            topology = here.topology(section.boundary)
+            self.input_port, self.output_port = transposed_ports(
+                text.grid, text.slot_width, section.channels, generator(seed, "ports")
+            )
+            clustering = here.clustering
+            self.lattice = Lattice(
+                topology, section.channels, here.ticks, config.connections, generator(seed, "lattice", stage),
+                clustering.clusters, clustering.clustering_integration,
+            )  # fmt: skip
+            ticks = config.training.checkpoint_ticks
+            self.lattice.segment = 0 if ticks == "auto" else ticks  # the trainer sets what the plan finds best
+            learning = config.connections.learning
+            if here.waves or learning in ("plastic", "hybrid"):
+                self.lattice.plasticity = Plasticity(config.plasticity, topology, section.channels, here.activity_threshold)
+            for port in (self.input_port, self.output_port):
+                port.fit(*here.shape[:2])
+            self.lattice.kernel, self.kernel_line = choose(
+                config.run.kernel, topology, section.channels, device, self.state_dtype
+            )
+            self.lattice.weights.requires_grad_(learning in ("gradient", "hybrid") and here.profile != "freeze")
+            self.lattice.cells.requires_grad_(section.cells == "gradient")
+            if self.lattice.gain is not None:
+                self.lattice.gain.requires_grad_(section.cells == "gradient")
+        self.to(device)
+
+    def slots(self, tokens: torch.Tensor, control: str = "none") -> torch.Tensor:
+        """Token ids [B, N] -> the representative embeddings [B, S, D] that the decoder reads."""
+        with self._autocast():
+            slots = self.encoder(tokens)
+        if control == "shuffled":
+            slots = slots.roll(1, 0)
+        if self.lattice is None:
+            return slots
+        drive = self.input_port.drive(slots.float()).to(self.state_dtype)
+        return self.output_port.read(self.lattice(drive, bypass=control == "bypass").float())
+
+    def loss(self, source: torch.Tensor, begun: torch.Tensor, ended: torch.Tensor) -> tuple[torch.Tensor, int]:
+        """Summed cross-entropy in nats of the target tokens `ended` [B, M] after `begun` [B, M], and how many there are."""
+        slots = self.slots(source)
+        with self._autocast():
+            logits = self.decoder(slots, begun)
+        total = F.cross_entropy(logits.float().flatten(0, 1), ended.flatten(), ignore_index=PAD, reduction="sum")
+        return total, int((ended != PAD).sum())
+
+    @torch.no_grad()
+    def say(self, source: torch.Tensor, control: str = "none") -> torch.Tensor:
+        """Greedily decoded token ids for source tokens [B, N]."""
+        with self._autocast():
+            return self.decoder.greedy(self.slots(source, control))
+
+    @torch.no_grad()
+    def state(self, source: torch.Tensor) -> torch.Tensor:
+        """The lattice's state [B, X, Y, C, Z] after the ticks, for source tokens [B, N]."""
+        with self._autocast():
+            slots = self.encoder(source)
+        return self.lattice.state(self.input_port.drive(slots.float()).to(self.state_dtype))
+
+    def mean_state(self, source: torch.Tensor) -> torch.Tensor:
+        """The lattice's state [X, Y, Z, C] after the ticks, as a mean over source tokens [B, N]."""
+        return self.state(source).mean(0, dtype=torch.float32).permute(0, 1, 3, 2)
+
+    @torch.no_grad()
+    def change(self, source: torch.Tensor) -> torch.Tensor | None:
+        """By how much each cell's state changes in the last tick, [X, Y, Z]: RMS over channels and batch.
+
+        None where there is no lattice.
+        """
+        if self.lattice is None:
+            return None
+        lattice = self.lattice
+        with self._autocast():
+            slots = self.encoder(source)
+        drive = self.input_port.drive(slots.float()).to(self.state_dtype)
+        last = lattice.state(drive)
+        ticks, lattice.ticks = lattice.ticks, lattice.ticks - 1
+        try:
+            before = lattice.state(drive) if lattice.ticks else torch.zeros_like(last)
+        finally:
+            lattice.ticks = ticks
+        # A layer of x at a time: whole states in fp32 would be several times what decoding holds.
+        layers = zip(last.unbind(1), before.unbind(1), strict=True)
+        return torch.stack([(now.float() - then.float()).square().mean((0, 2)).sqrt() for now, then in layers])
+
+    def gradient_share(self) -> float | None:
+        """Share of cells with a gradient that is not zero, after a backward; None where cells do not learn."""
+        if self.lattice is None or self.lattice.cells.grad is None:
+            return None
+        return (self.lattice.cells.grad != 0).any(dim=3).any(dim=0).float().mean().item()
+
+    def _autocast(self) -> torch.autocast:
+        # On a CPU text layers are too small to gain from it: steps are slower and memory is larger (docs/LOG.md).
+        halved = self.device_type == "cuda" and self.state_dtype != torch.float32
+        return torch.autocast(self.device_type, dtype=self.state_dtype if halved else torch.bfloat16, enabled=halved)
+
+
+def load_model(model: TextLattice, tensors: dict[str, torch.Tensor]) -> None:
+    """Loads a checkpoint's tensors into a model of the same config.  Raises ValueError naming what does not fit."""
+    index = tensors.get("lattice.index")
+    if model.lattice is not None and index is not None:
+        offsets, (x, y, z) = len(model.lattice.topology.offsets), model.lattice.topology.shape
+        if tuple(index.shape[1:]) != (x, y, -(-z // TILE)) or index.dtype != torch.uint8 or int(index.max()) >= offsets:
+            raise ValueError("the checkpoint does not fit this config: lattice.index is of another lattice")
+        device = model.lattice.weights.device
+        model.lattice.become(torch.empty(len(index), x, y, z, device=device), Pattern(index.to(device), offsets))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint does not fit this config: {str(error).splitlines()[-1].strip()}") from error

@@ -1,0 +1,63 @@
+"""Looks for leaks while training goes on: a sample at quiet points of equal work, and what the detector makes of it.
+
+A quiet point is the end of a step at which the decode monitor has looked; what the step saves and forms anew is done by then.
+Work is equal where cells, sparsity and profile are.  It goes last among the callbacks.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from lattice.training.callbacks import Callback
+from lattice.training.trainer import Trainer
+from monitors import torch_memory
+from monitors.events import Warned
+from monitors.gauges import Absent
+from monitors.leak_detector import Detector
+
+EVERY = 50
+"""Least steps between two samples: one takes 50 to 100 ms, most of it for collecting garbage."""
+
+
+class LeakMonitor(Callback):
+    """Emits LeaksJudged, and Warned when a meter is first found to leak.
+
+    `detector` may be that of an earlier run of this process: its window then goes on, and so do its steps.
+    """
+
+    def __init__(self, detector: Detector, every: int = EVERY) -> None:
+        self.detector, self._every = detector, every
+        self._start: float | None = None
+        self._last = 0
+        self._looked_at = -1
+        self._warned: set[str] = set()
+
+    def after_look(self, trainer: Trainer, change: torch.Tensor | None) -> None:
+        self._looked_at = trainer.progress.step
+
+    def after_step(self, trainer: Trainer) -> None:
+        step = trainer.progress.step
+        if self._start is None:
+            self._start, self._last = self.detector.step - (step - 1), step - 1
+        if self._looked_at != step or step - self._last < self._every:
+            return
+        self._last = step
+        device, stage = trainer.device, trainer.stage
+        read = {
+            "allocated": torch_memory.allocated(device),
+            "reserved": torch_memory.reserved(device),
+            "driver": torch_memory.driver_used(device),
+        }
+        found = self.detector.sample(
+            self._start + step,
+            f"{stage.shape} {stage.sparsity} {stage.profile}",
+            {name: value for name, value in read.items() if not isinstance(value, Absent)},
+            {"tensors": torch_memory.tensors},
+        )
+        here = {"step": step, "stage": trainer.progress.stage}
+        trainer.emit(found.model_copy(update=here))
+        for meter in found.meters:
+            if meter.verdict == "leak" and meter.name not in self._warned:
+                self._warned.add(meter.name)
+                told = f"{meter.name} grow by {meter.slope:.3g} {meter.unit} a step; `soak` and docs/reliability.md tell more"
+                trainer.emit(Warned(message=f"this process leaks: {told}", **here))

@@ -1,0 +1,47 @@
+"""What the training process holds in memory, told at its first step and at every look of the decode monitor."""
+
+from __future__ import annotations
+
+import torch
+
+from lattice.training.callbacks import Callback
+from lattice.training.trainer import Trainer
+from monitors import gauges, torch_memory
+from monitors.events import MemorySampled
+
+
+class MemoryMonitor(Callback):
+    """Emits MemorySampled.  Stands behind the decode monitor, so that a first step that is looked at is told once."""
+
+    def __init__(self) -> None:
+        self._has_told = False
+
+    def after_step(self, trainer: Trainer) -> None:
+        if not self._has_told:
+            self._tell(trainer)
+
+    def after_look(self, trainer: Trainer, change: torch.Tensor | None) -> None:
+        self._tell(trainer)
+
+    def _tell(self, trainer: Trainer) -> None:
+        self._has_told = True
+        trainer.emit(sampled(trainer.device, trainer.progress.step, trainer.progress.stage))
+
+
+def sampled(device: torch.device, step: int, stage: int) -> MemorySampled:
+    """What this process holds now; None where a count does not exist, as torch's do not on the CPU."""
+    host = gauges.host_memory()
+    return MemorySampled(
+        step=step,
+        stage=stage,
+        device=str(device),
+        device_uuid=torch_memory.uuid(device) or "",
+        rss_bytes=host.rss_bytes if host else None,
+        allocated_bytes=_known(torch_memory.allocated(device)),
+        reserved_bytes=_known(torch_memory.reserved(device)),
+        peak_bytes=_known(torch_memory.peak(device)) if device.type == "cuda" else gauges.peak_rss_bytes(),
+    )
+
+
+def _known(count: int | gauges.Absent) -> int | None:
+    return None if isinstance(count, gauges.Absent) else count

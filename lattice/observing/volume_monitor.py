@@ -1,0 +1,68 @@
+"""Writes the lattice's cells to the run folder at every look of the decode monitor, so that a screen can show slices of it.
+
+The field `activity` is what the look has measured anyway (TextLattice.change); `cluster` is each cell's label where the
+functional tier is on.  Nothing is computed twice, and thinning happens on the device: see monitors.volumes for the bounds.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lattice.training.callbacks import Callback
+from lattice.training.trainer import Trainer
+from monitors.events import VolumeSaved, Warned
+from monitors.volumes import CellField, Volume, Volumes, strides
+
+SCALE_QUANTILE = 0.99
+"""Of the cells' activity: what lies above is shown as this, so that a few very active cells do not darken all others."""
+
+LAST_LABEL = 255
+"""Labels from here on share one byte."""
+
+
+class VolumeMonitor(Callback):
+    """Emits VolumeSaved.  A volume that can't be made is a warning, once until one succeeds: training does without."""
+
+    def __init__(self, folder: Path) -> None:
+        self._volumes = Volumes(folder)
+        self._has_warned = False
+
+    def after_look(self, trainer: Trainer, change: torch.Tensor | None) -> None:
+        if change is None:
+            return
+        lattice, progress = trainer.model.lattice, trainer.progress
+        here = {"step": progress.step, "stage": progress.stage}
+        try:
+            volume = volume_of(change, lattice.labels if lattice.clusters else None, **here)
+            path, size = self._volumes.save(volume)
+        except (OSError, ValueError) as error:
+            if not self._has_warned:
+                self._has_warned = True
+                trainer.emit(Warned(message=f"no volume of the lattice saved: {error}", **here))
+            return
+        self._has_warned = False
+        names = tuple(field.name for field in volume.fields)
+        file = f"{path.parent.name}/{path.name}"
+        trainer.emit(VolumeSaved(file=file, fields=names, shape=volume.shape, bytes=size, **here))
+
+
+def volume_of(change: torch.Tensor, labels: torch.Tensor | None, step: int, stage: int) -> Volume:
+    """Of `change` [X, Y, Z] and, where there are any, `labels` [X, Y, Z].  Raises ValueError where a change is not finite."""
+    lattice = tuple(change.shape)
+    x, y, z = strides(lattice)
+    activity = change[::x, ::y, ::z]
+    if not torch.isfinite(activity).all():
+        raise ValueError("the activity of some cells is not finite")
+    flat = activity.flatten()
+    scale = flat.kthvalue(max(1, round(SCALE_QUANTILE * flat.numel()))).values.item() or flat.max().item()
+    levels = (activity / (scale or 1.0)).clamp(max=1) * 255
+    fields = [CellField("activity", _bytes(levels.round()), scale)]
+    if labels is not None:
+        fields.append(CellField("cluster", _bytes(labels[::x, ::y, ::z].clamp(max=LAST_LABEL))))
+    return Volume(step, stage, tuple(activity.shape), lattice, tuple(fields))
+
+
+def _bytes(values: torch.Tensor) -> bytes:
+    return values.to(torch.uint8).cpu().contiguous().numpy().tobytes()

@@ -1,0 +1,226 @@
+"""Functional clusters: spherical k-means on one row of features per cell, and how good and how steady a clustering is.
+
+Rows are compared by their direction alone (Dhillon & Modha 2001: cluster by cosine, scale centroids back to length 1).  The
+centroids are fitted on a sample; then all rows are assigned, chunk by chunk, so that 13.5 million cells need 8 bytes each for
+their labels and CHUNK_BYTES beside.  All randomness comes from the generator that is handed in, and sums are taken in a fixed
+order: the same input gives the same labels.  Pure functions; lattice.training.recluster hangs them on a training run.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+CHUNK_BYTES = 64_000_000
+"""Most memory that a pass over all rows takes at once, its result aside."""
+
+SILENT = 1e-6
+"""A row shorter than this has no direction: it moves no centroid, and joins the largest cluster."""
+
+RESTARTS = 4
+"""Fits from scratch, of which the one with the highest mean cosine is taken."""
+
+ITERATIONS = 100
+"""Most rounds of assigning and averaging in one fit."""
+
+COPY = 1e-6
+"""A row within this cosine distance of a centroid is a copy of it; no further centroid starts there."""
+
+
+@dataclass(frozen=True)
+class Clustering:
+    """labels [N] (int64, 0 <= label < K), centroids [K, C] of length 1 (zero where empty), sizes [K] in rows.
+
+    `merged` counts the clusters that were too small and went into their nearest one.
+    """
+
+    labels: torch.Tensor
+    centroids: torch.Tensor
+    sizes: torch.Tensor
+    merged: int
+
+
+def spherical_kmeans(
+    rows: torch.Tensor,
+    count: int,
+    generator: torch.Generator,
+    start: torch.Tensor | None = None,
+    sample: int = 16384,
+    min_size: int = 1,
+) -> Clustering:
+    """Rows [N, C] in at most `count` clusters of at least `min_size` rows, largest first.
+
+    `start` [count, C] are the centroids of an earlier clustering to go on from; its zero rows are drawn anew.  There are
+    fewer than `count` clusters where the sample has fewer different directions, and one where min_size allows no second.
+    Where all rows are silent they are in cluster 0, whose centroid is zero.
+    Raises ValueError for rows that are not finite and for counts below 1.
+    """
+    if count < 1 or sample < 1:
+        raise ValueError(f"{count} clusters from a sample of {sample} rows: both must be at least 1")
+    parts = rows.split(_chunk(rows.shape[1], 0))
+    if bad := sum(int((~part.isfinite().all(dim=1)).sum()) for part in parts):
+        raise ValueError(f"{bad} of {len(rows)} rows to cluster are not finite")
+    chosen = rows[spread_sample(len(rows), sample, generator).to(rows.device)].float().cpu()
+    units = F.normalize(chosen[chosen.norm(dim=1) > SILENT])
+    known = units[:0] if start is None else start[start.norm(dim=1) > SILENT].float().cpu()
+    fits = [_fit(units, _seed(units, known, count, generator)) for _ in range(1 if len(known) else RESTARTS)]
+    fitted = max(fits, key=lambda fit: fit[1])[0].to(rows.device)
+    labels, sums, sizes = assign(rows, fitted)
+    groups = _merge(sums, sizes, min_size)
+    # Silent rows have label -1: the table's last entry, which stays 0, the largest cluster.
+    table = torch.zeros(len(fitted) + 1, dtype=torch.int64, device=rows.device)
+    centroids = torch.zeros(count, rows.shape[1], device=rows.device)
+    for label, group in enumerate(groups):
+        table[group] = label
+        centroids[label] = fitted[group[0]] if len(group) == 1 else F.normalize(sums[group].sum(0), dim=0)
+    _rename(labels, table)
+    return Clustering(labels, centroids, _sizes(labels, count), int((sizes > 0).sum()) - len(groups))
+
+
+def spread_sample(total: int, size: int, generator: torch.Generator) -> torch.Tensor:
+    """Sorted indices below `total`: one drawn from each of `size` runs of equal length, or all where there are no more."""
+    if total <= size:
+        return torch.arange(total)
+    within = torch.rand(size, generator=generator, dtype=torch.float64)
+    return ((torch.arange(size) + within) * (total / size)).long().clamp(max=total - 1)
+
+
+def assign(rows: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(labels [N], sums [K, C] of the unit rows, sizes [K]) by highest cosine, ties to the lower label; silent rows get -1."""
+    count, channels = centroids.shape
+    labels = torch.full((len(rows),), -1, dtype=torch.int64, device=rows.device)
+    sums = torch.zeros(count, channels, dtype=torch.float64, device=rows.device)
+    sizes = torch.zeros(count, dtype=torch.int64, device=rows.device)
+    size = _chunk(channels, count)
+    for part, label in zip(rows.split(size), labels.split(size), strict=True) if count else ():
+        heard = part.norm(dim=1, dtype=torch.float32) > SILENT
+        units = F.normalize(part.float()) * heard[:, None]
+        nearest = (units @ centroids.T).argmax(dim=1)
+        # A product with the one-hot labels adds up in the same order every time, also on a GPU, where index_add_ does not.
+        members = units.new_zeros(len(units), count).scatter_(1, nearest[:, None], heard[:, None].float())
+        sums += members.T @ units
+        sizes += members.sum(0).long()
+        label.copy_(nearest.where(heard, -1))
+    return labels, sums.float(), sizes
+
+
+def _chunk(channels: int, count: int) -> int:
+    """Rows of a pass that compares them to `count` centroids: as many as CHUNK_BYTES hold, in a few copies of each row."""
+    return max(1, CHUNK_BYTES // (4 * (4 * channels + 2 * count + 8)))
+
+
+def _seed(units: torch.Tensor, centroids: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
+    """Centroids [<= count, C]: the given ones and more by greedy k-means++ (Arthur & Vassilvitskii 2007).
+
+    scikit-learn's `kmeans_plusplus` draws the same way, for on unit rows the squared distance is twice the cosine distance,
+    but it can't add to centroids that are there, as a warm start with empty clusters must.
+    """
+    centroids = centroids[:count]
+    if not len(units):
+        return centroids
+    if not len(centroids):
+        centroids = units[torch.randint(len(units), (1,), generator=generator)]
+    trials = 2 + int(math.log(count))
+    distance = torch.cat([(1 - part @ centroids.T).amin(dim=1) for part in units.split(_chunk(0, count))])
+    while len(centroids) < count:
+        distance = distance.where(distance > COPY, 0.0)
+        if not distance.sum() > 0:
+            break
+        picks = units[torch.multinomial(distance, trials, replacement=True, generator=generator)]
+        remaining = torch.minimum(distance[:, None], 1 - units @ picks.T)
+        best = int(remaining.clamp(min=0).sum(0).argmin())
+        centroids, distance = torch.cat([centroids, picks[best : best + 1]]), remaining[:, best]
+    return centroids
+
+
+def _fit(units: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Lloyd's rounds from these centroids until no label changes; (centroids [K, C], sum of the rows' cosines to theirs)."""
+    before = None
+    # scikit-learn's KMeans would average without scaling back to length 1, and so drift off the sphere.
+    for _ in range(ITERATIONS):
+        labels, sums, _ = assign(units, centroids)
+        if before is not None and torch.equal(labels, before):
+            break
+        lengths = sums.norm(dim=1, keepdim=True)
+        centroids, before = torch.where(lengths > SILENT, sums / lengths.clamp(min=SILENT), centroids), labels
+    return centroids, float(sums.norm(dim=1).sum())
+
+
+def _merge(sums: torch.Tensor, sizes: torch.Tensor, min_size: int) -> list[list[int]]:
+    """Clusters as groups of the old labels, largest first: the smallest goes into the nearest until all are large enough.
+
+    Empty clusters are left out.
+    """
+    held = {label: size for label, size in enumerate(sizes.tolist()) if size}
+    groups, sums = {label: [label] for label in held}, sums.clone()
+    while len(held) > 1 and min(held.values()) < min_size:
+        small = min(held, key=held.__getitem__)
+        others = [label for label in held if label != small]
+        near = others[int(F.cosine_similarity(sums[others], sums[small][None]).argmax())]
+        sums[near] += sums[small]
+        held[near] += held.pop(small)
+        groups[near] += groups.pop(small)
+    return [groups[label] for label in sorted(held, key=lambda label: -held[label])]
+
+
+def _rename(labels: torch.Tensor, table: torch.Tensor) -> None:
+    """labels = table[labels], in place and chunk by chunk."""
+    for part in labels.split(_chunk(0, 0)):
+        part.copy_(table[part])
+
+
+def _sizes(labels: torch.Tensor, count: int) -> torch.Tensor:
+    return sum(torch.bincount(part, minlength=count) for part in labels.split(_chunk(0, 0)))
+
+
+# Two clusterings of the same rows
+
+
+def overlap(labels: torch.Tensor, others: torch.Tensor, count: int) -> torch.Tensor:
+    """[count, count]: how many rows have label i in the one and label j in the other labelling [N]."""
+    parts = zip(labels.split(_chunk(0, 0)), others.split(_chunk(0, 0)), strict=True)
+    return sum(torch.bincount(a * count + b, minlength=count**2) for a, b in parts).view(count, count)
+
+
+def continued(clustering: Clustering, before: torch.Tensor) -> Clustering:
+    """The same clusters under the labels of the clustering `before` [N] that share most rows with them (Hungarian method)."""
+    from scipy.optimize import linear_sum_assignment  # loads in half a second, which a run without clusters need not wait for
+
+    count = len(clustering.centroids)
+    table = overlap(clustering.labels, before, count)
+    _, match = linear_sum_assignment(table.cpu().numpy(), maximize=True)
+    name = torch.as_tensor(match, device=before.device)
+    labels, centroids, sizes = clustering.labels.clone(), clustering.centroids.clone(), clustering.sizes.clone()
+    _rename(labels, name)
+    centroids[name], sizes[name] = clustering.centroids, clustering.sizes
+    return replace(clustering, labels=labels, centroids=centroids, sizes=sizes)
+
+
+def mutual_information(table: torch.Tensor) -> float:
+    """Normalised mutual information, 0..1, of two clusterings from their `overlap`: over the mean of both entropies.
+
+    1 where both have one cluster only.  From the table, so that it takes all cells; scikit-learn's would sort them.
+    """
+    joint = table.double() / table.sum()
+
+    def entropy(p: torch.Tensor) -> float:
+        return -float(torch.special.xlogy(p, p).sum())
+
+    each = entropy(joint.sum(0)) + entropy(joint.sum(1))
+    return min(1.0, max(0.0, 2 * (each - entropy(joint)) / each)) if each > 0 else 1.0
+
+
+def silhouette(rows: torch.Tensor, labels: torch.Tensor, generator: torch.Generator, sample: int = 2048) -> float | None:
+    """Mean cosine silhouette, -1..1, of a sample of the rows that are not silent; None where it has a single cluster."""
+    from sklearn.metrics import silhouette_score
+
+    chosen = spread_sample(len(rows), sample, generator).to(rows.device)
+    rows, labels = rows[chosen].float().cpu(), labels[chosen].cpu()
+    heard = rows.norm(dim=1) > SILENT
+    rows, labels = rows[heard], labels[heard]
+    if not 1 < len(labels.unique()) < len(labels):
+        return None
+    return float(silhouette_score(rows.numpy(), labels.numpy(), metric="cosine"))

@@ -1,1 +1,0 @@
-"""Text on both sides of the lattice: byte-level BPE, the encoder that makes slots, the decoder that reads them."""

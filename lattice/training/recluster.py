@@ -1,0 +1,101 @@
+"""Forms the functional clusters anew every so many steps, by what the cells do.
+
+A running mean of the cells' states over training sentences says what each cell does; it is taken a few times between two
+clusterings, from forward passes of their own.  Spherical k-means on it goes on from the last centroids and keeps the last
+names, so that a cluster stays itself.  Labels change between two steps only.  Mean and centroids are buffers of the lattice,
+sentences and samples are drawn by (seed, stage, step): a resumed run clusters like the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from lattice.model.lattice3d import Lattice
+from lattice.random_streams import generator
+from lattice.structure.clusters import continued, mutual_information, overlap, silhouette, spherical_kmeans
+from lattice.training.callbacks import Callback
+from lattice.training.trainer import Trainer
+from monitors.events import Clustered, Warned
+
+LOOKS = 4
+"""Times between two clusterings that the running mean takes in new sentences."""
+
+SENTENCES = 8
+"""Training sentences of one such look."""
+
+NEW_SHARE = 0.25
+"""Weight of the newest look in the running mean; as only directions count, its start from zero does no harm."""
+
+SIZES_SHOWN = 256
+
+
+class Recluster(Callback):
+    """Every `clustering.every` steps of a stage; emits Clustered, or Warned where the states give no clusters."""
+
+    def after_step(self, trainer: Trainer) -> None:
+        lattice, every, step = trainer.model.lattice, trainer.stage.clustering.every, trainer.progress.stage_step
+        if lattice is None or not lattice.clusters or not every:
+            return
+        due = step % every == 0
+        if due or step % every % max(1, every // LOOKS) == 0:
+            look(trainer)
+        if due:
+            recluster(trainer)
+
+
+@torch.no_grad()
+def look(trainer: Trainer) -> None:
+    """Takes the states at some training sentences into the running mean."""
+    progress, model, sentences = trainer.progress, trainer.model, trainer.train_sentences
+    stream = generator(trainer.config.run.seed, "cluster sentences", progress.stage, progress.stage_step)
+    rows = torch.randint(len(sentences), (SENTENCES,), generator=stream).tolist()
+    size = min(SENTENCES, trainer.micro_batch)
+    seen = torch.zeros_like(model.lattice.mean_state)
+    for start in range(0, SENTENCES, size):
+        part = rows[start : start + size]
+        source, _, _ = sentences.batch(part, trainer.device)
+        seen += model.mean_state(source) * (len(part) / SENTENCES)
+    if seen.isfinite().all():
+        model.lattice.mean_state.lerp_(seen, NEW_SHARE)
+    else:
+        bad = int((~seen.isfinite().all(dim=-1)).sum())
+        _warn(trainer, f"the states of {bad} cells are not finite; the clusters' running mean leaves this look out")
+
+
+@torch.no_grad()
+def recluster(trainer: Trainer) -> Clustered:
+    """Sets the lattice's labels and centroids by its running mean; emits what came of it."""
+    clock, progress, settings = time.perf_counter(), trainer.progress, trainer.stage.clustering
+    lattice: Lattice = trainer.model.lattice
+    rows, before = lattice.mean_state.view(-1, lattice.channels), lattice.labels.flatten()
+    first = not lattice.centroids.any()
+    # One stream a stage: with the same sample every time, cells that did not change keep their cluster.
+    seed = (trainer.config.run.seed, "clusters", progress.stage)
+    clustering = spherical_kmeans(
+        rows, lattice.clusters, generator(*seed), lattice.centroids, settings.sample, settings.min_size
+    )
+    stability = None if first else mutual_information(overlap(clustering.labels, before, lattice.clusters))
+    clustering = continued(clustering, before)
+    lattice.labels.copy_(clustering.labels.view_as(lattice.labels))
+    lattice.centroids.copy_(clustering.centroids)
+    sizes = sorted((size for size in clustering.sizes.tolist() if size), reverse=True)
+    event = Clustered(
+        step=progress.step,
+        stage=progress.stage,
+        count=len(sizes),
+        sizes=tuple(sizes[:SIZES_SHOWN]),
+        silhouette=silhouette(rows, clustering.labels, generator(*seed, "silhouette")),
+        stability=stability,
+        merged=clustering.merged,
+        seconds=time.perf_counter() - clock,
+    )
+    trainer.emit(event)
+    if len(sizes) < min(2, lattice.clusters):
+        _warn(trainer, f"all {len(rows)} cells are in one cluster of {lattice.clusters}: their mean states do not differ")
+    return event
+
+
+def _warn(trainer: Trainer, message: str) -> None:
+    trainer.emit(Warned(step=trainer.progress.step, stage=trainer.progress.stage, message=message))

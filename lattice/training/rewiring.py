@@ -1,0 +1,247 @@
+"""Pruning and regrowth: which connections each tile of cells keeps, as its stage's target and its rewirings ask.
+
+    target falls    the weakest connections of each tile go (mean |w|, one over a wall counting as nothing)
+    target rises    connections come back where `rewiring.regrow` says, at zero
+    rewiring        both at once, every `rewiring.every` steps, by a share that falls over the stage as a cosine (RigL, Evci
+                    et al. 2020; regrown at random: SET, Mocanu et al. 2018), with a constant fan-in (SRigL, Lasby et al. 2024)
+
+Criteria for regrowth are measured on a few training sentences, drawn by (seed, stage, step): a resumed run rewires like the
+uninterrupted one.  None of them holds dense weights or their moments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from lattice.kernels import pages
+from lattice.kernels.sparse import TILE, Pattern, tile_means
+from lattice.model.lattice3d import Lattice
+from lattice.optimizers import moments
+from lattice.plasticity.products import pairs_of, products
+from lattice.random_streams import generator
+from lattice.training.callbacks import Callback
+from monitors.events import Rewired
+from presets.schema import Stage
+from presets.topology import Topology
+
+if TYPE_CHECKING:
+    from lattice.data.batches import Batch
+    from lattice.training.trainer import Trainer
+
+SENTENCES = 32
+"""Training sentences by which a regrowth is chosen."""
+
+QUIET = 1e-12
+"""Variance of a cell's state over the sentences below which it correlates with nothing."""
+
+
+class Rewiring(Callback):
+    """After each step: prunes towards the stage's target, rewires when it is time; emits Rewired."""
+
+    def after_step(self, trainer: Trainer) -> None:
+        lattice, stage, step = trainer.model.lattice, trainer.stage, trainer.progress.stage_step
+        if lattice is None:
+            return
+        keep = stage.kept(step)
+        drop = dropped(stage, step, keep)
+        if drop or keep != kept(lattice):
+            changed = rewire(trainer, keep, drop)
+            if changed is not None:
+                trainer.emit(changed)
+
+
+def kept(lattice: Lattice) -> int:
+    """Connections of each cell, those over walls included."""
+    return len(lattice.weights)
+
+
+def dropped(stage: Stage, step: int, keep: int) -> int:
+    """How many of `keep` connections are to be dropped and regrown after `step` steps of the stage."""
+    settings = stage.rewiring
+    if settings.regrow == "none" or stage.profile == "freeze" or step % settings.every or step < settings.prune_at:
+        return 0
+    share = settings.share * 0.5 * (1 + math.cos(math.pi * min(1.0, step / stage.steps)))
+    return round(keep * share)
+
+
+def rewire(trainer: Trainer, keep: int, drop: int = 0) -> Rewired | None:
+    """Leaves each cell `keep` connections, `drop` of which (as far as there are others) are new in the place of weak ones.
+
+    Returns what came of it, not yet emitted; None where nothing was to be done.
+    """
+    clock, progress, lattice = time.perf_counter(), trainer.progress, trainer.model.lattice
+    settings, old, topology = trainer.stage.rewiring, lattice.pattern, lattice.topology
+    offsets, before = len(topology.offsets), kept(lattice)
+    drop = min(drop, offsets - max(keep, before))
+    if keep == before and not drop:
+        return None
+    pages.MAPPINGS.release()  # room for connections of both patterns side by side
+    exists = shares(topology, lattice.weights.device)
+    have = torch.ones_like(exists, dtype=torch.bool) if old is None else old.tiles
+    strength = _by_offset(lattice) * exists
+    if settings.protect_clusters:
+        strength += (shares(topology, strength.device, lattice.labels) > 0.5) * (1 + strength.max())
+    remaining = min(keep, before) - drop
+    stays = highest(strength.masked_fill_(~have, -1.0), remaining)
+    if keep > remaining:
+        # What leads over a wall comes last, what was there a moment ago not at all.
+        score = _score(trainer).masked_fill_(exists == 0, -1.0).masked_fill_(have, -2.0)
+        stays |= highest(score, keep - remaining)
+    change_pattern(trainer, Pattern.of_tiles(stays) if keep < offsets else None)
+    return Rewired(
+        step=progress.step,
+        stage=progress.stage,
+        pruned=_count(have & ~stays, topology),
+        regrown=_count(stays & ~have, topology),
+        sparsity=1 - keep / offsets,
+        fan_in=tuple(torch.bincount(fan_in(stays, topology).flatten()).tolist()),
+        seconds=time.perf_counter() - clock,
+    )
+
+
+def change_pattern(trainer: Trainer, pattern: Pattern | None) -> None:
+    """The lattice goes over to another pattern of connections; their moments follow, or start anew."""
+    lattice, progress = trainer.model.lattice, trainer.progress
+    before, shape = lattice.pattern, lattice.weights.shape
+    lattice.rewire(pattern, generator(trainer.config.run.seed, "signs", progress.stage, progress.stage_step))
+    moments.rewire(trainer.optimizer, lattice.weights, shape, before, pattern)
+
+
+def highest(rank: torch.Tensor, count: int) -> torch.Tensor:
+    """bool, as rank [K, X, Y, tiles]: the `count` highest offsets of each tile; of equal ones the first."""
+    order = torch.sort(rank, dim=0, descending=True, stable=True).indices[:count]
+    return torch.zeros_like(rank, dtype=torch.bool).scatter_(0, order, True)
+
+
+@torch.no_grad()
+def shares(topology: Topology, device: torch.device, labels: torch.Tensor | None = None) -> torch.Tensor:
+    """[K, X, Y, tiles]: in how many of a tile's cells an offset leads to a cell, not over a wall, as a share.
+
+    With `labels` [X, Y, Z], only a cell of the same cluster counts.
+    """
+    found = []
+    for offset in topology.offsets:
+        cells = torch.zeros(topology.shape, device=device)
+        for here, there in pairs_of(topology, offset):
+            cells[here] = 1.0 if labels is None else (labels[here] == labels[there]).float()
+        found.append(tile_means(cells))
+    return torch.stack(found)
+
+
+@torch.no_grad()
+def fan_in(tiles: torch.Tensor, topology: Topology) -> torch.Tensor:
+    """[X, Y, Z]: connections of each cell that do not lead over a wall, of those that its tile keeps [K, X, Y, tiles]."""
+    total = torch.zeros(topology.shape, dtype=torch.long, device=tiles.device)
+    for keeps, offset in zip(tiles, topology.offsets, strict=True):
+        cells = keeps.repeat_interleave(TILE, -1)[..., : topology.shape[2]]
+        for here, _ in pairs_of(topology, offset):
+            total[here] += cells[here]
+    return total
+
+
+def _count(tiles: torch.Tensor, topology: Topology) -> int:
+    return int(fan_in(tiles, topology).sum())
+
+
+@torch.no_grad()
+def _by_offset(lattice: Lattice) -> torch.Tensor:
+    """Mean |w| of each tile [K, X, Y, tiles]; 0 where there is no connection, or one that is not finite."""
+    strength = torch.nan_to_num(tile_means(lattice.weights.abs()), posinf=0.0)
+    if lattice.pattern is None:
+        return strength
+    found = strength.new_zeros(len(lattice.topology.offsets), *strength.shape[1:])
+    return found.scatter_(0, lattice.pattern.index.long(), strength)
+
+
+# Where to grow: a score from 0 for each offset of each tile
+
+
+def _score(trainer: Trainer) -> torch.Tensor:
+    match trainer.stage.rewiring.regrow:
+        case "activity":
+            score = correlations(trainer)
+        case "gradient":
+            score = gradients(trainer)
+        case _:
+            score = _drawn(trainer)
+    return torch.nan_to_num(score, posinf=0.0)
+
+
+def _drawn(trainer: Trainer) -> torch.Tensor:
+    topology = trainer.model.lattice.topology
+    x, y, z = topology.shape
+    drawn = torch.rand(len(topology.offsets), x, y, -(-z // TILE), generator=_stream(trainer, "regrowth"))
+    return drawn.to(trainer.device)
+
+
+def _stream(trainer: Trainer, purpose: str) -> torch.Generator:
+    progress = trainer.progress
+    return generator(trainer.config.run.seed, purpose, progress.stage, progress.stage_step)
+
+
+def _probe(trainer: Trainer) -> Iterator[Batch]:
+    """SENTENCES training sentences, in micro-batches."""
+    sentences, size = trainer.train_sentences, trainer.micro_batch
+    rows = torch.randint(len(sentences), (SENTENCES,), generator=_stream(trainer, "regrowth sentences")).tolist()
+    for start in range(0, SENTENCES, size):
+        yield sentences.batch(rows[start : start + size], trainer.device)
+
+
+@torch.no_grad()
+def correlations(trainer: Trainer) -> torch.Tensor:
+    """|Pearson correlation| of two cells' last states over sentences; tile means [K, X, Y, tiles].
+
+    Each channel is centred by itself, so that what is the same in all sentences counts for nothing.
+    """
+    model, topology = trainer.model, trainer.model.lattice.topology
+    mean = sum(model.state(source).float().sum(0) for source, _, _ in _probe(trainer)) / SENTENCES
+    power = torch.zeros(topology.shape, device=trainer.device)
+    together = torch.zeros(len(topology.offsets), *topology.shape, device=trainer.device)
+    for source, _, _ in _probe(trainer):
+        centred = torch.nan_to_num(model.state(source).float() - mean, posinf=0.0, neginf=0.0)
+        power += centred.square().sum((0, 3))
+        products(centred, centred, topology, together)
+    scale = torch.where(power > QUIET, power.rsqrt(), 0.0)[None, :, :, None]
+    both = torch.zeros_like(together)
+    products(scale, scale, topology, both)
+    return tile_means(together.mul_(both).abs_())
+
+
+def gradients(trainer: Trainer) -> torch.Tensor:
+    """|dL/dw| of connections that are not there, were they there at zero; tile means [K, X, Y, tiles] (RigL's criterion).
+
+    Takes them in groups no larger than what is kept, so that a probe needs twice the memory of the connections at most.
+    """
+    model, lattice = trainer.model, trainer.model.lattice
+    old, weights = lattice.pattern, lattice.weights.detach()
+    absent = Pattern.of_tiles(~old.tiles).index
+    score = torch.zeros(old.offsets, *absent.shape[1:], device=weights.device)
+    trainer.optimizer.zero_grad(set_to_none=True)
+    for group in absent.split(old.kept):
+        widened = torch.cat([weights, weights.new_zeros(len(group), *weights.shape[1:])])
+        total = torch.zeros_like(widened[old.kept :])
+        with _standing_in(lattice, nn.Parameter(widened), torch.cat([old.index, group])):
+            for batch in _probe(trainer):
+                loss, _ = model.loss(*batch)
+                (found,) = torch.autograd.grad(trainer.scaler.scale(loss), [lattice.weights])
+                total += found[old.kept :]
+        score.scatter_(0, group.long(), tile_means(total.abs_()))
+    return score
+
+
+@contextlib.contextmanager
+def _standing_in(lattice: Lattice, weights: nn.Parameter, index: torch.Tensor) -> Iterator[None]:
+    """Other connections for a while; the parameter that the optimizer knows comes back."""
+    own = lattice.weights, lattice.index
+    lattice.weights, lattice.index = weights, index
+    try:
+        yield
+    finally:
+        lattice.weights, lattice.index = own

@@ -1,0 +1,38 @@
+"""The decode monitor on the training loop: what it tells, and that training goes on as if nobody looked."""
+
+from __future__ import annotations
+
+from lattice.observing.decode_monitor import DecodeMonitor
+from monitors.events import Decoded, Trained
+
+
+def test_decode_events_say_what_was_scored_and_what_it_cost(bench, corpus):
+    run = bench(callbacks=[DecodeMonitor()])
+    run.trainer.run()
+    looks = run.heard.of(Decoded)
+    assert [(e.step, e.stage) for e in looks] == [(4, 0), (6, 0), (8, 1), (12, 1)]  # every 4, and where a stage ends
+    best = -1.0
+    for look in looks:
+        assert look.count == 64 and 0 <= look.bleu <= 100 and 0 <= look.chrf <= 100 and 0 <= look.exact <= 1
+        assert "version:" in look.signature
+        assert [sample.reference for sample in look.samples] == [pair.target for pair in corpus.valid[:6]]
+        assert [sample.source for sample in look.samples] == [pair.source for pair in corpus.valid[:6]]
+        assert look.seconds > 0 and look.peak_bytes >= 0
+        assert 0 <= look.active_share <= 1
+        assert look.best == (look.bleu > best)
+        best = max(best, look.bleu)
+    assert looks[-1].valid_loss == run.trainer.progress.valid_loss < looks[0].valid_loss
+
+
+def test_every_cell_of_the_tiny_preset_has_a_gradient(bench):
+    run = bench(callbacks=[DecodeMonitor()])
+    run.trainer.run()
+    assert {(event.stage, event.gradient_share) for event in run.heard.of(Decoded)} == {(0, 1.0), (1, 1.0)}
+
+
+def test_looking_does_not_change_what_is_learned(bench):
+    watched, alone = bench("decode.every=1", callbacks=[DecodeMonitor()]), bench()
+    for run in (watched, alone):
+        run.trainer.run()
+    first, second = ([event.loss for event in run.heard.of(Trained)] for run in (watched, alone))
+    assert len(first) == 12 and first == second
