@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: venv run test test-all soak gpu clean
+.PHONY: venv run lint test test-all soak gpu clean
 
 venv: $(VENV)/installed
 
@@ -22,8 +22,13 @@ run: venv
 test: venv
 	$(BIN)/python -m pytest -n 2 -m "not slow"
 
-test-all: venv
+# Style, layout and types; .ci/run runs it before the tests.
+lint: venv
 	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+
+test-all: lint
 	$(BIN)/python -m pytest
 
 # Ten minutes under load; a day is the same with --hours 24.
