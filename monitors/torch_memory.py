@@ -11,6 +11,7 @@ from collections import Counter
 
 import torch
 
+from monitors import gauges
 from monitors.gauges import Absent
 
 
@@ -27,6 +28,17 @@ def reserved(device: torch.device | str) -> int | Absent:
 def peak(device: torch.device | str) -> int | Absent:
     """Most bytes of live tensors since the process began or since `reset_peak`."""
     return torch.cuda.max_memory_allocated(device) if _is_cuda(device) else _ABSENT
+
+
+def most_held(device: torch.device) -> int:
+    """Most bytes that training on this device has held so far, as a memory plan counts them: live tensors, or on the CPU all
+    of the process."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else gauges.peak_rss_bytes()
+
+
+def most_reserved(device: torch.device) -> int:
+    """Most bytes that it has taken from others, as a budget counts them: what the allocator held, or on the CPU the process."""
+    return torch.cuda.max_memory_reserved(device) if device.type == "cuda" else gauges.peak_rss_bytes()
 
 
 def driver_used(device: torch.device | str) -> int | Absent:

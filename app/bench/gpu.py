@@ -276,7 +276,7 @@ class _Bench:
         key = (data.model_dump_json(), config.run.seed, config.text.vocabulary)
         if self._latest is not None and self._latest[0] == key:
             return self._latest[1]
-        corpus = load_corpus(data.task, data.train, data.valid, data.held_out, data.max_held_out, config.run.seed)
+        corpus = load_corpus(config)
         self._latest = key, Material(corpus, corpus_tokenizer(corpus, config.text.vocabulary))
         return self._latest[1]
 

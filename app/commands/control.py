@@ -13,32 +13,23 @@ from app.wire.client import ClientError, send
 from monitors.runs import NoSuchRun, RunFolder
 from monitors.runs import runs_dir as place
 from monitors.text_safety import printable
-from presets.layers import parse_value
-
-PLAIN = ("pause", "resume", "decode", "checkpoint", "stop")
-USAGE = "set a.b=c, stage next|hold|release|goto N, pause, resume, decode, checkpoint or stop"
+from presets.control_commands import from_words, usages
 
 
 def parse(words: list[str]) -> tuple[str, dict[str, Any]]:
     """Command and arguments from words: ["set", "decode.every=10"], ["stage", "goto", "1"], ["pause"].
 
-    `none` stands for no value (until_loss=none).  Raises Stop, exit code 2.
+    Raises Stop, exit code 2.
     """
-    match words:
-        case ["set", assignment]:
-            key, equals, text = (part.strip() for part in assignment.partition("="))
-            if key and equals:
-                value = parse_value(text)
-                if isinstance(value, bool | int | float | str | None):
-                    return "set", {"key": key, "value": value}
-            raise Stop(ExitCode.USAGE, f"set: {assignment!r} is not of the form section.key=value")
-        case ["stage", ("next" | "hold" | "release") as action]:
-            return "stage", {"action": action}
-        case ["stage", "goto", number] if number.isdecimal():
-            return "stage", {"action": "goto", "stage": int(number)}
-        case [command] if command in PLAIN:
-            return command, {}
-    raise Stop(ExitCode.USAGE, f"{' '.join(words)!r} is no command; there are {USAGE}")
+    try:
+        found = from_words(words)
+    except ValueError as error:
+        raise Stop(ExitCode.USAGE, str(error)) from error
+    if found is None:
+        *most, last = usages()
+        raise Stop(ExitCode.USAGE, f"{' '.join(words)!r} is no command; there are {', '.join(most)} or {last}")
+    command, arguments = found
+    return command, arguments.model_dump(exclude_unset=True)
 
 
 def who() -> str:

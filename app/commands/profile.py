@@ -93,35 +93,33 @@ def _measure(config: RunConfig, steps: int) -> dict[str, Any]:
     import torch
 
     from app.run_process.prepare import prepare
-    from lattice.data.batches import Schedule, Sentences, corpus_tokenizer
+    from lattice.data.batches import Schedule, TokenizedCorpus
     from lattice.kernels.native import KernelUnavailable
     from lattice.observing.measuring import device_name, measured
     from lattice.training import micro_batch
-    from lattice.training.shaping import shaping
-    from lattice.training.trainer import Trainer
+    from lattice.training.build import build_trainer
     from monitors import gauges
     from monitors.measured import add, place
 
     device, corpus = prepare(config)
-    tokenizer, limit = corpus_tokenizer(corpus, config.text.vocabulary), config.text.max_tokens
-    train, valid = (Sentences(pairs, tokenizer, limit) for pairs in (corpus.train, corpus.valid))
+    text = TokenizedCorpus.of(corpus, config)
     before = gauges.host_memory()
     try:
         plans = planning.for_training(config, device.type, device_name(device))
-        trainer = Trainer(config, tokenizer, train, valid, device, shaping(), plans)
-        schedule = Schedule(len(train), config.stages[0].data_share, config.training.batch, config.run.seed, 0)
-        micro_batch.choose(trainer)
+        trainer = build_trainer(config, text, device, planning=plans)
+        state = trainer.state
+        schedule = Schedule(len(text.train), config.stages[0].data_share, config.training.batch, config.run.seed, 0)
+        micro_batch.choose(state)
         step_s, cpu_s = [], []
         for step in range(steps):
             clock, cpu = time.perf_counter(), gauges.cpu_seconds()
             trainer.step(schedule.rows(step))
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            trainer.progress.step += 1
-            trainer.progress.stage_step += 1
+            state.progress.advance()
             step_s.append(time.perf_counter() - clock)
             cpu_s.append(gauges.cpu_seconds() - cpu)
-        record = measured(trainer, step_s)
+        record = measured(state, step_s)
         add(place(), record)
     except torch.OutOfMemoryError as error:
         raise Stop(ExitCode.NO_DEVICE, f"out of memory on {device}: {str(error).partition(chr(10))[0]}") from error
@@ -133,9 +131,9 @@ def _measure(config: RunConfig, steps: int) -> dict[str, Any]:
         "step_s": record.step_s,
         "step_cpu_s": statistics.median(cpu_s),
         "steps": steps,
-        "micro_batch": trainer.micro_batch,
+        "micro_batch": state.micro_batch,
         "batch": config.training.batch,
-        "checkpoint_ticks": trainer.checkpoint_ticks,
+        "checkpoint_ticks": state.checkpoint_ticks,
         "record": record.as_json(),
         "remembered": os.fspath(place()),
     }

@@ -17,12 +17,12 @@ from app import configure, formats
 from app.exit_codes import ExitCode, Stop
 from app.experiments.statistics import interval
 from app.run_process.prepare import prepare
-from lattice.data.batches import Sentences, corpus_tokenizer
+from lattice.data.batches import Sentences, TokenizedCorpus
 from lattice.data.corpus import Corpus, DataError, Pair, read_pairs
 from lattice.model.text_lattice import CONTROLS
 from lattice.observing.evaluate import chunk_size, evaluate
-from lattice.training.shaping import shaping
-from lattice.training.trainer import Trainer, TrainingFailed
+from lattice.training.build import build_trainer
+from lattice.training.trainer import TrainingFailed
 from monitors import gauges
 from monitors.quality import Quality, score
 from presets.schema import RunConfig
@@ -115,20 +115,21 @@ def _changed(base: RunConfig, changes: dict[str, dict[str, str]], seed: int) -> 
 
 def _train_arm(name: str, seed: int, config: RunConfig, corpus: Corpus, scored: tuple[Pair, ...]) -> Arm:
     device, _ = prepare(config)
-    tokenizer, limit = corpus_tokenizer(corpus, config.text.vocabulary), config.text.max_tokens
-    train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
-    trainer = Trainer(config, tokenizer, train, valid, device, shaping())
+    text = TokenizedCorpus.of(corpus, config)
+    trainer = build_trainer(config, text, device)
+    state = trainer.state
     cpu = gauges.cpu_seconds()
     try:
         trainer.run()
     except TrainingFailed as error:
         raise Stop(ExitCode.FAILED, f"arm {name}, seed {seed}: {error}") from error
     cpu = gauges.cpu_seconds() - cpu
-    sentences, chunk = Sentences(scored, tokenizer, limit), chunk_size(trainer.config, trainer.stage, trainer.plan.micro_batch)
-    possible = [control for control in CONTROLS if control != "bypass" or trainer.model.lattice is not None]
-    scores = {control: evaluate(trainer.model, sentences, tokenizer, chunk, control)[0] for control in possible}
+    sentences = Sentences(scored, text.tokenizer, config.text.max_tokens)
+    chunk = chunk_size(state.config, state.stage, state.plan.micro_batch)
+    possible = [control for control in CONTROLS if control != "bypass" or state.model.lattice is not None]
+    scores = {control: evaluate(state.model, sentences, text.tokenizer, chunk, control)[0] for control in possible}
     controls = {control: quality.bleu for control, quality in scores.items() if control != "none"}
-    return Arm(name, seed, scores["none"], controls, trainer.progress.step, cpu)
+    return Arm(name, seed, scores["none"], controls, state.progress.step, cpu)
 
 
 def _baselines(corpus: Corpus, scored: tuple[Pair, ...]) -> list[Arm]:

@@ -10,13 +10,13 @@ import torch
 
 from app.exit_codes import ExitCode, Stop
 from app.experiments.statistics import Need, crossing, value_at
-from lattice.data.batches import Sentences, corpus_tokenizer
+from lattice.data.batches import Sentences, TokenizedCorpus
 from lattice.data.corpus import Corpus, Pair
-from lattice.data.tokenizer import Tokenizer
 from lattice.kernels.native import KernelUnavailable
 from lattice.observing.evaluate import chunk_size, evaluate, held_out_loss
+from lattice.training.build import build_trainer
 from lattice.training.callbacks import Callback
-from lattice.training.shaping import shaping
+from lattice.training.state import TrainingState
 from lattice.training.trainer import Trainer, TrainingFailed
 from monitors import gauges
 from presets.schema import RunConfig
@@ -47,17 +47,15 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Text:
-    """The sentences of all runs: trained on, looked at, scored."""
+    """The sentences of all runs: trained on and looked at, and scored."""
 
-    tokenizer: Tokenizer
-    train: Sentences
-    valid: Sentences
+    corpus: TokenizedCorpus
     scored: Sentences
 
     @classmethod
     def of(cls, config: RunConfig, corpus: Corpus, scored: tuple[Pair, ...]) -> Text:
-        tokenizer, limit = corpus_tokenizer(corpus, config.text.vocabulary), config.text.max_tokens
-        return cls(tokenizer, *(Sentences(pairs, tokenizer, limit) for pairs in (corpus.train, corpus.valid, scored)))
+        tokenized = TokenizedCorpus.of(corpus, config)
+        return cls(tokenized, Sentences(scored, tokenized.tokenizer, config.text.max_tokens))
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class Outcome:
 
 
 class Looks(Callback):
-    """Takes the held-out loss every so often, without decoding; counts training's CPU seconds around it, from its making on."""
+    """Takes the held-out loss every so often, without decoding; counts training's CPU seconds around it, from `begin` on."""
 
     def __init__(self, conditions: Conditions) -> None:
         self._conditions = conditions
@@ -137,40 +135,44 @@ class Looks(Callback):
         """Until the last step that was done."""
         self.growths: list[tuple[float | None, float | None]] = []
         self.retained: list[tuple[int, str, float, float]] = []
+        self._start = 0.0
+
+    def begin(self) -> None:
+        """Training begins now."""
         self._start = gauges.cpu_seconds()
 
-    def after_step(self, trainer: Trainer) -> None:
-        conditions, progress = self._conditions, trainer.progress
+    def after_step(self, state: TrainingState) -> None:
+        conditions, progress = self._conditions, state.progress
         self.trained_cpu_s = self.trained_by_now()
         if progress.stage_step == 1:
             # The trainer adds a step's seconds after this call: what is new here are the stage's waves.
             self.waves_cpu_s += progress.cpu_s - self._waves_from
         if progress.step % conditions.every == 0 and progress.step >= FIRST_LOOK * conditions.every:
-            self.look(trainer)
+            self.look(state)
         if progress.step == conditions.limit:
-            trainer.request_stop("the limit is reached")
+            state.request_stop("the limit is reached")
 
-    def at_stage_end(self, trainer: Trainer) -> None:
-        self._waves_from = trainer.progress.cpu_s
+    def at_stage_end(self, state: TrainingState) -> None:
+        self._waves_from = state.progress.cpu_s
 
     def trained_by_now(self) -> float:
         """CPU seconds of training so far."""
         return gauges.cpu_seconds() - self._start - self._looking
 
-    def look(self, trainer: Trainer) -> None:
+    def look(self, state: TrainingState) -> None:
         """Takes the held-out loss now; asks for a stop where the target is reached and runs are not to go on."""
-        self.steps.append(trainer.progress.step)
+        self.steps.append(state.progress.step)
         self.cpu_s.append(self.trained_cpu_s)
-        self.losses.append(self.loss_now(trainer))
+        self.losses.append(self.loss_now(state))
         reached = self.losses[-1] is not None and self.losses[-1] <= self._conditions.target
         if reached and not self._conditions.to_end:
-            trainer.request_stop("the target is reached")
+            state.request_stop("the target is reached")
 
-    def loss_now(self, trainer: Trainer) -> float | None:
+    def loss_now(self, state: TrainingState) -> float | None:
         """The held-out loss, its cost left out of training's; None where it is not finite."""
-        clock, sentences = gauges.cpu_seconds(), trainer.valid_sentences
-        chunk = chunk_size(trainer.config, trainer.stage, trainer.plan.micro_batch)
-        loss = held_out_loss(trainer.model, sentences, list(range(min(LOOK_SENTENCES, len(sentences)))), chunk)
+        clock, sentences = gauges.cpu_seconds(), state.valid_sentences
+        chunk = chunk_size(state.config, state.stage, state.plan.micro_batch)
+        loss = held_out_loss(state.model, sentences, list(range(min(LOOK_SENTENCES, len(sentences)))), chunk)
         self._looking += gauges.cpu_seconds() - clock
         return loss if math.isfinite(loss) else None
 
@@ -189,8 +191,9 @@ def train(
         looks, trainer, failure = _train(config, text, device, lambda: looking(conditions))
         bleu = None
         if conditions.score and not failure:
-            chunk = chunk_size(trainer.config, trainer.stage, trainer.plan.micro_batch)
-            bleu = evaluate(trainer.model, text.scored, text.tokenizer, chunk)[0].bleu
+            state = trainer.state
+            chunk = chunk_size(state.config, state.stage, state.plan.micro_batch)
+            bleu = evaluate(state.model, text.scored, text.corpus.tokenizer, chunk)[0].bleu
     except KernelUnavailable as error:
         raise Stop(ExitCode.FAILED, f"arm {arm}, seed {seed}: {error}") from error
     except torch.OutOfMemoryError as error:
@@ -198,7 +201,7 @@ def train(
     return Outcome(
         arm=arm,
         seed=seed,
-        steps=trainer.progress.step,
+        steps=trainer.state.progress.step,
         budget=min(config.total_steps, conditions.limit or config.total_steps),
         cpu_s=looks.trained_cpu_s,
         waves_cpu_s=looks.waves_cpu_s,
@@ -206,43 +209,43 @@ def train(
         look_cpu_s=tuple(looks.cpu_s),
         losses=tuple(looks.losses),
         bleu=bleu,
-        connection_bytes=connection_bytes(trainer),
+        connection_bytes=connection_bytes(trainer.state),
         failure=failure,
         growths=tuple(looks.growths),
-        optimizer_bytes=optimizer_bytes(trainer),
-        lattice_optimizer_bytes=optimizer_bytes(trainer, "lattice."),
+        optimizer_bytes=optimizer_bytes(trainer.state),
+        lattice_optimizer_bytes=optimizer_bytes(trainer.state, "lattice."),
         retained=tuple(looks.retained),
     )
 
 
 def _train(config: RunConfig, text: Text, device: torch.device, looking: Callable[[], Looks]) -> tuple[Looks, Trainer, str]:
-    trainer = Trainer(config, text.tokenizer, text.train, text.valid, device, shaping())
     looks = looking()
-    trainer.callbacks.append(looks)
+    trainer = build_trainer(config, text.corpus, device, [looks])
+    looks.begin()
     try:
         trainer.run()
     except TrainingFailed as error:
         return looks, trainer, str(error)
-    if looks.steps[-1:] != [trainer.progress.step]:
-        looks.look(trainer)
+    if looks.steps[-1:] != [trainer.state.progress.step]:
+        looks.look(trainer.state)
     return looks, trainer, ""
 
 
-def connection_bytes(trainer: Trainer) -> int:
+def connection_bytes(state: TrainingState) -> int:
     """Bytes of the tensors that hold connections in the model as it stands, and of their moments in the optimizer."""
-    lattice = trainer.model.lattice
+    lattice = state.model.lattice
     if lattice is None:
         return 0
     held = [*lattice.named_parameters(), *lattice.named_buffers()]
     own = {f"lattice.{name}": tensor for name, tensor in held if not name.startswith(NO_CONNECTIONS)}
-    _, moments = trainer.tensors()
+    _, moments = state.tensors()
     tensors = [*own.values(), *(tensor for name, tensor in moments.items() if name.rpartition("/")[0] in own)]
     return _bytes(tensors)
 
 
-def optimizer_bytes(trainer: Trainer, beginning: str = "") -> int:
+def optimizer_bytes(state: TrainingState, beginning: str = "") -> int:
     """Bytes that the optimizer keeps for the parameters whose names begin so; in RAM or on the device."""
-    _, kept = trainer.tensors()
+    _, kept = state.tensors()
     return _bytes(tensor for name, tensor in kept.items() if name.startswith(beginning))
 
 

@@ -20,7 +20,7 @@ from app.experiments.experiment import Arm, Experiment, Request, choose
 from app.experiments.measure import Conditions, Looks, Outcome
 from lattice.optimizers.retained import of_step
 from lattice.random_streams import generator
-from lattice.training.trainer import Trainer
+from lattice.training.state import TrainingState
 from monitors import gauges
 
 ADAMW = "adamw"
@@ -37,11 +37,11 @@ class EnergyLooks(Looks):
         super().__init__(conditions)
         self._every = conditions.every
 
-    def after_step(self, trainer: Trainer) -> None:
-        super().after_step(trainer)
-        if (step := trainer.progress.step) % self._every == 0:
-            clock, draw = gauges.cpu_seconds(), generator(trainer.config.run.seed, "retained", step)
-            self.retained += [(step, found.part, found.kept, found.random) for found in of_step(trainer.optimizer, draw)]
+    def after_step(self, state: TrainingState) -> None:
+        super().after_step(state)
+        if (step := state.progress.step) % self._every == 0:
+            clock, draw = gauges.cpu_seconds(), generator(state.config.run.seed, "retained", step)
+            self.retained += [(step, found.part, found.kept, found.random) for found in of_step(state.optimizer, draw)]
             self._looking += gauges.cpu_seconds() - clock
 
 

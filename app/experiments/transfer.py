@@ -18,7 +18,7 @@ from app.exit_codes import ExitCode, Stop
 from app.experiments import plot, report
 from app.experiments.experiment import Arm, Experiment, Request, choose
 from app.experiments.measure import Conditions, Looks, Outcome
-from lattice.training.trainer import Trainer
+from lattice.training.state import TrainingState
 from monitors.events import AnyEvent, StageStarted
 from presets.layers import toml_value
 from presets.schema import RunConfig, Stage
@@ -33,24 +33,24 @@ class GrowthLooks(Looks):
 
     def __init__(self, conditions: Conditions) -> None:
         super().__init__(conditions)
-        self._growing: tuple[Trainer, float | None] | None = None
+        self._growing: tuple[TrainingState, float | None] | None = None
 
-    def after_step(self, trainer: Trainer) -> None:
-        if trainer.progress.stage == len(trainer.config.stages) - 1:
-            super().after_step(trainer)
+    def after_step(self, state: TrainingState) -> None:
+        if state.progress.stage == len(state.config.stages) - 1:
+            super().after_step(state)
         else:
             self.trained_cpu_s = self.trained_by_now()
 
-    def at_stage_end(self, trainer: Trainer) -> None:
-        super().at_stage_end(trainer)
-        if not trainer.progress.finished(len(trainer.config.stages)):
-            self._growing = trainer, self.loss_now(trainer)
+    def at_stage_end(self, state: TrainingState) -> None:
+        super().at_stage_end(state)
+        if not state.progress.finished(len(state.config.stages)):
+            self._growing = state, self.loss_now(state)
 
     def on_event(self, event: AnyEvent) -> None:
         if isinstance(event, StageStarted) and self._growing is not None:
-            (trainer, before), self._growing = self._growing, None
+            (state, before), self._growing = self._growing, None
             self.trained_cpu_s = self.trained_by_now()
-            self.look(trainer)
+            self.look(state)
             self.growths.append((before, self.losses[-1]))
 
 

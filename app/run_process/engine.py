@@ -27,7 +27,7 @@ from app.version import VERSION
 from app.wire.feed import Feed
 from app.wire.protocol import RECENT
 from app.wire.server import Server
-from lattice.data.batches import Sentences, corpus_tokenizer
+from lattice.data.batches import TokenizedCorpus, corpus_tokenizer
 from lattice.data.corpus import Corpus
 from lattice.data.tokenizer import Tokenizer
 from lattice.kernels.native import KernelUnavailable
@@ -37,15 +37,16 @@ from lattice.observing.measuring import Measuring, device_name
 from lattice.observing.memory_monitor import MemoryMonitor
 from lattice.observing.plasticity_monitor import PlasticityMonitor
 from lattice.observing.volume_monitor import VolumeMonitor
-from lattice.training import checkpoint
+from lattice.training import changes, checkpoint
+from lattice.training.build import build_trainer
 from lattice.training.callbacks import Callback
 from lattice.training.checkpointer import Checkpointer
 from lattice.training.health import Recovery
 from lattice.training.progress import Progress
-from lattice.training.shaping import shaping
+from lattice.training.state import TrainingState
 from lattice.training.trainer import Trainer, TrainingFailed
-from monitors import gauges, measured
-from monitors.events import AnyEvent, Decoded, Edited, EventLog, RunEnded, RunStarted, StageStarted, Warned
+from monitors import measured, torch_memory
+from monitors.events import AnyEvent, Decoded, Edited, EventLog, RunEnded, RunStarted, StageStarted
 from monitors.leak_detector import Buffer, Detector
 from monitors.runs import RunFolder, RunFolderError, RunInfo, why
 from monitors.text_safety import printable
@@ -87,30 +88,23 @@ class Record(Callback):
         if isinstance(event, Edited) and event.key == "paused":
             self.update(state="paused" if event.new else "running", step=event.step)
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, state: TrainingState) -> None:
         if time.monotonic() - self._written >= INFO_EVERY_S:
-            self.follow(trainer)
+            self.follow(state)
 
-    def at_stage_end(self, trainer: Trainer) -> None:
-        self.follow(trainer)
+    def at_stage_end(self, state: TrainingState) -> None:
+        self.follow(state)
 
-    def follow(self, trainer: Trainer, **changes: object) -> None:
-        """Brings `run.json` up to date with the trainer's progress."""
-        progress = trainer.progress
+    def follow(self, training: TrainingState, **changes: object) -> None:
+        """Brings `run.json` up to date with where training is."""
+        progress = training.progress
         fields = {name: getattr(progress, name) for name in ("stage", "step", "bleu", "loss", "elapsed_s", "cpu_s", "saving_s")}
-        self.update(**fields | {"peak_bytes": peak_bytes(trainer.device)} | changes)
+        self.update(**fields | {"peak_bytes": torch_memory.most_reserved(training.device)} | changes)
 
     def update(self, **changes: object) -> None:
         self.info = self.info.model_copy(update=changes)
         self._folder.write_info(self.info)
         self._written = time.monotonic()
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Most memory the run has held so far: the device's, or the process's where it trains on the CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
-    return gauges.peak_rss_bytes()
 
 
 def start(
@@ -132,7 +126,7 @@ def start(
         if folder is not None:
             shutil.rmtree(folder.path, ignore_errors=True)
         raise Stop(ExitCode.FAILED, f"the run folder can't be written: {why(error)}") from error
-    return _train(folder, info, config, corpus, tokenizer, device, callbacks, None, leaks)
+    return _train(_Job(folder, info, config, corpus, tokenizer, device, callbacks, leaks=leaks))
 
 
 _latest_tokenizer: dict[tuple[str, int], Tokenizer] = {}
@@ -170,89 +164,151 @@ def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> O
         print(f"passed over a checkpoint: {printable(reason)}", file=sys.stderr)
     same = {name: getattr(info, name) for name in ("run", "preset", "created", "parent")}
     own = RunInfo.of_this_process(**same, version=VERSION)
-    return _train(folder, own, config, corpus, Tokenizer.from_json(saved.tokenizer), device, callbacks, saved)
+    return _train(_Job(folder, own, config, corpus, Tokenizer.from_json(saved.tokenizer), device, callbacks, saved))
 
 
-def _train(
-    folder: RunFolder,
-    info: RunInfo,
-    config: RunConfig,
-    corpus: Corpus,
-    tokenizer: Tokenizer,
-    device: torch.device,
-    callbacks: list[Callback],
-    saved: checkpoint.Saved | None,
-    leaks: LeakMonitor | None = None,
-) -> Outcome:
+@dataclass(frozen=True)
+class _Job:
+    """What is to be trained, and where."""
+
+    folder: RunFolder
+    info: RunInfo
+    config: RunConfig
+    corpus: Corpus
+    tokenizer: Tokenizer
+    device: torch.device
+    callbacks: list[Callback]
+    saved: checkpoint.LoadedCheckpoint | None = None
+    """Where to go on from; None for a new run."""
+    leaks: LeakMonitor | None = None
+    """Of a process that trains several runs, which it watches all."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """All that works on one run, until it ends."""
+
+    trainer: Trainer
+    text: TokenizedCorpus
+    record: Record
+    monitor: DecodeMonitor
+    checkpointer: Checkpointer
+    warnings: tuple[str, ...]
+    """For the log, once it has begun."""
+
+
+@dataclass(frozen=True)
+class _Ending:
+    code: ExitCode
+    state: str
+    reason: str
+    final: Decoded | None = None
+
+
+def _train(job: _Job) -> Outcome:
     with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(folder.lock())
-            log = stack.enter_context(contextlib.closing(EventLog(folder.events_jsonl)))
-        except RunFolderError as error:
-            raise Stop(ExitCode.FAILED, str(error)) from error
-        except OSError as error:
-            raise Stop(ExitCode.FAILED, f"{folder.events_jsonl} can't be written: {error.strerror or error}") from error
-        feed = Feed()
-        record = Record(folder, log, info, feed)
-        try:
-            checkpointer = Checkpointer(folder.checkpoints, corpus.fingerprint())
-            limit = config.text.max_tokens
-            train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
-            monitor, recovery = DecodeMonitor(), Recovery(folder.checkpoints)
-            watching = [monitor, PlasticityMonitor(), VolumeMonitor(folder.volumes), MemoryMonitor(), recovery]
-            if leaks is None:
-                watching.append(Measuring(measured.place()))  # else other runs' peaks would be taken for this one's
-                leaks = LeakMonitor(stack.enter_context(contextlib.closing(Detector())))
-            leaks.detector.join("feed", Buffer(feed.held, RECENT))
-            # The leak monitor last, when all that a step leaves behind is there.
-            hung = [record, *callbacks, *shaping(), *watching, checkpointer, leaks]
-            plans = planning.for_training(config, device.type, device_name(device))
-            trainer = Trainer(config, tokenizer, train, valid, device, hung, plans)
-            trainer.recovery = recovery
-            if saved is not None:
-                trainer.resume(saved.model, saved.optimizer, saved.state)
-                log.rewind(trainer.progress.step, trainer.progress.edits)
-                Volumes(folder.volumes).rewind(trainer.progress.step)
-            server = Server(folder, feed, trainer.steering.inbox, lambda: record.info.state)
-            deaf = server.start()
-            stack.callback(server.close)
-            record.update(socket=server.path)
-        except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-            failure = device_failure(error, device)
-            if failure is None and isinstance(error, RuntimeError) and not isinstance(error, KernelUnavailable):
-                raise
-            code, reason = (ExitCode.NO_DEVICE, failure) if failure else (ExitCode.FAILED, why(error))
-            with contextlib.suppress(OSError):
-                record.update(state="failed", reason=reason, exit_code=int(code), socket=None)
-            raise Stop(code, f"{folder.name} can't be trained: {reason}") from error
-        stopped = stack.enter_context(_signals(trainer))
-        final = None
-        try:
-            launch.report_ready(folder)
-            trainer.emit(_run_started(trainer, folder.name, corpus, saved is not None))
-            if deaf:
-                trainer.emit(Warned(step=trainer.progress.step, stage=trainer.progress.stage, message=deaf))
-            for message in _about_data(corpus, train, valid, limit):
-                trainer.emit(Warned(step=trainer.progress.step, stage=trainer.progress.stage, message=message))
-            state = trainer.run()
-            if state == "stopped":
-                checkpointer.save(trainer)
-            else:
-                final = monitor.look(trainer, len(valid))
-            code, reason = SIGNALS.get(stopped.get("signal"), ExitCode.OK), trainer.stop_request or "all stages are done"
-            if checkpointer.failure:
-                code, state, reason = ExitCode.FAILED, "failed", checkpointer.failure
-        except TrainingFailed as error:
-            code, state, reason = ExitCode.FAILED, "failed", str(error)
-        except RuntimeError as error:
-            told = device_failure(error, device, f", with {trainer.micro_batch} sentence(s) at once")
-            if told is None:
-                raise
-            code, state, reason = ExitCode.NO_DEVICE, "failed", told
-        except OSError as error:
-            code, state, reason = ExitCode.FAILED, "failed", f"{error.filename or folder.path}: {error.strerror or error}"
-        _leave(trainer, record, code, state, reason)
-        return Outcome(folder, code, reason, final)
+        run = _assemble(job, stack)
+        received = stack.enter_context(_signals(run.trainer))
+        ending = _conduct(job, run, received)
+        _conclude(run, ending)
+        return Outcome(job.folder, ending.code, ending.reason, ending.final)
+
+
+def _assemble(job: _Job, stack: contextlib.ExitStack) -> _Run:
+    """Locks the folder, opens the log, builds the trainer and lets others in; the stack undoes it.  Raises Stop."""
+    folder, config, device = job.folder, job.config, job.device
+    try:
+        stack.enter_context(folder.lock())
+        log = stack.enter_context(contextlib.closing(EventLog(folder.events_jsonl)))
+    except RunFolderError as error:
+        raise Stop(ExitCode.FAILED, str(error)) from error
+    except OSError as error:
+        raise Stop(ExitCode.FAILED, f"{folder.events_jsonl} can't be written: {error.strerror or error}") from error
+    feed = Feed()
+    record = Record(folder, log, job.info, feed)
+    try:
+        text = TokenizedCorpus.of(job.corpus, config, job.tokenizer)
+        checkpointer = Checkpointer(folder.checkpoints, job.corpus.fingerprint())
+        monitor, recovery = DecodeMonitor(), Recovery(folder.checkpoints)
+        watching: list[Callback] = [
+            monitor,
+            PlasticityMonitor(),
+            VolumeMonitor(folder.volumes),
+            MemoryMonitor(),
+            recovery,
+        ]
+        leaks = job.leaks
+        if leaks is None:
+            watching.append(Measuring(measured.place()))  # else other runs' peaks would be taken for this one's
+            leaks = LeakMonitor(stack.enter_context(contextlib.closing(Detector())))
+        leaks.detector.join("feed", Buffer(feed.held, RECENT))
+        trainer = build_trainer(
+            config,
+            text,
+            device,
+            [*watching, checkpointer, leaks],  # leaks last, when all that a step leaves behind is there
+            before=[record, *job.callbacks],
+            planning=planning.for_training(config, device.type, device_name(device)),
+            recovery=recovery,
+        )
+        state = trainer.state
+        if job.saved is not None:
+            changes.resume(state, job.saved.model, job.saved.optimizer, job.saved.state)
+            log.rewind(state.progress.step, state.progress.edits)
+            Volumes(folder.volumes).rewind(state.progress.step)
+        server = Server(folder, feed, state.inbox, lambda: record.info.state)
+        no_socket = server.start()
+        stack.callback(server.close)
+        record.update(socket=server.path)
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        failure = device_failure(error, device)
+        if failure is None and isinstance(error, RuntimeError) and not isinstance(error, KernelUnavailable):
+            raise
+        code, reason = (ExitCode.NO_DEVICE, failure) if failure else (ExitCode.FAILED, why(error))
+        with contextlib.suppress(OSError):
+            record.update(state="failed", reason=reason, exit_code=int(code), socket=None)
+        raise Stop(code, f"{folder.name} can't be trained: {reason}") from error
+    warnings = (*filter(None, [no_socket]), *_about_data(job.corpus, text, config.text.max_tokens))
+    return _Run(trainer, text, record, monitor, checkpointer, warnings)
+
+
+def _conduct(job: _Job, run: _Run, received: dict[str, signal.Signals]) -> _Ending:
+    """Trains to the end, whatever that is."""
+    trainer, state = run.trainer, run.trainer.state
+    try:
+        launch.report_ready(job.folder)
+        state.tell(_run_started(state, job))
+        for message in run.warnings:
+            state.warn(message)
+        ended, final = trainer.run(), None
+        if ended == "stopped":
+            run.checkpointer.save(state)
+        else:
+            final = run.monitor.look(state, len(run.text.valid))
+        if run.checkpointer.failure:
+            return _Ending(ExitCode.FAILED, "failed", run.checkpointer.failure, final)
+        code = SIGNALS[received["signal"]] if "signal" in received else ExitCode.OK
+        return _Ending(code, ended, state.stop_request or "all stages are done", final)
+    except TrainingFailed as error:
+        return _Ending(ExitCode.FAILED, "failed", str(error))
+    except RuntimeError as error:
+        told = device_failure(error, job.device, f", with {state.micro_batch} sentence(s) at once")
+        if told is None:
+            raise
+        return _Ending(ExitCode.NO_DEVICE, "failed", told)
+    except OSError as error:
+        reason = f"{error.filename or job.folder.path}: {error.strerror or error}"
+        return _Ending(ExitCode.FAILED, "failed", reason)
+
+
+def _conclude(run: _Run, ending: _Ending) -> None:
+    """The last event and the last `run.json`; on a full disk neither can be written, and the reason goes to stderr alone."""
+    state = run.trainer.state
+    try:
+        state.tell(RunEnded(state=ending.state, reason=ending.reason, exit_code=int(ending.code), **state.here))
+        run.record.follow(state, state=ending.state, reason=ending.reason, exit_code=int(ending.code), socket=None)
+    except OSError as error:
+        print(f"the end of the run could not be recorded: {error.strerror or error}", file=sys.stderr)
 
 
 def device_failure(error: Exception, device: torch.device, at: str = "") -> str | None:
@@ -266,28 +322,18 @@ def device_failure(error: Exception, device: torch.device, at: str = "") -> str 
     return None
 
 
-def _leave(trainer: Trainer, record: Record, code: ExitCode, state: str, reason: str) -> None:
-    """The last event and the last `run.json`; on a full disk neither can be written, and the reason goes to stderr alone."""
-    here = {"step": trainer.progress.step, "stage": trainer.progress.stage}
-    try:
-        trainer.emit(RunEnded(state=state, reason=reason, exit_code=int(code), **here))
-        record.follow(trainer, state=state, reason=reason, exit_code=int(code), socket=None)
-    except OSError as error:
-        print(f"the end of the run could not be recorded: {error.strerror or error}", file=sys.stderr)
-
-
-def _run_started(trainer: Trainer, run: str, corpus: Corpus, resumed: bool) -> RunStarted:
-    progress = trainer.progress
+def _run_started(state: TrainingState, job: _Job) -> RunStarted:
+    corpus = job.corpus
     message = f"{len(corpus.train)} sentences to train on, {len(corpus.valid)} held out, from {corpus.name}"
-    return RunStarted(step=progress.step, stage=progress.stage, run=run, resumed=resumed, message=message)
+    return RunStarted(run=job.folder.name, resumed=job.saved is not None, message=message, **state.here)
 
 
-def _about_data(corpus: Corpus, train: Sentences, valid: Sentences, limit: int) -> Iterator[str]:
-    if train.same and Path(corpus.name).suffix in (".jsonl", ".tsv"):
+def _about_data(corpus: Corpus, text: TokenizedCorpus, limit: int) -> Iterator[str]:
+    if text.train.same and Path(corpus.name).suffix in (".jsonl", ".tsv"):
         yield f"{corpus.name}: the task is reconstruct, so targets are not used; --task pairs trains on them"
     for reason, count in corpus.left_out.items():
         yield f"{count} sentences left out: {reason}"
-    for name, sentences in (("training", train), ("held-out", valid)):
+    for name, sentences in (("training", text.train), ("held-out", text.valid)):
         for side, count in sorted(sentences.cut.items()):
             if side == "target" or not sentences.same:
                 yield f"{count} of {len(sentences)} {name} {side}s are longer than text.max_tokens = {limit} and are cut there"
@@ -302,7 +348,7 @@ def _signals(trainer: Trainer) -> Iterator[dict[str, signal.Signals]]:
         if received:
             os._exit(int(SIGNALS[signal.Signals(number)]))
         received["signal"] = signal.Signals(number)
-        trainer.request_stop(f"stopped by {signal.Signals(number).name}")
+        trainer.state.request_stop(f"stopped by {signal.Signals(number).name}")
 
     before = {number: signal.signal(number, stop) for number in SIGNALS}
     before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -27,12 +27,14 @@ from app.run_process import engine, prepare
 from app.run_process.launch import launch
 from app.run_process.runs import find_run, run_config
 from app.version import VERSION
-from lattice.data.batches import Sentences
+from lattice.data.batches import TokenizedCorpus
 from lattice.data.corpus import Corpus
 from lattice.data.tokenizer import Tokenizer
+from lattice.training import changes as on_the_way
 from lattice.training import checkpoint
+from lattice.training.build import build_trainer
 from lattice.training.progress import Progress
-from lattice.training.trainer import Trainer
+from lattice.training.state import TrainingState
 from monitors.events import Edited, EventLog, RunStarted
 from monitors.plain_files import open_plain
 from monitors.runs import RunFolder, RunFolderError, RunInfo, atomic_write, why
@@ -68,7 +70,7 @@ class Start:
     """Where a fork begins: the parent's checkpoint, and the config that held when it was saved."""
 
     parent: RunFolder
-    saved: checkpoint.Saved
+    saved: checkpoint.LoadedCheckpoint
     progress: Progress
     config: RunConfig
 
@@ -106,20 +108,20 @@ def fork(name: str, changes: Changes, runs_dir: Path) -> RunFolder:
     device, corpus = prepare.prepare(config)
     _not_seen(start, config, corpus)
 
-    tokenizer, limit = Tokenizer.from_json(start.saved.tokenizer), config.text.max_tokens
-    sentences = (Sentences(pairs, tokenizer, limit) for pairs in (corpus.train, corpus.valid))
-    trainer = Trainer(config, tokenizer, *sentences, device, [])
+    text = TokenizedCorpus.of(corpus, config, Tokenizer.from_json(start.saved.tokenizer))
+    state = build_trainer(config, text, device).state
     try:
-        trainer.resume(start.saved.model, start.saved.optimizer, start.saved.state | {"live": live_settings(config)})
+        saved = start.saved.state | {"live": live_settings(config)}
+        on_the_way.resume(state, start.saved.model, start.saved.optimizer, saved)
     except ValueError as error:
         raise Stop(ExitCode.USAGE, f"{start.name} can't begin with these settings: {error}") from error
-    trainer.reach_sparsity()
+    on_the_way.reach_sparsity(state)
     if reopened:
-        trainer.progress.stage_over, trainer.progress.leave_for = "", None
+        state.progress.reopen_stage()
     if any(edit.key.startswith(SETS_MEMORY) for edit in edits):
-        trainer.progress.micro_batch = trainer.progress.checkpoint_ticks = None  # chosen anew
-    trainer.progress.edits += len(edits)
-    return _write(start, config, edits, trainer, corpus.fingerprint(), runs_dir)
+        state.progress.settle_memory(None, None)
+    state.progress.note_edits(len(edits))
+    return _write(start, config, edits, state, corpus.fingerprint(), runs_dir)
 
 
 def find_start(name: str, runs_dir: Path) -> Start:
@@ -243,10 +245,10 @@ def _sources(config: RunConfig) -> tuple[object, int]:
 
 
 def _write(
-    start: Start, config: RunConfig, edits: list[Edited], trainer: Trainer, fingerprint: str, runs_dir: Path
+    start: Start, config: RunConfig, edits: list[Edited], state: TrainingState, fingerprint: str, runs_dir: Path
 ) -> RunFolder:
     """The run folder, `run.json` last: without it a folder is no run, and nothing is left of one that fails."""
-    progress = trainer.progress
+    progress = state.progress
     try:
         preset = start.parent.read_info().preset
         folder = RunFolder.create(runs_dir, f"{preset}-fork", time.time())
@@ -256,9 +258,9 @@ def _write(
         folder.config_toml.write_text(to_toml(config), encoding="utf-8")
         _copy_events(start, folder, edits)
         Volumes(folder.volumes).take(Volumes(start.parent.volumes), progress.step)
-        model, optimizer = trainer.tensors()
-        state = trainer.state() | {"data": fingerprint}
-        path, _ = checkpoint.save(folder.checkpoints, progress.step, model, optimizer, state, start.saved.tokenizer)
+        model, optimizer = state.tensors()
+        rest = state.as_json() | {"data": fingerprint}
+        path, _ = checkpoint.save(folder.checkpoints, progress.step, model, optimizer, rest, start.saved.tokenizer)
         if checkpoint.best_path(start.parent.checkpoints) == start.saved.path and progress.bleu is not None:
             checkpoint.mark_best(folder.checkpoints, path, progress.bleu)
         stand = {name: getattr(progress, name) for name in ("stage", "step", "bleu", "loss", "elapsed_s", "cpu_s", "saving_s")}

@@ -78,8 +78,7 @@ def _without_triton(config: RunConfig, device: torch.device) -> str | None:
 
 def read_corpus(config: RunConfig) -> Corpus:
     """The corpus a config names.  Raises Stop."""
-    data = config.data
     try:
-        return load_corpus(data.task, data.train, data.valid, data.held_out, data.max_held_out, config.run.seed)
+        return load_corpus(config)
     except DataError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error

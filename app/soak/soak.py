@@ -36,7 +36,7 @@ from app.soak.load import Load, loaded
 from lattice.data.grammar import generate
 from lattice.observing.leak_monitor import LeakMonitor
 from lattice.training.callbacks import Callback
-from lattice.training.trainer import Trainer
+from lattice.training.state import TrainingState
 from monitors import leaks
 from monitors.events import AnyEvent, LeaksJudged
 from monitors.leak_detector import Detector
@@ -94,10 +94,10 @@ class Until(Callback):
         self._phase, self._end, self._console = phase, end, console
         self._told = time.monotonic()
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, state: TrainingState) -> None:
         self._phase.steps += 1
         if time.monotonic() >= self._end:
-            trainer.request_stop("the soak's time is up")
+            state.request_stop("the soak's time is up")
 
     def on_event(self, event: AnyEvent) -> None:
         self._phase.events[event.kind] += 1

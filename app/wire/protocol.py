@@ -13,8 +13,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import from_json
+
+from presets.control_commands import COMMANDS, Arguments
 
 VERSION = 1
 
@@ -28,7 +30,6 @@ _REASON_CHARACTERS = 500
 
 Id = Annotated[int, Field(ge=0, lt=2**53)]
 Seq = Annotated[int, Field(ge=0)]
-Scalar = bool | Annotated[int, Field(ge=-(2**53), le=2**53)] | Annotated[float, Field(allow_inf_nan=False)] | str | None
 
 
 class FrameError(ValueError):
@@ -57,41 +58,10 @@ class Subscribe(Frame):
     recent: Annotated[int, Field(ge=0, le=RECENT)] = 256
 
 
-class Arguments(BaseModel):
-    """Of the commands that take none."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class SetArguments(Arguments):
-    """A config path such as `decode.every`, and its new value."""
-
-    key: Annotated[str, Field(min_length=1, max_length=200)]
-    value: Scalar
-
-
-class StageArguments(Arguments):
-    """`next` ends the stage, `hold` trains it past its end until `release`, `goto` continues with a later `stage`."""
-
-    action: Literal["next", "hold", "release", "goto"]
-    stage: Annotated[int, Field(ge=0)] | None = None
-
-    @model_validator(mode="after")
-    def _goto_says_where(self) -> StageArguments:
-        if (self.stage is None) == (self.action == "goto"):
-            raise ValueError("stage: goto needs the number of a stage, and nothing else takes one")
-        return self
-
-
-ARGUMENTS: dict[str, type[Arguments]] = {
-    "set": SetArguments,
-    "stage": StageArguments,
-    "pause": Arguments,
-    "resume": Arguments,
-    "decode": Arguments,
-    "checkpoint": Arguments,
-    "stop": Arguments,
-}
+def _known(command: str) -> str:
+    if command not in COMMANDS:
+        raise ValueError(f"{command[:40]!r} is no command; there are {', '.join(COMMANDS)}")
+    return command
 
 
 class Command(Frame):
@@ -99,7 +69,7 @@ class Command(Frame):
 
     kind: Literal["command"] = "command"
     id: Annotated[int, Field(ge=1, lt=2**53)]
-    command: Literal["set", "stage", "pause", "resume", "decode", "checkpoint", "stop"]
+    command: Annotated[str, AfterValidator(_known)]
     args: dict[str, Any] = {}
     who: Annotated[str, Field(min_length=1, max_length=100)]
 
@@ -109,7 +79,7 @@ class Command(Frame):
         return self
 
     def arguments(self) -> Arguments:
-        return ARGUMENTS[self.command].model_validate(self.args)
+        return COMMANDS[self.command].arguments.model_validate(self.args)
 
 
 class Reply(Frame):

@@ -4,7 +4,7 @@
              -> command   -> reply with the step it took effect   one controller, until its connection ends
 
 Server and training never wait for each other.  Events reach viewers through a ring (app.wire.feed).  Commands reach the trainer
-through its inbox (lattice.training.steering) and are answered once it has applied them.  Only the same user gets in.
+through its inbox (lattice.training.inbox) and are answered once it has applied them.  Only the same user gets in.
 This process holds the run's lock, so a socket file that is already there belongs to a dead engine and is replaced.
 """
 
@@ -27,8 +27,8 @@ from typing import Any
 
 from app.wire import protocol
 from app.wire.feed import Feed
-from app.wire.protocol import Command, FrameError, Hello, Reply, SetArguments, StageArguments, Subscribe
-from lattice.training.steering import Inbox, Order
+from app.wire.protocol import Command, FrameError, Hello, Reply, Subscribe
+from lattice.training.inbox import Inbox, Order
 from monitors.runs import RunFolder
 from monitors.text_safety import printable
 
@@ -231,7 +231,7 @@ class Server:
             with contextlib.suppress(RuntimeError):  # the server has closed meanwhile, and has answered itself
                 self._loop.call_soon_threadsafe(self._answer, peer, reply)
 
-        self._inbox.put(_order(frame, peer.who, answer))
+        self._inbox.put(Order(frame.command, peer.who, answer, frame.arguments()))
 
     def _answer(self, peer: _Peer, reply: Reply) -> None:
         if reply.id in peer.waiting:
@@ -292,12 +292,3 @@ def _update(seq: int, dropped: int, snapshot: bool, event: str) -> bytes:
     """An Update frame around JSON that is ready, so that ten viewers do not cost ten times its making."""
     head = f'{{"v":{protocol.VERSION},"kind":"update","seq":{seq},"dropped":{dropped}'
     return f'{head},"snapshot":{"true" if snapshot else "false"},"event":{event}}}\n'.encode()
-
-
-def _order(frame: Command, who: str, answer: Callable[[int | None, str], None]) -> Order:
-    arguments = frame.arguments()
-    if isinstance(arguments, SetArguments):
-        return Order("set", who, answer, arguments.key, arguments.value)
-    if isinstance(arguments, StageArguments):
-        return Order(f"stage {arguments.action}", who, answer, value=arguments.stage)
-    return Order(frame.command, who, answer)

@@ -17,13 +17,14 @@ from typing import Any
 import torch
 
 from lattice.bench.gpu_kernels import Stopwatch
-from lattice.data.batches import Schedule, Sentences
+from lattice.data.batches import Schedule, TokenizedCorpus
 from lattice.data.corpus import Corpus
 from lattice.data.tokenizer import Tokenizer
 from lattice.observing.decode_monitor import DecodeMonitor
 from lattice.observing.leak_monitor import LeakMonitor
+from lattice.training.build import build_trainer
 from lattice.training.callbacks import Callback
-from lattice.training.shaping import shaping
+from lattice.training.state import TrainingState
 from lattice.training.trainer import Trainer
 from monitors import gauges, torch_memory
 from monitors.events import AnyEvent, StageStarted, Trained, Warned
@@ -65,7 +66,7 @@ class Memory(Callback):
         torch_memory.reset_peak(self.device)
         self.allocated = self.reserved = self.driver = None
 
-    def after_step(self, trainer: Trainer | None = None) -> None:
+    def after_step(self, state: TrainingState | None = None) -> None:
         """Between steps the allocator still holds what the step took."""
         read = {"allocated": torch_memory.peak, "reserved": torch_memory.reserved, "driver": torch_memory.driver_used}
         for name, reading in read.items():
@@ -76,9 +77,9 @@ class Memory(Callback):
         return {"peak_allocated": self.allocated, "reserved": self.reserved, "driver_used": self.driver}
 
 
-def components(trainer: Trainer) -> dict[str, int]:
+def components(state: TrainingState) -> dict[str, int]:
     """Bytes of the tensors that live through a step, by the plan's names; best asked right after a step's gradients."""
-    lattice = trainer.model.lattice
+    lattice = state.model.lattice
     parts: dict[str, list[torch.Tensor]] = {"cell_parameters": [], "connections": [], "clusters": [], "plasticity": []}
     own: dict[str, torch.Tensor] = {}
     if lattice is not None:
@@ -89,10 +90,10 @@ def components(trainer: Trainer) -> dict[str, int]:
         if lattice.pattern is not None:
             parts["connections"].append(lattice.pattern.slots)
     mine = {id(tensor) for tensor in own.values()}
-    parameters = list(trainer.model.parameters())
+    parameters = list(state.model.parameters())
     parts["text"] = [p for p in parameters if id(p) not in mine]
     parts["gradients"] = [p.grad for p in parameters if p.grad is not None]
-    moments = (value for state in trainer.optimizer.state.values() for value in state.values())
+    moments = (value for kept in state.optimizer.state.values() for value in kept.values())
     parts["optimizer"] = [value for value in moments if isinstance(value, torch.Tensor)]
     return {name: sum(tensor.nbytes for tensor in tensors) for name, tensors in parts.items()}
 
@@ -123,9 +124,7 @@ class Material:
     tokenizer: Tokenizer
 
     def trainer(self, config: RunConfig, device: torch.device, callbacks: Iterable[Callback]) -> Trainer:
-        limit = config.text.max_tokens
-        train, valid = (Sentences(pairs, self.tokenizer, limit) for pairs in (self.corpus.train, self.corpus.valid))
-        return Trainer(config, self.tokenizer, train, valid, device, [*shaping(), *callbacks])
+        return build_trainer(config, TokenizedCorpus.of(self.corpus, config, self.tokenizer), device, callbacks)
 
 
 @dataclass(frozen=True)
@@ -165,29 +164,29 @@ def train_preset(preset: str, config: RunConfig, material: Material, device: tor
     heard, memory, watch = Heard(), Memory(device), Stopwatch(device)
     memory.begin()
     trainer = material.trainer(config, device, [heard])
-    stage, progress = trainer.stage, trainer.progress
-    schedule = Schedule(len(trainer.train_sentences), stage.data_share, config.training.batch, config.run.seed, 0)
+    state = trainer.state
+    stage, progress = state.stage, state.progress
+    schedule = Schedule(len(state.train_sentences), stage.data_share, config.training.batch, config.run.seed, 0)
 
     def step(count: int | None = None) -> None:
         trainer.step(schedule.rows(progress.stage_step)[:count])
-        progress.step += 1
-        progress.stage_step += 1
+        progress.advance()
         memory.after_step()
 
     first = watch.seconds(step)
     whole = [watch.seconds(step) for _ in range(steps)]
-    of_first, living = list(heard.losses[0]), components(trainer)
-    micro = [watch.seconds(lambda: step(trainer.micro_batch)) for _ in range(steps)]
-    source, _, _ = trainer.train_sentences.batch(schedule.rows(0)[: trainer.micro_batch], device)
+    of_first, living = list(heard.losses[0]), components(state)
+    micro = [watch.seconds(lambda: step(state.micro_batch)) for _ in range(steps)]
+    source, _, _ = state.train_sentences.batch(schedule.rows(0)[: state.micro_batch], device)
     with torch.no_grad():
-        forward = watch.rounds({"forward": lambda: trainer.model.slots(source)}, steps)["forward"]
+        forward = watch.rounds({"forward": lambda: state.model.slots(source)}, steps)["forward"]
     monitor = DecodeMonitor()
-    look = watch.seconds(lambda: monitor.look(trainer, config.decode.sentences))
+    look = watch.seconds(lambda: monitor.look(state, config.decode.sentences))
     memory.after_step()
     share = look / (config.decode.every * statistics.median(whole))
     times = StepTimes(first, whole, micro, forward, look, share)
-    line = trainer.model.kernel_line
-    return PresetResult(preset, trainer.plan, line, of_first, times, memory, living, heard.warnings, trainer.micro_batch)
+    line = state.model.kernel_line
+    return PresetResult(preset, state.plan, line, of_first, times, memory, living, heard.warnings, state.micro_batch)
 
 
 def train_through(config: RunConfig, material: Material, device: torch.device) -> dict[str, Any]:
@@ -223,12 +222,12 @@ class Until(Callback):
     steps: int = 0
     _end: float = math.inf
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, state: TrainingState) -> None:
         now = time.monotonic()
         self._end = min(self._end, now + self.seconds)
         self.steps += 1
         if now >= self._end:
-            trainer.request_stop("the watch is over")
+            state.request_stop("the watch is over")
 
 
 def watch_for_leaks(config: RunConfig, material: Material, device: torch.device, seconds: float, every: int) -> dict[str, Any]:

@@ -21,14 +21,14 @@ import torch
 import torch.nn.functional as F
 
 from lattice.bench.timings import CHANNELS, Row, copy_rate, timed
-from lattice.data.batches import Schedule, Sentences, corpus_tokenizer
+from lattice.data.batches import Schedule, TokenizedCorpus
 from lattice.data.corpus import load_corpus
 from lattice.kernels import choose, propagate
 from lattice.model.lattice3d import initial_cells, initial_weights
 from lattice.plasticity.native import plain
 from lattice.plasticity.plasticity import Plasticity
 from lattice.random_streams import generator
-from lattice.training.trainer import Trainer
+from lattice.training.build import build_trainer
 from presets.schema import Connections, RunConfig
 from presets.schema import Plasticity as Settings
 from presets.topology import Topology
@@ -124,24 +124,26 @@ class Trained:
     """A lattice of the config's first stage, trained by gradient on the config's corpus for some steps."""
 
     def __init__(self, config: RunConfig, steps: int) -> None:
-        data = config.data
-        corpus = load_corpus(data.task, data.train, data.valid, data.held_out, data.max_held_out, config.run.seed)
-        tokenizer = corpus_tokenizer(corpus, config.text.vocabulary)
-        self._sentences, valid = (Sentences(pairs, tokenizer, config.text.max_tokens) for pairs in (corpus.train, corpus.valid))
+        text = TokenizedCorpus.of(load_corpus(config), config)
+        self._sentences = text.train
         learning = config.connections.model_copy(update={"learning": "hybrid"})
         self.config = config.model_copy(update={"connections": learning})
-        self.trainer = Trainer(self.config, tokenizer, self._sentences, valid, torch.device("cpu"), [])
+        self.trainer = build_trainer(self.config, text, torch.device("cpu"))
         stage = config.stages[0]
-        self._schedule = Schedule(len(corpus.train), stage.data_share, config.training.batch, config.run.seed, 0)
-        self.lattice = self.trainer.model.lattice
-        self._own, self.lattice.plasticity = self.lattice.plasticity, None
+        self._schedule = Schedule(len(text.train), stage.data_share, config.training.batch, config.run.seed, 0)
+        lattice = self.trainer.state.model.lattice
+        assert lattice is not None, "the identity arm has no plasticity to time"
+        self.lattice = lattice
+        self._own = self.lattice.plasticity
+        self.lattice.use_plasticity(None)
         for _ in range(steps):
             self.step()
 
     def step(self, plastic: bool = False) -> None:
-        self.lattice.plasticity = self._own if plastic else None
-        self.trainer.step(self._schedule.rows(self.trainer.progress.stage_step))
-        self.trainer.progress.stage_step += 1
+        self.lattice.use_plasticity(self._own if plastic else None)
+        progress = self.trainer.state.progress
+        self.trainer.step(self._schedule.rows(progress.stage_step))
+        progress.advance()
 
     def share(self, repeats: int) -> float:
         """Of a step with plasticity, the part that it takes: the median over pairs of neighbouring steps."""
@@ -150,16 +152,17 @@ class Trained:
 
     def change(self, settings: Settings, threshold: float) -> tuple[torch.Tensor, float, float]:
         """(ΔW, skipped share, active share) of one update; the weights are put back."""
-        lattice, model = self.lattice, self.trainer.model
+        lattice, model = self.lattice, self.trainer.state.model
         plasticity = Plasticity(settings, lattice.topology, self.config.lattice.channels, threshold)
         plasticity.theta.copy_(self.settled_theta())
-        before, lattice.plasticity = lattice.weights.detach().clone(), plasticity
-        rows = self._schedule.rows(self.trainer.progress.stage_step)[: settings.sentences]
+        before = lattice.weights.detach().clone()
+        lattice.use_plasticity(plasticity)
+        rows = self._schedule.rows(self.trainer.state.progress.stage_step)[: settings.sentences]
         with lattice.watched():
-            total, count = model.loss(*self._sentences.batch(rows, self.trainer.device))
+            total, count = model.loss(*self._sentences.batch(rows, self.trainer.state.device))
             (total / count).backward()
         lattice.learn(settings.rate)
-        lattice.plasticity = None
+        lattice.use_plasticity(None)
         model.zero_grad()
         change = lattice.weights.detach() - before
         with torch.no_grad():
@@ -169,10 +172,10 @@ class Trained:
 
     def settled_theta(self) -> torch.Tensor:
         """BCM's thresholds once they have found the mean squared activity."""
-        rows = self._schedule.rows(self.trainer.progress.stage_step)
+        rows = self._schedule.rows(self.trainer.state.progress.stage_step)
         with torch.no_grad():
-            model = self.trainer.model
-            slots = model.encoder(self._sentences.batch(rows, self.trainer.device)[0])
+            model = self.trainer.state.model
+            slots = model.encoder(self._sentences.batch(rows, self.trainer.state.device)[0])
             return self.lattice.state(model.input_port.drive(slots)).square().mean((0, 3))
 
 

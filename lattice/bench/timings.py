@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from lattice.data.batches import Schedule, Sentences, corpus_tokenizer
+from lattice.data.batches import Schedule, TokenizedCorpus
 from lattice.data.corpus import load_corpus
 from lattice.kernels import choose, propagate
 from lattice.kernels.native import KernelUnavailable
@@ -25,8 +25,7 @@ from lattice.kernels.sparse import TILE, Pattern
 from lattice.model.lattice3d import initial_cells, initial_weights
 from lattice.observing.decode_monitor import DecodeMonitor
 from lattice.random_streams import generator
-from lattice.training.shaping import shaping
-from lattice.training.trainer import Trainer
+from lattice.training.build import build_trainer
 from presets.schema import Connections, RunConfig
 from presets.topology import Topology
 
@@ -209,22 +208,18 @@ def bench_step(config: RunConfig, repeats: int, looks: bool = False) -> tuple[li
 
     `share` is a look's time over `decode.every` steps' time: the monitor's overhead at its configured rate.
     """
-    data = config.data
-    corpus = load_corpus(data.task, data.train, data.valid, data.held_out, data.max_held_out, config.run.seed)
-    tokenizer = corpus_tokenizer(corpus, config.text.vocabulary)
-    limit, device = config.text.max_tokens, torch.device("cpu")
-    train, valid = Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit)
-    trainer = Trainer(config, tokenizer, train, valid, device, shaping())
-    monitor, stage = DecodeMonitor(), config.stages[0]
-    schedule = Schedule(len(train), stage.data_share, config.training.batch, config.run.seed, 0)
+    text = TokenizedCorpus.of(load_corpus(config), config)
+    trainer = build_trainer(config, text, torch.device("cpu"))
+    monitor, stage, progress = DecodeMonitor(), config.stages[0], trainer.state.progress
+    schedule = Schedule(len(text.train), stage.data_share, config.training.batch, config.run.seed, 0)
 
     def step() -> None:
-        trainer.step(schedule.rows(trainer.progress.stage_step))
-        trainer.progress.stage_step += 1
+        trainer.step(schedule.rows(progress.stage_step))
+        progress.advance()
 
-    calls = {"step": step}
+    calls: dict[str, Callable[[], object]] = {"step": step}
     if looks:
-        calls["decode"] = lambda: monitor.look(trainer, config.decode.sentences)
+        calls["decode"] = lambda: monitor.look(trainer.state, config.decode.sentences)
     times = timed(calls, repeats)
     x, y, z = stage.shape
     sentences = {"step": config.training.batch, "decode": config.decode.sentences}

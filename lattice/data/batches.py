@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 
 import torch
 
@@ -10,6 +11,7 @@ from lattice.data.corpus import Corpus, Pair
 from lattice.data.special_tokens import PAD
 from lattice.data.tokenizer import Tokenizer, pad
 from lattice.random_streams import generator
+from presets.schema import RunConfig
 
 Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """Source tokens [B, N]; target tokens after BEGIN [B, M]; target tokens before END [B, M]."""
@@ -53,6 +55,22 @@ class Sentences:
                 ended[at, len(target)] = PAD
         source, begun, ended = (tensor.to(device, non_blocking=True) for tensor in (source, begun, ended))
         return source, begun, ended
+
+
+@dataclass(frozen=True)
+class TokenizedCorpus:
+    """A corpus as a model reads it."""
+
+    tokenizer: Tokenizer
+    train: Sentences
+    valid: Sentences
+
+    @classmethod
+    def of(cls, corpus: Corpus, config: RunConfig, tokenizer: Tokenizer | None = None) -> TokenizedCorpus:
+        """With this tokenizer, or with one that is trained on the corpus."""
+        tokenizer = tokenizer or corpus_tokenizer(corpus, config.text.vocabulary)
+        limit = config.text.max_tokens
+        return cls(tokenizer, Sentences(corpus.train, tokenizer, limit), Sentences(corpus.valid, tokenizer, limit))
 
 
 class Schedule:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lattice.data.grammar import CORPUS_SIZE, generate
+from presets.schema import RunConfig
 
 SUFFIXES = (".txt", ".jsonl", ".tsv")
 
@@ -52,8 +53,10 @@ class Corpus:
         return digest.hexdigest()
 
 
-def load_corpus(task: str, train: str | None, valid: str | None, held_out: float, max_held_out: int, seed: int) -> Corpus:
-    """The corpus of a run.  `train=None` is the bundled grammar.  Raises DataError."""
+def load_corpus(config: RunConfig) -> Corpus:
+    """The corpus that a config names: its files, or the bundled grammar.  Raises DataError."""
+    data, seed = config.data, config.run.seed
+    task, train, valid = data.task, data.train, data.valid
     left_out: dict[str, int] = {}
     if train is None:
         if task == "pairs":
@@ -70,7 +73,7 @@ def load_corpus(task: str, train: str | None, valid: str | None, held_out: float
     else:
         if len(items) < 2:
             raise DataError(f"{name}: {len(items)} usable line(s); at least 2 are needed to train on one and hold one out")
-        count = max(1, min(max_held_out, round(len(items) * held_out)))
+        count = max(1, min(data.max_held_out, round(len(items) * data.held_out)))
         # By hash, not by position: adding lines to a corpus moves hardly any sentence between training and held-out.
         order = sorted(range(len(items)), key=lambda i: _rank(items[i].source, seed))
         chosen = set(order[:count])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -107,6 +108,30 @@ def initial_cells(shape: tuple[int, int, int], channels: int, generator: torch.G
     return cells
 
 
+@dataclass(frozen=True)
+class Build:
+    """What a lattice is built as, beside its topology and its random numbers."""
+
+    channels: int
+    ticks: int
+    start: Connections
+    """How connections start."""
+    clusters: int = 0
+    """Functional clusters; 0 = none."""
+    integration: float = 0.0
+    """Start of the gain by which cells hear the mean of their cluster; 0 = they do not."""
+    kernel: Kernel | None = None
+    """None runs the reference."""
+    plasticity: Plasticity | None = None
+    """Changes the connections by what it observes; None if no local rule does."""
+    segment: int = 0
+    """As for `Lattice.keep_every`."""
+    connections_learn: bool = True
+    """By gradient."""
+    cells_learn: bool = True
+    """By gradient, and their gain too."""
+
+
 class Lattice(nn.Module):
     """weights [kept, X, Y, Z] and cells [6, X, Y, C, Z].
 
@@ -118,32 +143,23 @@ class Lattice(nn.Module):
     cells hear them by the `gain` [X, Y, C, Z].
     """
 
-    def __init__(
-        self,
-        topology: Topology,
-        channels: int,
-        ticks: int,
-        start: Connections,
-        generator: torch.Generator,
-        clusters: int = 0,
-        integration: float = 0.0,
-    ) -> None:
+    def __init__(self, topology: Topology, build: Build, generator: torch.Generator) -> None:
         super().__init__()
-        self.topology, self.channels, self.ticks, self.clusters = topology, channels, ticks, clusters
-        self.weights = nn.Parameter(initial_weights(topology, start, generator))
-        self.cells = nn.Parameter(initial_cells(topology.shape, channels, generator))
-        self.kernel: Kernel | None = None
-        self.segment = 0
-        """Ticks of a segment of which one state is kept for the backward (lattice.kernels.propagate); 0 = all are."""
-        self.plasticity: Plasticity | None = None
+        channels, clusters = build.channels, build.clusters
+        self.topology, self.channels, self.ticks, self.clusters = topology, channels, build.ticks, clusters
+        self.weights = nn.Parameter(initial_weights(topology, build.start, generator), build.connections_learn)
+        self.cells = nn.Parameter(initial_cells(topology.shape, channels, generator), build.cells_learn)
+        self.kernel = build.kernel
+        self.segment = build.segment
+        self.plasticity = build.plasticity
         self._watched = False
-        self.excitatory = start.excitatory
+        self.excitatory = build.start.excitatory
         self.register_buffer("index", None)
         self._pattern: Pattern | None = None
         self.gain: nn.Parameter | None = None
         x, y, z = topology.shape
-        if clusters and integration:
-            self.gain = nn.Parameter(torch.full((x, y, channels, z), float(integration)))
+        if clusters and build.integration:
+            self.gain = nn.Parameter(torch.full((x, y, channels, z), build.integration), build.cells_learn)
         if clusters:
             self.register_buffer("labels", block_labels(topology.shape, clusters))
             self.register_buffer("mean_state", torch.zeros(x, y, z, channels))
@@ -187,6 +203,32 @@ class Lattice(nn.Module):
         self.index = None if pattern is None else pattern.index
 
     @contextlib.contextmanager
+    def standing_in(self, weights: nn.Parameter, index: torch.Tensor) -> Iterator[None]:
+        """Other connections meanwhile: weights [kept, X, Y, Z] of the pattern of `index` [kept, X, Y, tiles].
+
+        The parameter that the optimizer knows comes back.
+        """
+        own = self.weights, self.index
+        self.weights, self.index = weights, index
+        try:
+            yield
+        finally:
+            self.weights, self.index = own
+
+    def keep_every(self, segment: int) -> None:
+        """Of so many ticks, one state is kept for the backward (lattice.kernels.propagate); 0 = all are."""
+        self.segment = segment
+
+    def connections_learn(self, by_gradient: bool) -> None:
+        """Whether the connections have a gradient from here on; the one that is there is dropped."""
+        self.weights.requires_grad_(by_gradient)
+        self.weights.grad = None
+
+    def use_plasticity(self, plasticity: Plasticity | None) -> None:
+        """Another local rule, or none."""
+        self.plasticity = plasticity
+
+    @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Plasticity observes what runs through meanwhile, for `learn`.  Nothing to do where there is none."""
         if self.plasticity is not None:
@@ -211,18 +253,18 @@ class Lattice(nn.Module):
 
         `bypass` zeroes every message (a control: nothing may then reach the output).
         """
-        return self._ran(drive, bypass, face=True)
+        return self._ran(drive, self.ticks, bypass, face=True)
 
-    def state(self, drive: torch.Tensor, bypass: bool = False) -> torch.Tensor:
-        """The whole state [B, X, Y, C, Z] after the ticks."""
-        return self._ran(drive, bypass, face=False)
+    def state(self, drive: torch.Tensor, ticks: int | None = None) -> torch.Tensor:
+        """The whole state [B, X, Y, C, Z] after all ticks, or after the first `ticks` of them."""
+        return self._ran(drive, self.ticks if ticks is None else ticks, bypass=False, face=False)
 
-    def _ran(self, drive: torch.Tensor, bypass: bool, face: bool) -> torch.Tensor:
+    def _ran(self, drive: torch.Tensor, ticks: int, bypass: bool, face: bool) -> torch.Tensor:
         weights = torch.zeros_like(self.weights) if bypass else self.weights
         functional = None if bypass else self.functional
         observer = self.plasticity if self._watched else None
         return propagate(
-            drive, weights, self.cells, self.topology, self.ticks, self.kernel, functional, self.pattern, observer,
+            drive, weights, self.cells, self.topology, ticks, self.kernel, functional, self.pattern, observer,
             self.segment, face,
         )  # fmt: skip
 

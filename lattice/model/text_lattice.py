@@ -15,7 +15,7 @@ from lattice.data.special_tokens import PAD
 from lattice.kernels import choose
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.model.coder import Decoder, Encoder
-from lattice.model.lattice3d import Lattice, transposed_ports
+from lattice.model.lattice3d import Build, Lattice, transposed_ports
 from lattice.plasticity.plasticity import Plasticity
 from lattice.random_streams import generator
 from presets.schema import RunConfig
@@ -50,26 +50,34 @@ class TextLattice(nn.Module):
             self.input_port, self.output_port = transposed_ports(
                 text.grid, text.slot_width, section.channels, generator(seed, "ports")
             )
-            clustering = here.clustering
-            self.lattice = Lattice(
-                topology, section.channels, here.ticks, config.connections, generator(seed, "lattice", stage),
-                clustering.clusters, clustering.clustering_integration,
-            )  # fmt: skip
-            ticks = config.training.checkpoint_ticks
-            self.lattice.segment = 0 if ticks == "auto" else ticks  # the trainer sets what the plan finds best
-            learning = config.connections.learning
-            if here.waves or learning in ("plastic", "hybrid"):
-                self.lattice.plasticity = Plasticity(config.plasticity, topology, section.channels, here.activity_threshold)
             for port in (self.input_port, self.output_port):
                 port.fit(*here.shape[:2])
-            self.lattice.kernel, self.kernel_line = choose(
-                config.run.kernel, topology, section.channels, device, self.state_dtype
+            kernel, self.kernel_line = choose(config.run.kernel, topology, section.channels, device, self.state_dtype)
+            learning, ticks = config.connections.learning, config.training.checkpoint_ticks
+            plasticity = None
+            if here.waves or learning in ("plastic", "hybrid"):
+                plasticity = Plasticity(config.plasticity, topology, section.channels, here.activity_threshold)
+            build = Build(
+                channels=section.channels,
+                ticks=here.ticks,
+                start=config.connections,
+                clusters=here.clustering.clusters,
+                integration=here.clustering.clustering_integration,
+                kernel=kernel,
+                plasticity=plasticity,
+                segment=0 if ticks == "auto" else ticks,  # training follows what the plan finds best
+                connections_learn=learning in ("gradient", "hybrid") and here.profile != "freeze",
+                cells_learn=section.cells == "gradient",
             )
-            self.lattice.weights.requires_grad_(learning in ("gradient", "hybrid") and here.profile != "freeze")
-            self.lattice.cells.requires_grad_(section.cells == "gradient")
-            if self.lattice.gain is not None:
-                self.lattice.gain.requires_grad_(section.cells == "gradient")
+            self.lattice = Lattice(topology, build, generator(seed, "lattice", stage))
         self.to(device)
+
+    @property
+    def kernel_name(self) -> str | None:
+        """The kernel that runs, as presets.plan names it; None if there is no lattice."""
+        if self.lattice is None:
+            return None
+        return self.lattice.kernel.name if self.lattice.kernel is not None else "reference"
 
     def slots(self, tokens: torch.Tensor, control: str = "none") -> torch.Tensor:
         """Token ids [B, N] -> the representative embeddings [B, S, D] that the decoder reads."""
@@ -120,11 +128,7 @@ class TextLattice(nn.Module):
             slots = self.encoder(source)
         drive = self.input_port.drive(slots.float()).to(self.state_dtype)
         last = lattice.state(drive)
-        ticks, lattice.ticks = lattice.ticks, lattice.ticks - 1
-        try:
-            before = lattice.state(drive) if lattice.ticks else torch.zeros_like(last)
-        finally:
-            lattice.ticks = ticks
+        before = lattice.state(drive, lattice.ticks - 1) if lattice.ticks > 1 else torch.zeros_like(last)
         # A layer of x at a time: whole states in fp32 would be several times what decoding holds.
         layers = zip(last.unbind(1), before.unbind(1), strict=True)
         return torch.stack([(now.float() - then.float()).square().mean((0, 2)).sqrt() for now, then in layers])

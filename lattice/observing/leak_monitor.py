@@ -9,9 +9,8 @@ from __future__ import annotations
 import torch
 
 from lattice.training.callbacks import Callback
-from lattice.training.trainer import Trainer
+from lattice.training.state import TrainingState
 from monitors import torch_memory
-from monitors.events import Warned
 from monitors.gauges import Absent
 from monitors.leak_detector import Detector
 
@@ -32,17 +31,17 @@ class LeakMonitor(Callback):
         self._looked_at = -1
         self._warned: set[str] = set()
 
-    def after_look(self, trainer: Trainer, change: torch.Tensor | None) -> None:
-        self._looked_at = trainer.progress.step
+    def after_look(self, state: TrainingState, change: torch.Tensor | None) -> None:
+        self._looked_at = state.progress.step
 
-    def after_step(self, trainer: Trainer) -> None:
-        step = trainer.progress.step
+    def after_step(self, state: TrainingState) -> None:
+        step = state.progress.step
         if self._start is None:
             self._start, self._last = self.detector.step - (step - 1), step - 1
         if self._looked_at != step or step - self._last < self._every:
             return
         self._last = step
-        device, stage = trainer.device, trainer.stage
+        device, stage = state.device, state.stage
         read = {
             "allocated": torch_memory.allocated(device),
             "reserved": torch_memory.reserved(device),
@@ -54,10 +53,9 @@ class LeakMonitor(Callback):
             {name: value for name, value in read.items() if not isinstance(value, Absent)},
             {"tensors": torch_memory.tensors},
         )
-        here = {"step": step, "stage": trainer.progress.stage}
-        trainer.emit(found.model_copy(update=here))
+        state.tell(found.model_copy(update=state.here))
         for meter in found.meters:
             if meter.verdict == "leak" and meter.name not in self._warned:
                 self._warned.add(meter.name)
                 told = f"{meter.name} grow by {meter.slope:.3g} {meter.unit} a step; `soak` and docs/reliability.md tell more"
-                trainer.emit(Warned(message=f"this process leaks: {told}", **here))
+                state.warn(f"this process leaks: {told}")

@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from lattice.training.callbacks import Callback
-from lattice.training.trainer import Trainer
-from monitors import gauges, torch_memory
-from monitors.events import AnyEvent, StageStarted, Trained, Warned
+from lattice.training.state import TrainingState
+from monitors import torch_memory
+from monitors.events import AnyEvent, StageStarted, Trained
 from monitors.measured import Measured, add, machine_key
 
 FEWEST = 3
@@ -39,29 +39,26 @@ class Measuring(Callback):
         elif isinstance(event, Trained):
             self._step_s.append(event.step_s)
 
-    def at_stage_end(self, trainer: Trainer) -> None:
-        before, self._largest = self._largest, max(self._largest, trainer.plan.total_bytes)
-        if len(self._step_s) < FEWEST or trainer.plan.total_bytes < before:
+    def at_stage_end(self, state: TrainingState) -> None:
+        before, self._largest = self._largest, max(self._largest, state.plan.total_bytes)
+        if len(self._step_s) < FEWEST or state.plan.total_bytes < before:
             return
         try:
-            add(self._path, measured(trainer, list(self._step_s)))
+            add(self._path, measured(state, list(self._step_s)))
         except OSError as error:
-            why = f"what this stage took can't be remembered: {self._path}: {error.strerror or error}"
-            trainer.emit(Warned(step=trainer.progress.step, stage=trainer.progress.stage, message=why))
+            state.warn(f"what this stage took can't be remembered: {self._path}: {error.strerror or error}")
 
 
-def measured(trainer: Trainer, step_s: list[float]) -> Measured:
+def measured(state: TrainingState, step_s: list[float]) -> Measured:
     """What the stage of a trainer took: seconds of its steps, and the peak until now."""
-    training = trainer.config.training.model_copy(
-        update={"micro_batch": trainer.micro_batch, "checkpoint_ticks": trainer.checkpoint_ticks}
+    training = state.config.training.model_copy(
+        update={"micro_batch": state.micro_batch, "checkpoint_ticks": state.checkpoint_ticks}
     )
-    taken = trainer.planning(trainer.config.model_copy(update={"training": training}))[trainer.progress.stage]
-    device = trainer.device
-    peak = torch_memory.peak(device) if device.type == "cuda" else gauges.peak_rss_bytes()
+    taken = state.planning(state.config.model_copy(update={"training": training}))[state.progress.stage]
     return Measured(
-        machine=machine_key(device_name(device)),
+        machine=machine_key(device_name(state.device)),
         features=taken.features,
-        peak_bytes=int(peak),
+        peak_bytes=torch_memory.most_held(state.device),
         step_s=statistics.median(step_s),
         steps=len(step_s),
         at=time.time(),

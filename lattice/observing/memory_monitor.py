@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lattice.training.callbacks import Callback
-from lattice.training.trainer import Trainer
+from lattice.training.state import TrainingState
 from monitors import gauges, torch_memory
 from monitors.events import MemorySampled
 
@@ -16,16 +16,16 @@ class MemoryMonitor(Callback):
     def __init__(self) -> None:
         self._has_told = False
 
-    def after_step(self, trainer: Trainer) -> None:
+    def after_step(self, state: TrainingState) -> None:
         if not self._has_told:
-            self._tell(trainer)
+            self._tell(state)
 
-    def after_look(self, trainer: Trainer, change: torch.Tensor | None) -> None:
-        self._tell(trainer)
+    def after_look(self, state: TrainingState, change: torch.Tensor | None) -> None:
+        self._tell(state)
 
-    def _tell(self, trainer: Trainer) -> None:
+    def _tell(self, state: TrainingState) -> None:
         self._has_told = True
-        trainer.emit(sampled(trainer.device, trainer.progress.step, trainer.progress.stage))
+        state.tell(sampled(state.device, state.progress.step, state.progress.stage))
 
 
 def sampled(device: torch.device, step: int, stage: int) -> MemorySampled:
@@ -39,7 +39,7 @@ def sampled(device: torch.device, step: int, stage: int) -> MemorySampled:
         rss_bytes=host.rss_bytes if host else None,
         allocated_bytes=_known(torch_memory.allocated(device)),
         reserved_bytes=_known(torch_memory.reserved(device)),
-        peak_bytes=_known(torch_memory.peak(device)) if device.type == "cuda" else gauges.peak_rss_bytes(),
+        peak_bytes=torch_memory.most_held(device),
     )
 
 

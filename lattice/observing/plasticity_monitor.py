@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from lattice.training.callbacks import Callback
-from lattice.training.trainer import Trainer
-from monitors.events import Plastic, Warned
+from lattice.training.state import TrainingState
+from monitors.events import Plastic
 
 
 class PlasticityMonitor(Callback):
@@ -16,33 +16,33 @@ class PlasticityMonitor(Callback):
     def __init__(self) -> None:
         self._warned: set[str] = set()
 
-    def after_waves(self, trainer: Trainer) -> None:
-        self._report(trainer)
+    def after_waves(self, state: TrainingState) -> None:
+        self._report(state)
 
-    def after_step(self, trainer: Trainer) -> None:
-        if trainer.progress.step % trainer.config.decode.every == 0:
-            self._report(trainer)
+    def after_step(self, state: TrainingState) -> None:
+        if state.progress.step % state.config.decode.every == 0:
+            self._report(state)
 
-    def at_stage_end(self, trainer: Trainer) -> None:
-        self._report(trainer)
+    def at_stage_end(self, state: TrainingState) -> None:
+        self._report(state)
 
-    def _report(self, trainer: Trainer) -> None:
-        plasticity = trainer.model.lattice.plasticity if trainer.model.lattice is not None else None
+    def _report(self, state: TrainingState) -> None:
+        plasticity = state.model.lattice.plasticity if state.model.lattice is not None else None
         if plasticity is None:
             return
         if plasticity.spoilt:
-            self._warn(trainer, "spoilt", f"plasticity left out {plasticity.spoilt} sentences whose states are not finite")
+            self._warn(state, "spoilt", f"plasticity left out {plasticity.spoilt} sentences whose states are not finite")
         busy, fields = plasticity.busy, plasticity.report()
         if fields is None:
             return
-        threshold = f"stages.{trainer.progress.stage}.activity_threshold"
+        threshold = f"stages.{state.progress.stage}.activity_threshold"
         if fields["active_share"] == 0:
-            self._warn(trainer, "silent", f"no cell fires, so nothing is learned by plasticity; lower {threshold}")
+            self._warn(state, "silent", f"no cell fires, so nothing is learned by plasticity; lower {threshold}")
         elif busy and plasticity.settings.rule == "stdp":
-            self._warn(trainer, "busy", f"nearly every cell fires in every tick, so timing says nothing; raise {threshold}")
-        trainer.emit(Plastic(step=trainer.progress.step, stage=trainer.progress.stage, **fields))
+            self._warn(state, "busy", f"nearly every cell fires in every tick, so timing says nothing; raise {threshold}")
+        state.tell(Plastic(**state.here, **fields))
 
-    def _warn(self, trainer: Trainer, kind: str, message: str) -> None:
+    def _warn(self, state: TrainingState, kind: str, message: str) -> None:
         if kind not in self._warned:
             self._warned.add(kind)
-            trainer.emit(Warned(step=trainer.progress.step, stage=trainer.progress.stage, message=message))
+            state.warn(message)

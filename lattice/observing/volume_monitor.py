@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from lattice.training.callbacks import Callback
-from lattice.training.trainer import Trainer
-from monitors.events import VolumeSaved, Warned
+from lattice.training.state import TrainingState
+from monitors.events import VolumeSaved
 from monitors.volumes import CellField, Volume, Volumes, strides
 
 SCALE_QUANTILE = 0.99
@@ -29,23 +29,22 @@ class VolumeMonitor(Callback):
         self._volumes = Volumes(folder)
         self._has_warned = False
 
-    def after_look(self, trainer: Trainer, change: torch.Tensor | None) -> None:
+    def after_look(self, state: TrainingState, change: torch.Tensor | None) -> None:
         if change is None:
             return
-        lattice, progress = trainer.model.lattice, trainer.progress
-        here = {"step": progress.step, "stage": progress.stage}
+        lattice = state.model.lattice
         try:
-            volume = volume_of(change, lattice.labels if lattice.clusters else None, **here)
+            volume = volume_of(change, lattice.labels if lattice.clusters else None, **state.here)
             path, size = self._volumes.save(volume)
         except (OSError, ValueError) as error:
             if not self._has_warned:
                 self._has_warned = True
-                trainer.emit(Warned(message=f"no volume of the lattice saved: {error}", **here))
+                state.warn(f"no volume of the lattice saved: {error}")
             return
         self._has_warned = False
         names = tuple(field.name for field in volume.fields)
         file = f"{path.parent.name}/{path.name}"
-        trainer.emit(VolumeSaved(file=file, fields=names, shape=volume.shape, bytes=size, **here))
+        state.tell(VolumeSaved(file=file, fields=names, shape=volume.shape, bytes=size, **state.here))
 
 
 def volume_of(change: torch.Tensor, labels: torch.Tensor | None, step: int, stage: int) -> Volume:

@@ -39,7 +39,7 @@ class CheckpointError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Saved:
+class LoadedCheckpoint:
     """What one checkpoint holds; tensors on the CPU."""
 
     path: Path
@@ -117,7 +117,7 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
     return sorted(found.items(), reverse=True)
 
 
-def load(path: Path) -> Saved:
+def load(path: Path) -> LoadedCheckpoint:
     """One checkpoint, verified against its manifest.  Raises CheckpointError naming the file that is wrong."""
     try:
         for name in (MANIFEST, *_FILES):
@@ -135,10 +135,10 @@ def load(path: Path) -> Saved:
         model, optimizer = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"{path}: is not a checkpoint of this program ({type(error).__name__}: {error})") from error
-    return Saved(path, model, optimizer, state, tokenizer)
+    return LoadedCheckpoint(path, model, optimizer, state, tokenizer)
 
 
-def load_newest(folder: Path) -> tuple[Saved, list[str]]:
+def load_newest(folder: Path) -> tuple[LoadedCheckpoint, list[str]]:
     """The newest checkpoint that verifies, and why newer ones were passed over.  Raises CheckpointError if none does."""
     passed_over = []
     for _, path in steps(folder):

@@ -8,9 +8,9 @@ from pathlib import Path
 from lattice.training import checkpoint
 from lattice.training.callbacks import Callback
 from lattice.training.health import not_finite
+from lattice.training.state import TrainingState
 from lattice.training.steering import Refused
-from lattice.training.trainer import Trainer
-from monitors.events import AnyEvent, Decoded, Saved, Warned
+from monitors.events import AnyEvent, Decoded, Saved
 
 
 class Checkpointer(Callback):
@@ -29,42 +29,42 @@ class Checkpointer(Callback):
         if isinstance(event, Decoded):
             self._look = event
 
-    def after_step(self, trainer: Trainer) -> None:
-        progress = trainer.progress
+    def after_step(self, state: TrainingState) -> None:
+        progress = state.progress
         # The last one of a stage is saved by at_stage_end, with the reason why it ended.
-        last_of_stage = progress.stage_step == trainer.stage.steps and not progress.held
-        if progress.step % trainer.config.checkpoint.every == 0 and not last_of_stage:
-            self.save(trainer)
+        last_of_stage = progress.stage_step == state.stage.steps and not progress.held
+        if progress.step % state.config.checkpoint.every == 0 and not last_of_stage:
+            self.save(state)
 
-    def at_stage_end(self, trainer: Trainer) -> None:
-        self.save(trainer)
+    def at_stage_end(self, state: TrainingState) -> None:
+        self.save(state)
 
-    def on_command(self, trainer: Trainer, command: str) -> None:
+    def on_command(self, state: TrainingState, command: str) -> None:
         if command == "checkpoint":
-            self.save(trainer)
+            self.save(state)
             if self.failure:
                 raise Refused(f"checkpoint not saved: {self.failure}")
 
-    def save(self, trainer: Trainer) -> None:
+    def save(self, state: TrainingState) -> None:
         """Saves now; emits Saved, or Warned with the reason why not."""
-        clock, progress = time.perf_counter(), trainer.progress
-        here = {"step": progress.step, "stage": progress.stage}
-        model, optimizer = trainer.tensors()
+        clock, progress = time.perf_counter(), state.progress
+        model, optimizer = state.tensors()
         if broken := not_finite(model) or not_finite(optimizer):
-            self.failure = trainer.trouble = broken
-            trainer.emit(Warned(message=f"checkpoint not saved: {broken}", **here))
+            self.failure = broken
+            state.in_trouble(broken)
+            state.warn(f"checkpoint not saved: {broken}")
             return
-        state = trainer.state() | {"data": self._fingerprint}
+        rest = state.as_json() | {"data": self._fingerprint}
         try:
-            path, size = checkpoint.save(self._folder, progress.step, model, optimizer, state, trainer.tokenizer.to_json())
+            path, size = checkpoint.save(self._folder, progress.step, model, optimizer, rest, state.tokenizer.to_json())
             # Only a checkpoint of the very step that was scored can be the best one.
             best = self._look is not None and self._look.step == progress.step
             best = best and checkpoint.mark_best(self._folder, path, self._look.bleu)
-            checkpoint.retire(self._folder, trainer.config.checkpoint.keep)
+            checkpoint.retire(self._folder, state.config.checkpoint.keep)
         except (checkpoint.CheckpointError, OSError) as error:
             self.failure = str(error)
-            trainer.emit(Warned(message=f"checkpoint not saved: {error}", **here))
+            state.warn(f"checkpoint not saved: {error}")
             return
         self.failure, seconds = None, time.perf_counter() - clock
-        progress.saving_s += seconds
-        trainer.emit(Saved(path=path.name, seconds=seconds, bytes=size, best=best, **here))
+        progress.note_save(seconds)
+        state.tell(Saved(path=path.name, seconds=seconds, bytes=size, best=best, **state.here))

@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
 
 import torch
 
 from lattice.data.batches import Schedule
 from lattice.training.learning_rate import PROFILE_RATE
+from lattice.training.state import TrainingState
 from monitors import gauges
 
-if TYPE_CHECKING:
-    from lattice.training.trainer import Trainer
 
-
-def discover(trainer: Trainer, schedule: Schedule) -> None:
-    """The stage's waves that are not done yet, as long as no stop is asked for; callbacks hear when all are.
+def discover(state: TrainingState, schedule: Schedule) -> bool:
+    """Runs the stage's waves that are not done yet, until a stop is asked for; returns whether that completed them.
 
     The optimizer knows nothing of it; the seconds count as the run's.
     """
-    progress, lattice, config, waves = trainer.progress, trainer.model.lattice, trainer.config, trainer.stage.waves
+    progress, lattice, config, waves = state.progress, state.model.lattice, state.config, state.stage.waves
     if lattice is None or progress.waves >= waves:
-        return
-    while progress.waves < waves and not trainer.stop_request:
+        return False
+    while progress.waves < waves and not state.stop_request:
         clock, cpu = time.perf_counter(), gauges.cpu_seconds()
         rows = schedule.rows(progress.waves)[: config.plasticity.sentences]
         with torch.no_grad(), lattice.watched():
-            trainer.model.slots(trainer.train_sentences.batch(rows, trainer.device)[0])
+            state.model.slots(state.train_sentences.batch(rows, state.device)[0])
         lattice.learn(config.plasticity.rate * PROFILE_RATE["discovery"])
-        progress.waves += 1
-        progress.elapsed_s += time.perf_counter() - clock
-        progress.cpu_s += gauges.cpu_seconds() - cpu
-    if progress.waves == waves:
-        for callback in trainer.callbacks:
-            callback.after_waves(trainer)
+        progress.wave_done()
+        progress.spend(time.perf_counter() - clock, gauges.cpu_seconds() - cpu)
+    return progress.waves == waves

@@ -7,37 +7,34 @@ from __future__ import annotations
 
 import contextlib
 import math
-from typing import TYPE_CHECKING
 
 import torch
 
 from lattice.data.batches import Batch
 from lattice.model.text_lattice import TextLattice
 from lattice.training import micro_batch
-
-if TYPE_CHECKING:
-    from lattice.training.trainer import Trainer
+from lattice.training.state import TrainingState
 
 
-def gradients(trainer: Trainer, rows: list[int]) -> float:
+def gradients(state: TrainingState, rows: list[int]) -> float:
     """As `accumulate`, of these training sentences, while plasticity observes where it learns.
 
     Where memory runs out, again with half as many sentences at once, of the same batch; emits Warned.  Raises
     torch.OutOfMemoryError where not even one sentence at a time fits.
     """
-    lattice = trainer.model.lattice
+    lattice = state.model.lattice
     while True:
         if lattice is not None:
-            lattice.segment = trainer.checkpoint_ticks
+            lattice.keep_every(state.checkpoint_ticks)
         try:
-            with lattice.watched() if lattice is not None and trainer.plastic else contextlib.nullcontext():
-                return accumulate(trainer.model, trainer.scaler, _micro_batches(trainer, rows))
+            with lattice.watched() if lattice is not None and state.plastic else contextlib.nullcontext():
+                return accumulate(state.model, state.scaler, _micro_batches(state, rows))
         except (RuntimeError, MemoryError) as error:
             if not micro_batch.ran_out(error):
                 raise
             why = str(error)
         # Out here, where the error no longer keeps the tensors of the failed attempt.
-        micro_batch.take_less(trainer, "out of memory", why)
+        micro_batch.take_less(state, "out of memory", why)
 
 
 def accumulate(model: TextLattice, scaler: torch.amp.GradScaler, parts: list[Batch]) -> float:
@@ -57,6 +54,6 @@ def finding_scale(scaler: torch.amp.GradScaler, loss: float, norm: float) -> boo
     return overflown and scaler.is_enabled() and scaler.get_scale() > 1
 
 
-def _micro_batches(trainer: Trainer, rows: list[int]) -> list[Batch]:
-    size = trainer.micro_batch
-    return [trainer.train_sentences.batch(rows[i : i + size], trainer.device) for i in range(0, len(rows), size)]
+def _micro_batches(state: TrainingState, rows: list[int]) -> list[Batch]:
+    size = state.micro_batch
+    return [state.train_sentences.batch(rows[i : i + size], state.device) for i in range(0, len(rows), size)]

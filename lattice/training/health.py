@@ -15,20 +15,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
-from lattice.training import checkpoint
+from lattice.training import changes, checkpoint
 from lattice.training.callbacks import Callback
-from monitors.events import BadStep, RolledBack, Warned
-
-if TYPE_CHECKING:
-    from lattice.training.progress import Progress
-    from lattice.training.trainer import Trainer
-
-MEMORY = 50
-"""Good steps that the running mean of the loss goes back."""
+from lattice.training.progress import Progress
+from lattice.training.state import TrainingState
+from monitors.events import BadStep, RolledBack
 
 FEWEST = 20
 """Good steps of a stage before any loss counts as a spike."""
@@ -37,27 +31,13 @@ LEAST_JUMP = 1.0
 """Nats a token above the running mean below which nothing is a spike: small losses vary by many times their deviation."""
 
 
-def note_loss(progress: Progress, loss: float) -> None:
-    """Takes the loss of a good step into the running mean and variance (exponential, West 1979)."""
-    share = max(1 / (progress.losses_seen + 1), 1 / MEMORY)
-    away = loss - progress.loss_mean
-    progress.loss_mean += share * away
-    progress.loss_variance = (1 - share) * (progress.loss_variance + share * away * away)
-    progress.losses_seen += 1
-
-
-def note_bad(trainer: Trainer, reason: str) -> None:
-    """Counts a step that was not applied; one too many in a row is the trainer's trouble."""
-    progress = trainer.progress
-    progress.bad_in_a_row += 1
-    trainer.emit(BadStep(step=progress.step + 1, stage=progress.stage, reason=reason, in_a_row=progress.bad_in_a_row))
-    if progress.bad_in_a_row >= trainer.config.training.bad_steps:
-        trainer.trouble = f"{progress.bad_in_a_row} steps in a row were bad ({reason} at step {progress.step + 1})"
-
-
-def forget_losses(progress: Progress) -> None:
-    """Another stage, or an edit: what the loss was says nothing of what it may be."""
-    progress.losses_seen, progress.loss_mean, progress.loss_variance = 0, 0.0, 0.0
+def note_bad(state: TrainingState, reason: str) -> None:
+    """Counts a step that was not applied; one too many in a row is trouble."""
+    progress = state.progress
+    progress.count_bad()
+    state.tell(BadStep(step=progress.step + 1, stage=progress.stage, reason=reason, in_a_row=progress.bad_in_a_row))
+    if progress.bad_in_a_row >= state.config.training.bad_steps:
+        state.in_trouble(f"{progress.bad_in_a_row} steps in a row were bad ({reason} at step {progress.step + 1})")
 
 
 def why_bad(progress: Progress, loss: float, norm: float, deviations: float) -> str:
@@ -88,29 +68,28 @@ class Recovery(Callback):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def after_look(self, trainer: Trainer, change: torch.Tensor | None) -> None:
-        model, optimizer = trainer.tensors()
+    def after_look(self, state: TrainingState, change: torch.Tensor | None) -> None:
+        model, optimizer = state.tensors()
         if broken := not_finite(model) or not_finite(optimizer):
-            trainer.trouble = broken
-            trainer.emit(Warned(step=trainer.progress.step, stage=trainer.progress.stage, message=broken))
+            state.in_trouble(broken)
+            state.warn(broken)
 
-    def go_back(self, trainer: Trainer) -> bool:
-        """Gives the trainer the weights of the last good checkpoint; False where it was so helped before, or there is none."""
-        progress = trainer.progress
+    def go_back(self, state: TrainingState) -> bool:
+        """Gives the state the weights of the last good checkpoint; False where it was so helped before, or there is none."""
+        progress = state.progress
         if progress.rolled_back_at is not None:
             return False
-        here = {"step": progress.step, "stage": progress.stage}
         for _, path in checkpoint.steps(self._folder):
             try:
                 saved = checkpoint.load(path)
                 if saved.state["progress"]["bad_in_a_row"]:  # saved in the midst of what led here
                     continue
                 to_step = saved.state["progress"]["step"]
-                trainer.go_back(saved.model, saved.optimizer, saved.state)
+                changes.go_back(state, saved.model, saved.optimizer, saved.state)
             except (checkpoint.CheckpointError, ValueError, KeyError, TypeError) as error:
-                trainer.emit(Warned(message=f"can't go back to a checkpoint: {error}", **here))
+                state.warn(f"can't go back to a checkpoint: {error}")
                 continue
-            progress.rolled_back_at, progress.bad_in_a_row = progress.step, 0
-            trainer.emit(RolledBack(to_step=to_step, reason=trainer.trouble, **here))
+            progress.went_back()
+            state.tell(RolledBack(to_step=to_step, reason=state.trouble, **state.here))
             return True
         return False

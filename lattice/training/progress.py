@@ -12,10 +12,13 @@ from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, Validation
 
 from presets.schema import Stage
 
+LOSS_MEMORY = 50
+"""Good steps that the running mean of the loss goes back."""
+
 
 @dataclass
 class Progress:
-    """Where a run is.  Plain numbers, saved in every checkpoint."""
+    """Plain numbers, saved in every checkpoint.  They change by the methods below alone."""
 
     step: NonNegativeInt = 0
     """Optimizer steps done in the whole run, bad ones included."""
@@ -76,12 +79,97 @@ class Progress:
             return "plateau"
         return ""
 
+    # What happens to a run
+
+    def advance(self) -> None:
+        """An optimizer step is done, or was skipped as bad."""
+        self.step += 1
+        self.stage_step += 1
+
+    def spend(self, elapsed_s: float, cpu_s: float) -> None:
+        """Adds seconds of training: on the clock, and of all processors."""
+        self.elapsed_s += elapsed_s
+        self.cpu_s += cpu_s
+
+    def wave_done(self) -> None:
+        self.waves += 1
+
+    def waves_again(self) -> None:
+        """The stage begins anew from a smaller lattice, and with it discovery."""
+        self.waves = 0
+
+    def note_step(self, loss: float) -> None:
+        """The loss of the step in progress, whether that is applied or not."""
+        self.loss = loss if math.isfinite(loss) else None
+
+    def note_good(self, loss: float) -> None:
+        """A step was applied: its loss enters the running mean and variance (exponential, West 1979)."""
+        share = max(1 / (self.losses_seen + 1), 1 / LOSS_MEMORY)
+        away = loss - self.loss_mean
+        self.loss_mean += share * away
+        self.loss_variance = (1 - share) * (self.loss_variance + share * away * away)
+        self.losses_seen += 1
+
+    def end_bad_steps(self) -> None:
+        self.bad_in_a_row = 0
+
+    def count_bad(self) -> None:
+        """A step was not applied."""
+        self.bad_in_a_row += 1
+
+    def went_back(self) -> None:
+        """The run took up earlier weights."""
+        self.rolled_back_at = self.step
+        self.end_bad_steps()
+
+    def forget_losses(self) -> None:
+        """Another stage, or an edit: what the loss was says nothing about what it may be."""
+        self.losses_seen, self.loss_mean, self.loss_variance = 0, 0.0, 0.0
+
+    def settle_memory(self, micro_batch: int | None, checkpoint_ticks: int | None) -> None:
+        """Sentences at once and ticks of a segment from here on; None if they are to be chosen anew."""
+        self.micro_batch, self.checkpoint_ticks = micro_batch, checkpoint_ticks
+
+    def note_look(self, bleu: float, valid_loss: float) -> bool:
+        """The decode monitor has looked; returns whether its BLEU is the best so far."""
+        best = bleu > self.best_bleu
+        self.bleu, self.valid_loss = bleu, valid_loss if math.isfinite(valid_loss) else None
+        self.best_bleu = max(bleu, self.best_bleu)
+        self.looks_without_gain = 0 if valid_loss < self.best_valid_loss else self.looks_without_gain + 1
+        if math.isfinite(valid_loss):
+            self.best_valid_loss = min(self.best_valid_loss, valid_loss)
+        return best
+
+    def note_save(self, seconds: float) -> None:
+        self.saving_s += seconds
+
+    def note_edits(self, count: int = 1) -> None:
+        """So many commands were applied."""
+        self.edits += count
+
+    def hold(self, held: bool) -> None:
+        self.held = held
+
+    def leave(self, target: int) -> None:
+        """The operator wants stage `target` next, at once."""
+        self.leave_for = target
+
+    def end_stage(self, reason: str) -> None:
+        self.stage_over = reason
+
+    def reopen_stage(self) -> None:
+        """The stage was over, and goes on."""
+        self.stage_over, self.leave_for = "", None
+
     def enter_following(self) -> None:
-        """Into the stage that comes after this one, at its start; what the loss was stays (health.forget_losses)."""
+        """Into the stage that comes after this one, at its start."""
         self.stage, self.leave_for, self.held = self.following(), None, False
         self.stage_step, self.waves, self.stage_over, self.looks_without_gain = 0, 0, "", 0
         self.best_valid_loss, self.valid_loss = math.inf, None
-        self.micro_batch = self.checkpoint_ticks = None
+        self.settle_memory(None, None)
+        self.forget_losses()
+
+    # As JSON
 
     def as_json(self) -> dict:
         fields = dataclasses.asdict(self)

@@ -16,8 +16,8 @@ from lattice.model.lattice3d import Lattice
 from lattice.random_streams import generator
 from lattice.structure.clusters import continued, mutual_information, overlap, silhouette, spherical_kmeans
 from lattice.training.callbacks import Callback
-from lattice.training.trainer import Trainer
-from monitors.events import Clustered, Warned
+from lattice.training.state import TrainingState
+from monitors.events import Clustered
 
 LOOKS = 4
 """Times between two clusterings that the running mean takes in new sentences."""
@@ -31,48 +31,48 @@ NEW_SHARE = 0.25
 SIZES_SHOWN = 256
 
 
-class Recluster(Callback):
+class Reclusterer(Callback):
     """Every `clustering.every` steps of a stage; emits Clustered, or Warned where the states give no clusters."""
 
-    def after_step(self, trainer: Trainer) -> None:
-        lattice, every, step = trainer.model.lattice, trainer.stage.clustering.every, trainer.progress.stage_step
+    def after_step(self, state: TrainingState) -> None:
+        lattice, every, step = state.model.lattice, state.stage.clustering.every, state.progress.stage_step
         if lattice is None or not lattice.clusters or not every:
             return
         due = step % every == 0
         if due or step % every % max(1, every // LOOKS) == 0:
-            look(trainer)
+            look(state)
         if due:
-            recluster(trainer)
+            recluster(state)
 
 
 @torch.no_grad()
-def look(trainer: Trainer) -> None:
+def look(state: TrainingState) -> None:
     """Takes the states at some training sentences into the running mean."""
-    progress, model, sentences = trainer.progress, trainer.model, trainer.train_sentences
-    stream = generator(trainer.config.run.seed, "cluster sentences", progress.stage, progress.stage_step)
+    progress, model, sentences = state.progress, state.model, state.train_sentences
+    stream = generator(state.config.run.seed, "cluster sentences", progress.stage, progress.stage_step)
     rows = torch.randint(len(sentences), (SENTENCES,), generator=stream).tolist()
-    size = min(SENTENCES, trainer.micro_batch)
+    size = min(SENTENCES, state.micro_batch)
     seen = torch.zeros_like(model.lattice.mean_state)
     for start in range(0, SENTENCES, size):
         part = rows[start : start + size]
-        source, _, _ = sentences.batch(part, trainer.device)
+        source, _, _ = sentences.batch(part, state.device)
         seen += model.mean_state(source) * (len(part) / SENTENCES)
     if seen.isfinite().all():
         model.lattice.mean_state.lerp_(seen, NEW_SHARE)
     else:
         bad = int((~seen.isfinite().all(dim=-1)).sum())
-        _warn(trainer, f"the states of {bad} cells are not finite; the clusters' running mean leaves this look out")
+        state.warn(f"the states of {bad} cells are not finite; the clusters' running mean leaves this look out")
 
 
 @torch.no_grad()
-def recluster(trainer: Trainer) -> Clustered:
+def recluster(state: TrainingState) -> Clustered:
     """Sets the lattice's labels and centroids by its running mean; emits what came of it."""
-    clock, progress, settings = time.perf_counter(), trainer.progress, trainer.stage.clustering
-    lattice: Lattice = trainer.model.lattice
+    clock, progress, settings = time.perf_counter(), state.progress, state.stage.clustering
+    lattice: Lattice = state.model.lattice
     rows, before = lattice.mean_state.view(-1, lattice.channels), lattice.labels.flatten()
     first = not lattice.centroids.any()
     # One stream a stage: with the same sample every time, cells that did not change keep their cluster.
-    seed = (trainer.config.run.seed, "clusters", progress.stage)
+    seed = (state.config.run.seed, "clusters", progress.stage)
     clustering = spherical_kmeans(
         rows, lattice.clusters, generator(*seed), lattice.centroids, settings.sample, settings.min_size
     )
@@ -91,11 +91,7 @@ def recluster(trainer: Trainer) -> Clustered:
         merged=clustering.merged,
         seconds=time.perf_counter() - clock,
     )
-    trainer.emit(event)
+    state.tell(event)
     if len(sizes) < min(2, lattice.clusters):
-        _warn(trainer, f"all {len(rows)} cells are in one cluster of {lattice.clusters}: their mean states do not differ")
+        state.warn(f"all {len(rows)} cells are in one cluster of {lattice.clusters}: their mean states do not differ")
     return event
-
-
-def _warn(trainer: Trainer, message: str) -> None:
-    trainer.emit(Warned(step=trainer.progress.step, stage=trainer.progress.stage, message=message))

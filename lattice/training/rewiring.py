@@ -11,15 +11,14 @@ uninterrupted one.  None of them holds dense weights or their moments.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from lattice.data.batches import Batch
 from lattice.kernels import pages
 from lattice.kernels.sparse import TILE, Pattern, tile_means
 from lattice.model.lattice3d import Lattice
@@ -27,13 +26,10 @@ from lattice.optimizers import moments
 from lattice.plasticity.products import pairs_of, products
 from lattice.random_streams import generator
 from lattice.training.callbacks import Callback
+from lattice.training.state import TrainingState
 from monitors.events import Rewired
 from presets.schema import Stage
 from presets.topology import Topology
-
-if TYPE_CHECKING:
-    from lattice.data.batches import Batch
-    from lattice.training.trainer import Trainer
 
 SENTENCES = 32
 """Training sentences by which a regrowth is chosen."""
@@ -42,19 +38,19 @@ QUIET = 1e-12
 """Variance of a cell's state over the sentences below which it correlates with nothing."""
 
 
-class Rewiring(Callback):
+class Rewirer(Callback):
     """After each step: prunes towards the stage's target, rewires when it is time; emits Rewired."""
 
-    def after_step(self, trainer: Trainer) -> None:
-        lattice, stage, step = trainer.model.lattice, trainer.stage, trainer.progress.stage_step
+    def after_step(self, state: TrainingState) -> None:
+        lattice, stage, step = state.model.lattice, state.stage, state.progress.stage_step
         if lattice is None:
             return
         keep = stage.kept(step)
         drop = dropped(stage, step, keep)
         if drop or keep != kept(lattice):
-            changed = rewire(trainer, keep, drop)
+            changed = rewire(state, keep, drop)
             if changed is not None:
-                trainer.emit(changed)
+                state.tell(changed)
 
 
 def kept(lattice: Lattice) -> int:
@@ -71,13 +67,13 @@ def dropped(stage: Stage, step: int, keep: int) -> int:
     return round(keep * share)
 
 
-def rewire(trainer: Trainer, keep: int, drop: int = 0) -> Rewired | None:
+def rewire(state: TrainingState, keep: int, drop: int = 0) -> Rewired | None:
     """Leaves each cell `keep` connections, `drop` of which (as far as there are others) are new in the place of weak ones.
 
     Returns what came of it, not yet emitted; None where nothing was to be done.
     """
-    clock, progress, lattice = time.perf_counter(), trainer.progress, trainer.model.lattice
-    settings, old, topology = trainer.stage.rewiring, lattice.pattern, lattice.topology
+    clock, progress, lattice = time.perf_counter(), state.progress, state.model.lattice
+    settings, old, topology = state.stage.rewiring, lattice.pattern, lattice.topology
     offsets, before = len(topology.offsets), kept(lattice)
     drop = min(drop, offsets - max(keep, before))
     if keep == before and not drop:
@@ -92,9 +88,9 @@ def rewire(trainer: Trainer, keep: int, drop: int = 0) -> Rewired | None:
     stays = highest(strength.masked_fill_(~have, -1.0), remaining)
     if keep > remaining:
         # What leads over a wall comes last, what was there a moment ago not at all.
-        score = _score(trainer).masked_fill_(exists == 0, -1.0).masked_fill_(have, -2.0)
+        score = _score(state).masked_fill_(exists == 0, -1.0).masked_fill_(have, -2.0)
         stays |= highest(score, keep - remaining)
-    change_pattern(trainer, Pattern.of_tiles(stays) if keep < offsets else None)
+    change_pattern(state, Pattern.of_tiles(stays) if keep < offsets else None)
     return Rewired(
         step=progress.step,
         stage=progress.stage,
@@ -106,12 +102,12 @@ def rewire(trainer: Trainer, keep: int, drop: int = 0) -> Rewired | None:
     )
 
 
-def change_pattern(trainer: Trainer, pattern: Pattern | None) -> None:
+def change_pattern(state: TrainingState, pattern: Pattern | None) -> None:
     """The lattice goes over to another pattern of connections; their moments follow, or start anew."""
-    lattice, progress = trainer.model.lattice, trainer.progress
+    lattice, progress = state.model.lattice, state.progress
     before, shape = lattice.pattern, lattice.weights.shape
-    lattice.rewire(pattern, generator(trainer.config.run.seed, "signs", progress.stage, progress.stage_step))
-    moments.rewire(trainer.optimizer, lattice.weights, shape, before, pattern)
+    lattice.rewire(pattern, generator(state.config.run.seed, "signs", progress.stage, progress.stage_step))
+    moments.rewire(state.optimizer, lattice.weights, shape, before, pattern)
 
 
 def highest(rank: torch.Tensor, count: int) -> torch.Tensor:
@@ -163,48 +159,48 @@ def _by_offset(lattice: Lattice) -> torch.Tensor:
 # Where to grow: a score from 0 for each offset of each tile
 
 
-def _score(trainer: Trainer) -> torch.Tensor:
-    match trainer.stage.rewiring.regrow:
+def _score(state: TrainingState) -> torch.Tensor:
+    match state.stage.rewiring.regrow:
         case "activity":
-            score = correlations(trainer)
+            score = correlations(state)
         case "gradient":
-            score = gradients(trainer)
+            score = gradients(state)
         case _:
-            score = _drawn(trainer)
+            score = _drawn(state)
     return torch.nan_to_num(score, posinf=0.0)
 
 
-def _drawn(trainer: Trainer) -> torch.Tensor:
-    topology = trainer.model.lattice.topology
+def _drawn(state: TrainingState) -> torch.Tensor:
+    topology = state.model.lattice.topology
     x, y, z = topology.shape
-    drawn = torch.rand(len(topology.offsets), x, y, -(-z // TILE), generator=_stream(trainer, "regrowth"))
-    return drawn.to(trainer.device)
+    drawn = torch.rand(len(topology.offsets), x, y, -(-z // TILE), generator=_stream(state, "regrowth"))
+    return drawn.to(state.device)
 
 
-def _stream(trainer: Trainer, purpose: str) -> torch.Generator:
-    progress = trainer.progress
-    return generator(trainer.config.run.seed, purpose, progress.stage, progress.stage_step)
+def _stream(state: TrainingState, purpose: str) -> torch.Generator:
+    progress = state.progress
+    return generator(state.config.run.seed, purpose, progress.stage, progress.stage_step)
 
 
-def _probe(trainer: Trainer) -> Iterator[Batch]:
+def _probe(state: TrainingState) -> Iterator[Batch]:
     """SENTENCES training sentences, in micro-batches."""
-    sentences, size = trainer.train_sentences, trainer.micro_batch
-    rows = torch.randint(len(sentences), (SENTENCES,), generator=_stream(trainer, "regrowth sentences")).tolist()
+    sentences, size = state.train_sentences, state.micro_batch
+    rows = torch.randint(len(sentences), (SENTENCES,), generator=_stream(state, "regrowth sentences")).tolist()
     for start in range(0, SENTENCES, size):
-        yield sentences.batch(rows[start : start + size], trainer.device)
+        yield sentences.batch(rows[start : start + size], state.device)
 
 
 @torch.no_grad()
-def correlations(trainer: Trainer) -> torch.Tensor:
+def correlations(state: TrainingState) -> torch.Tensor:
     """|Pearson correlation| of two cells' last states over sentences; tile means [K, X, Y, tiles].
 
     Each channel is centred by itself, so that what is the same in all sentences counts for nothing.
     """
-    model, topology = trainer.model, trainer.model.lattice.topology
-    mean = sum(model.state(source).float().sum(0) for source, _, _ in _probe(trainer)) / SENTENCES
-    power = torch.zeros(topology.shape, device=trainer.device)
-    together = torch.zeros(len(topology.offsets), *topology.shape, device=trainer.device)
-    for source, _, _ in _probe(trainer):
+    model, topology = state.model, state.model.lattice.topology
+    mean = sum(model.state(source).float().sum(0) for source, _, _ in _probe(state)) / SENTENCES
+    power = torch.zeros(topology.shape, device=state.device)
+    together = torch.zeros(len(topology.offsets), *topology.shape, device=state.device)
+    for source, _, _ in _probe(state):
         centred = torch.nan_to_num(model.state(source).float() - mean, posinf=0.0, neginf=0.0)
         power += centred.square().sum((0, 3))
         products(centred, centred, topology, together)
@@ -214,34 +210,23 @@ def correlations(trainer: Trainer) -> torch.Tensor:
     return tile_means(together.mul_(both).abs_())
 
 
-def gradients(trainer: Trainer) -> torch.Tensor:
+def gradients(state: TrainingState) -> torch.Tensor:
     """|dL/dw| of connections that are not there, were they there at zero; tile means [K, X, Y, tiles] (RigL's criterion).
 
     Takes them in groups no larger than what is kept, so that a probe needs twice the memory of the connections at most.
     """
-    model, lattice = trainer.model, trainer.model.lattice
+    model, lattice = state.model, state.model.lattice
     old, weights = lattice.pattern, lattice.weights.detach()
     absent = Pattern.of_tiles(~old.tiles).index
     score = torch.zeros(old.offsets, *absent.shape[1:], device=weights.device)
-    trainer.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad(set_to_none=True)
     for group in absent.split(old.kept):
         widened = torch.cat([weights, weights.new_zeros(len(group), *weights.shape[1:])])
         total = torch.zeros_like(widened[old.kept :])
-        with _standing_in(lattice, nn.Parameter(widened), torch.cat([old.index, group])):
-            for batch in _probe(trainer):
+        with lattice.standing_in(nn.Parameter(widened), torch.cat([old.index, group])):
+            for batch in _probe(state):
                 loss, _ = model.loss(*batch)
-                (found,) = torch.autograd.grad(trainer.scaler.scale(loss), [lattice.weights])
+                (found,) = torch.autograd.grad(state.scaler.scale(loss), [lattice.weights])
                 total += found[old.kept :]
         score.scatter_(0, group.long(), tile_means(total.abs_()))
     return score
-
-
-@contextlib.contextmanager
-def _standing_in(lattice: Lattice, weights: nn.Parameter, index: torch.Tensor) -> Iterator[None]:
-    """Other connections for a while; the parameter that the optimizer knows comes back."""
-    own = lattice.weights, lattice.index
-    lattice.weights, lattice.index = weights, index
-    try:
-        yield
-    finally:
-        lattice.weights, lattice.index = own

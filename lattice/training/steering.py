@@ -6,18 +6,17 @@ reason and changes nothing.  A pause is a wait for the next order, so that it co
 
 from __future__ import annotations
 
-import queue
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
+from lattice.training import changes
+from lattice.training.callbacks import Callbacks
+from lattice.training.inbox import Order
+from lattice.training.state import TrainingState
 from monitors.events import Edited
+from presets.control_commands import SetArguments, StageArguments
 from presets.layers import ConfigError
 from presets.live import edit
 from presets.plan import explain
-
-if TYPE_CHECKING:
-    from lattice.training.trainer import Trainer
 
 Scalar = bool | int | float | str | None
 
@@ -26,149 +25,102 @@ class Refused(Exception):
     """Why an order is not obeyed, in one sentence for the operator."""
 
 
-@dataclass(frozen=True)
-class Order:
-    """`command` is set (with key and value), stage next | hold | release | goto (value: its number), pause, resume, decode,
-    checkpoint or stop.
-
-    `answer(step, error)` is called once by the training thread and must not block: steps done, or None and the reason.
-    """
-
-    command: str
-    who: str
-    answer: Callable[[int | None, str], None]
-    key: str = ""
-    value: Scalar = None
-
-
-class Inbox:
-    """Orders from other threads; `wake` is also safe in a signal handler."""
-
-    def __init__(self) -> None:
-        self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
-
-    def put(self, order: Order) -> None:
-        self._orders.put(order)
-
-    def wake(self) -> None:
-        """Ends a wait without an order."""
-        self._orders.put(None)
-
-    def waiting(self) -> Iterator[Order]:
-        """Those that are there by now."""
-        while True:
-            try:
-                order = self._orders.get_nowait()
-            except queue.Empty:
-                return
-            if order is not None:
-                yield order
-
-    def wait(self) -> Order | None:
-        """The next one, or None after `wake`."""
-        return self._orders.get()
-
-
 class Steering:
-    """Applies orders to a trainer."""
+    """Applies orders to a training state."""
 
-    def __init__(self) -> None:
-        self.inbox = Inbox()
+    def __init__(self, callbacks: Callbacks) -> None:
         self.paused = False
+        self._callbacks = callbacks
 
-    def at_boundary(self, trainer: Trainer) -> None:
+    def at_boundary(self, state: TrainingState) -> None:
         """Between two steps: obeys what waits; while the run is paused, stays until it is resumed, stopped or sent on."""
-        for order in self.inbox.waiting():
-            self._obey(trainer, order)
-        while self.paused and not trainer.stop_request:
-            order = self.inbox.wait()
-            if order is not None:
-                self._obey(trainer, order)
+        for order in state.inbox.waiting():
+            self._obey(state, order)
+        while self.paused and not state.stop_request:
+            waited = state.inbox.wait()
+            if waited is not None:
+                self._obey(state, waited)
 
-    def _obey(self, trainer: Trainer, order: Order) -> None:
+    def _obey(self, state: TrainingState, order: Order) -> None:
         try:
-            _OBEY[order.command](self, trainer, order)
+            HANDLERS[order.command](self, state, order)
         except (Refused, ConfigError) as refusal:
             order.answer(None, "; ".join(str(refusal).split("\n")))
         else:
-            order.answer(trainer.progress.step, "")
+            order.answer(state.progress.step, "")
 
-    def _log(self, trainer: Trainer, order: Order, key: str = "", old: Scalar = None, new: Scalar = None) -> None:
-        trainer.progress.edits += 1
-        here = {"step": trainer.progress.step, "stage": trainer.progress.stage}
-        trainer.emit(Edited(who=order.who, command=order.command, key=key, old=old, new=new, **here))
+    def _log(
+        self, state: TrainingState, order: Order, key: str = "", old: Scalar = None, new: Scalar = None, action: str = ""
+    ) -> None:
+        state.progress.note_edits()
+        command = f"{order.command} {action}".strip()
+        state.tell(Edited(who=order.who, command=command, key=key, old=old, new=new, **state.here))
 
-    def _set(self, trainer: Trainer, order: Order) -> None:
-        current = trainer.progress.stage
-        config = edit(trainer.config, order.key, order.value, current)
-        for planned in trainer.planning(config)[current:]:
+    def _set(self, state: TrainingState, order: Order) -> None:
+        assert isinstance(order.arguments, SetArguments)
+        key, current = order.arguments.key, state.progress.stage
+        config = edit(state.config, key, order.arguments.value, current)
+        for planned in state.planning(config)[current:]:
             if not planned.fits:
                 raise Refused(explain(planned))
-        old, new = _value(trainer.config, order.key), _value(config, order.key)
-        trainer.reconfigure(config)
-        self._log(trainer, order, order.key, old, new)
+        old, new = _value(state.config, key), _value(config, key)
+        changes.reconfigure(state, config)
+        self._log(state, order, key, old, new)
 
-    def _hold(self, trainer: Trainer, order: Order) -> None:
-        if trainer.progress.held:
-            raise Refused(f"stage {trainer.progress.stage} is held already")
-        trainer.progress.held = True
-        self._log(trainer, order, "held", False, True)
+    def _stage(self, state: TrainingState, order: Order) -> None:
+        assert isinstance(order.arguments, StageArguments)
+        match order.arguments.action:
+            case "hold":
+                self._hold(state, order, True)
+            case "release":
+                self._hold(state, order, False)
+            case "next":
+                self._leave(state, order, state.progress.stage + 1)
+            case "goto":
+                self._leave(state, order, _later_stage(state, order.arguments.stage))
 
-    def _release(self, trainer: Trainer, order: Order) -> None:
-        if not trainer.progress.held:
-            raise Refused(f"stage {trainer.progress.stage} is not held")
-        trainer.progress.held = False
-        self._log(trainer, order, "held", True, False)
+    def _hold(self, state: TrainingState, order: Order, hold: bool) -> None:
+        if state.progress.held == hold:
+            raise Refused(f"stage {state.progress.stage} is {'held already' if hold else 'not held'}")
+        state.progress.hold(hold)
+        self._log(state, order, "held", not hold, hold, "hold" if hold else "release")
 
-    def _next(self, trainer: Trainer, order: Order) -> None:
-        self._leave(trainer, order, trainer.progress.stage + 1)
+    def _leave(self, state: TrainingState, order: Order, target: int) -> None:
+        assert isinstance(order.arguments, StageArguments)
+        if state.progress.leave_for is not None:
+            raise Refused(f"stage {state.progress.stage} is being left already")
+        state.progress.leave(target)
+        self._log(state, order, "stage", state.progress.stage, target, order.arguments.action)
+        self._go_on(state, order, order.arguments.action)
 
-    def _goto(self, trainer: Trainer, order: Order) -> None:
-        target, current, count = order.value, trainer.progress.stage, len(trainer.config.stages)
-        if not isinstance(target, int) or not current < target < count:
-            later = f"stages {current + 1} to {count - 1} can be gone to" if current + 1 < count else "this is the last one"
-            raise Refused(f"stage {target} does not come after stage {current}, and a lattice only grows; {later}")
-        self._leave(trainer, order, target)
-
-    def _leave(self, trainer: Trainer, order: Order, target: int) -> None:
-        if trainer.progress.leave_for is not None:
-            raise Refused(f"stage {trainer.progress.stage} is being left already")
-        trainer.progress.leave_for = target
-        self._log(trainer, order, "stage", trainer.progress.stage, target)
-        self._go_on(trainer, order)
-
-    def _pause(self, trainer: Trainer, order: Order) -> None:
+    def _pause(self, state: TrainingState, order: Order) -> None:
         if self.paused:
             raise Refused("the run is paused already")
         self.paused = True
-        self._log(trainer, order, "paused", False, True)
+        self._log(state, order, "paused", False, True)
 
-    def _resume(self, trainer: Trainer, order: Order) -> None:
+    def _resume(self, state: TrainingState, order: Order) -> None:
         if not self.paused:
             raise Refused("the run is not paused")
-        self._go_on(trainer, order)
+        self._go_on(state, order)
 
-    def _go_on(self, trainer: Trainer, order: Order) -> None:
+    def _go_on(self, state: TrainingState, order: Order, action: str = "") -> None:
         if self.paused:
             self.paused = False
-            self._log(trainer, order, "paused", True, False)
+            self._log(state, order, "paused", True, False, action)
 
-    def _now(self, trainer: Trainer, order: Order) -> None:
-        self._log(trainer, order)
-        for callback in trainer.callbacks:
-            callback.on_command(trainer, order.command)
+    def _now(self, state: TrainingState, order: Order) -> None:
+        self._log(state, order)
+        self._callbacks.on_command(state, order.command)
 
-    def _stop(self, trainer: Trainer, order: Order) -> None:
-        self._log(trainer, order)
-        trainer.stop_request = f"stopped by {order.who}"
+    def _stop(self, state: TrainingState, order: Order) -> None:
+        self._log(state, order)
+        state.request_stop(f"stopped by {order.who}")
 
 
-_OBEY: dict[str, Callable[[Steering, Trainer, Order], None]] = {
+HANDLERS: dict[str, Callable[[Steering, TrainingState, Order], None]] = {
     "set": Steering._set,
-    "stage next": Steering._next,
-    "stage hold": Steering._hold,
-    "stage release": Steering._release,
-    "stage goto": Steering._goto,
+    "stage": Steering._stage,
     "pause": Steering._pause,
     "resume": Steering._resume,
     "decode": Steering._now,
@@ -177,7 +129,16 @@ _OBEY: dict[str, Callable[[Steering, Trainer, Order], None]] = {
 }
 
 
+def _later_stage(state: TrainingState, target: int | None) -> int:
+    """The stage to go to.  Raises Refused naming those that can be gone to."""
+    current, count = state.progress.stage, len(state.config.stages)
+    if target is None or not current < target < count:
+        later = f"stages {current + 1} to {count - 1} can be gone to" if current + 1 < count else "this is the last one"
+        raise Refused(f"stage {target} does not come after stage {current}, and a lattice only grows; {later}")
+    return target
+
+
 def _value(config: object, key: str) -> Scalar:
     for part in key.split("."):
         config = config[int(part)] if isinstance(config, tuple) else getattr(config, part)
-    return config  # type: ignore[return-value]
+    return config  # type: ignore[return-value]  # a live setting is one of these

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from app.exit_codes import ExitCode, Stop
 from app.run_process.runs import open_run
 from app.tui.snapshot import Snapshot, fold, log_line
-from lattice.data.batches import Sentences, corpus_tokenizer
+from lattice.data.batches import Sentences, TokenizedCorpus, corpus_tokenizer
 from lattice.data.corpus import Corpus, DataError, Pair, load_corpus
 from lattice.data.grammar import generate
 from lattice.data.tokenizer import Tokenizer
-from lattice.training import checkpoint
-from lattice.training.trainer import Trainer
+from lattice.training import changes, checkpoint
+from lattice.training.build import build_trainer
 from monitors.events import EventLog, each_event, read_events
 from monitors.runs import RunFolder, list_runs
 from presets.layers import ConfigError, flatten, load
@@ -191,16 +191,18 @@ def small_tokenizer() -> Tokenizer:
 
 @CASES
 def test_any_data_file_is_read_or_refused_by_name(cases, tmp_path):
-    tokenizer = small_tokenizer()
+    tokenizer, tiny = small_tokenizer(), load("tiny").config
 
     @fuzz(cases)
     @given(st.sampled_from(sorted(LINES)), st.sampled_from(["reconstruct", "pairs"]), EDITS, st.integers(0, 3))
     def case(suffix, task, edits, seed):
         file = tmp_path / f"data{suffix}"
         file.write_bytes(damaged(LINES[suffix] * 3, edits))
+        settings = {"task": task, "train": str(file), "held_out": 0.3, "max_held_out": 64}
+        changed = {"data": tiny.data.model_copy(update=settings), "run": tiny.run.model_copy(update={"seed": seed})}
         with in_time():
             try:
-                corpus = load_corpus(task, str(file), None, 0.3, 64, seed)
+                corpus = load_corpus(tiny.model_copy(update=changed))
             except DataError as error:
                 assert str(file) in str(error) and "\n" not in str(error) and len(str(error)) < 1000
                 return
@@ -323,12 +325,12 @@ def test_any_checkpoint_folder_is_opened_resumed_or_refused(cases, trained, tmp_
             except checkpoint.CheckpointError as error:
                 assert str(path) in str(error)
                 return
-            trainer = Trainer(config, tokenizer, few, few, cpu, [])
+            trainer = build_trainer(config, TokenizedCorpus(tokenizer, few, few), cpu)
             try:
-                trainer.resume(saved.model, saved.optimizer, saved.state)
+                changes.resume(trainer.state, saved.model, saved.optimizer, saved.state)
             except (ValueError, TypeError, KeyError):  # what the engine takes for a refusal
                 return
-            assert 0 <= trainer.progress.stage < 2 and math.isfinite(trainer.progress.elapsed_s)
+            assert 0 <= trainer.state.progress.stage < 2 and math.isfinite(trainer.state.progress.elapsed_s)
             trainer.step([0, 1, 2, 3])
 
     case()

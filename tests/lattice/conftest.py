@@ -9,11 +9,13 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from lattice.data.batches import Sentences, corpus_tokenizer
+from lattice.data.batches import TokenizedCorpus, corpus_tokenizer
 from lattice.data.corpus import Corpus, Pair
 from lattice.data.grammar import generate
 from lattice.data.tokenizer import Tokenizer
+from lattice.training.build import build_trainer
 from lattice.training.callbacks import Callback
+from lattice.training.health import Recovery
 from lattice.training.trainer import Trainer
 from monitors.events import AnyEvent, Event
 from presets.layers import load
@@ -66,11 +68,10 @@ def config_of() -> Callable[..., RunConfig]:
 def bench(corpus: Corpus, tokenizer: Tokenizer, config_of: Callable[..., RunConfig]) -> Callable[..., Bench]:
     """`bench("a.b=c", ..., callbacks=[...])`: a trainer of that config on the CPU, and what it is heard to emit."""
 
-    def build(*assignments: str, callbacks: tuple[Callback, ...] = ()) -> Bench:
+    def build(*assignments: str, callbacks: tuple[Callback, ...] = (), recovery: Recovery | None = None) -> Bench:
         config, heard = config_of(*assignments), Heard()
-        limit = config.text.max_tokens
-        train, valid = (Sentences(pairs, tokenizer, limit) for pairs in (corpus.train, corpus.valid))
-        trainer = Trainer(config, tokenizer, train, valid, torch.device("cpu"), [heard, *callbacks])
+        text = TokenizedCorpus.of(corpus, config, tokenizer)
+        trainer = build_trainer(config, text, torch.device("cpu"), callbacks, before=[heard], recovery=recovery)
         return Bench(trainer, heard)
 
     return build

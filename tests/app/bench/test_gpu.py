@@ -253,7 +253,7 @@ def test_a_run_whose_gpu_is_lost_ends_with_3_a_reason_and_its_checkpoints(cli, t
     right = Trainer.step
 
     def lost(self, rows):
-        if self.progress.step == 25:
+        if self.state.progress.step == 25:
             raise torch.AcceleratorError("CUDA error: device lost\nmore lines")
         return right(self, rows)
 

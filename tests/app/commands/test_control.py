@@ -20,9 +20,10 @@ from app.wire import protocol
 from app.wire.client import Connection, Watch, send
 from lattice.training import checkpoint
 from lattice.training.callbacks import Callback
-from lattice.training.steering import Order
+from lattice.training.inbox import Order
 from monitors.events import Decoded, Edited, RunEnded, Saved, StageEnded, Trained, read_events
 from monitors.runs import RunFolder, list_runs, state_of
+from presets.control_commands import Arguments, SetArguments, StageArguments
 from presets.layers import load
 
 STEPS = 120
@@ -81,15 +82,24 @@ def live(tmp_path, sentences, process):
         yield lambda *settings: stack.enter_context(Live(process, tmp_path / "runs", options(sentences, *settings)))
 
 
+def arguments(command: str, key: str, value: object) -> tuple[str, Arguments]:
+    """("stage goto", "", 2) as the name of a command and its arguments."""
+    name, _, action = command.partition(" ")
+    if name == "set":
+        return name, SetArguments(key=key, value=value)
+    return name, StageArguments.model_construct(action=action, stage=value) if name == "stage" else Arguments()
+
+
 class Ordered(Callback):
     """Gives an order in the middle of a step."""
 
     def __init__(self, plan: dict[int, list[tuple]]) -> None:
         self._plan = plan
 
-    def after_step(self, trainer) -> None:
-        for command, key, value in self._plan.pop(trainer.progress.step, []):
-            trainer.steering.inbox.put(Order(command, "test", lambda *_: None, key, value))
+    def after_step(self, state) -> None:
+        for command, key, value in self._plan.pop(state.progress.step, []):
+            name, given = arguments(command, key, value)
+            state.inbox.put(Order(name, "test", lambda *_: None, given))
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from app.experiments.measure import Conditions, Text, connection_bytes, optimize
 from lattice.data.corpus import Corpus, Pair
 from lattice.data.grammar import generate
 from lattice.model.lattice3d import Lattice
+from lattice.training.build import build_trainer
 from lattice.training.trainer import Trainer, TrainingFailed
 from presets.layers import load
 from presets.optimizer_state import state_bytes
@@ -74,9 +75,9 @@ def test_a_limit_ends_a_run_early_on_the_schedule_of_the_whole_one(text):
 
 def test_looks_leave_training_as_it_is(text):
     def trained(callbacks):
-        trainer = Trainer(config_of(), text.tokenizer, text.train, text.valid, CPU, callbacks)
+        trainer = build_trainer(config_of(), text.corpus, CPU, callbacks)
         trainer.run()
-        return trainer.tensors()[0]
+        return trainer.state.tensors()[0]
 
     without, looked_at = trained([]), trained([measure.Looks(NEVER)])
     assert all(torch.equal(tensor, looked_at[name]) for name, tensor in without.items())
@@ -105,7 +106,7 @@ def test_a_run_whose_training_fails_is_censored_with_its_whole_budget_and_says_w
     step = Trainer.step
 
     def failing(trainer, rows):
-        if trainer.progress.step == 13:
+        if trainer.state.progress.step == 13:
             raise TrainingFailed("nothing is finite")
         step(trainer, rows)
 
@@ -116,35 +117,37 @@ def test_a_run_whose_training_fails_is_censored_with_its_whole_budget_and_says_w
 
 
 def test_connection_bytes_are_those_of_the_weights_and_their_moments(text):
-    trainer = Trainer(config_of("connections.learning=gradient"), text.tokenizer, text.train, text.valid, CPU, [])
-    weights = trainer.model.lattice.weights
-    assert connection_bytes(trainer) == 4 * weights.numel()
+    trainer = build_trainer(config_of("connections.learning=gradient"), text.corpus, CPU, [])
+    weights = trainer.state.model.lattice.weights
+    assert connection_bytes(trainer.state) == 4 * weights.numel()
     trainer.step([0, 1])
-    counter = next(iter(trainer.optimizer.state.values()))["step"]
-    assert connection_bytes(trainer) == 3 * 4 * weights.numel() + counter.element_size()
+    counter = next(iter(trainer.state.optimizer.state.values()))["step"]
+    assert connection_bytes(trainer.state) == 3 * 4 * weights.numel() + counter.element_size()
 
 
 @pytest.mark.parametrize("name", ["adamw", "galore", "adam8bit", "adafactor", "lion"])
 def test_optimizer_bytes_are_those_that_are_planned_for_and_in_all_those_of_text_and_ports_too(text, name):
     config = config_of(f"optimizer.name={name}", "connections.learning=gradient")
     run = train(name, 0, config, text, CPU, dataclasses.replace(NEVER, limit=2))
-    trainer = Trainer(config, text.tokenizer, text.train, text.valid, CPU, [])
-    assert optimizer_bytes(trainer) == 0
+    trainer = build_trainer(config, text.corpus, CPU, [])
+    assert optimizer_bytes(trainer.state) == 0
     trainer.step([0, 1])
     stage = config.stages[0]
     counters = sum(
-        4 for key in trainer.tensors()[1] if key.startswith("lattice.") and key.rpartition("/")[2] in ("step", "retained")
+        4 for key in trainer.state.tensors()[1] if key.startswith("lattice.") and key.rpartition("/")[2] in ("step", "retained")
     )
     planned = state_bytes(config, stage, len(stage.topology("walls").offsets)) + counters
-    assert run.lattice_optimizer_bytes == optimizer_bytes(trainer, "lattice.") == planned
-    others = [p for group in trainer.optimizer.param_groups for p in group["params"] if group["part"] in ("text", "ports")]
+    assert run.lattice_optimizer_bytes == optimizer_bytes(trainer.state, "lattice.") == planned
+    others = [
+        p for group in trainer.state.optimizer.param_groups for p in group["params"] if group["part"] in ("text", "ports")
+    ]
     assert run.optimizer_bytes == planned + sum(8 * p.numel() + 4 for p in others)
 
 
 def test_connections_that_do_not_learn_by_gradient_have_no_moments_and_no_lattice_has_no_connections(text):
     others = ("connections.learning=plastic", "stages.0.clustering.clusters=4")
-    trainer = Trainer(config_of(*others), text.tokenizer, text.train, text.valid, CPU, [])
+    trainer = build_trainer(config_of(*others), text.corpus, CPU, [])
     trainer.step([0, 1])
-    assert connection_bytes(trainer) == 4 * trainer.model.lattice.weights.numel()
-    identity = Trainer(config_of("lattice.arm=identity"), text.tokenizer, text.train, text.valid, CPU, [])
-    assert connection_bytes(identity) == 0
+    assert connection_bytes(trainer.state) == 4 * trainer.state.model.lattice.weights.numel()
+    identity = build_trainer(config_of("lattice.arm=identity"), text.corpus, CPU, [])
+    assert connection_bytes(identity.state) == 0

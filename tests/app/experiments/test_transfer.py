@@ -13,6 +13,7 @@ from app.experiments.measure import Conditions, Text
 from app.experiments.transfer import GROWN, SCRATCH, GrowthLooks, arms_of, growth_ratios
 from lattice.data.corpus import Corpus, Pair
 from lattice.data.grammar import generate
+from lattice.training import changes
 from lattice.training.trainer import Trainer
 from presets.layers import load
 
@@ -58,7 +59,7 @@ def test_the_target_counts_in_the_last_stage_alone_with_the_first_one_s_time_and
 
     monkeypatch.setattr(measure.gauges, "cpu_seconds", lambda: now[0])
     monkeypatch.setattr(Trainer, "step", costing(1.0, Trainer.step))
-    monkeypatch.setattr(Trainer, "_grow", costing(0.5, Trainer._grow))
+    monkeypatch.setattr(changes, "_grow", costing(0.5, changes._grow))
     monkeypatch.setattr(measure, "held_out_loss", costing(100.0, measure.held_out_loss))
     settings = ("stages.0.steps=14", "stages.1.steps=6", "optimizer.warmup_steps=2", "run.threads=1")
     config = load("tiny", None, settings).config

@@ -18,9 +18,10 @@ from app.run_process.fork import Changes
 from app.run_process.runs import open_run, run_config
 from lattice.training import checkpoint
 from lattice.training.callbacks import Callback
-from lattice.training.steering import Order
+from lattice.training.inbox import Order
 from monitors.events import Decoded, Edited, RunStarted, StageEnded, Trained, VolumeSaved, read_events
 from monitors.runs import RunFolder, list_runs
+from presets.control_commands import SetArguments
 from presets.layers import load
 
 STEPS = 60
@@ -42,9 +43,9 @@ class Ordered(Callback):
     def __init__(self, orders: dict[int, list[tuple[str, object]]]) -> None:
         self._orders = orders
 
-    def after_step(self, trainer) -> None:
-        for key, value in self._orders.get(trainer.progress.step, []):
-            trainer.steering.inbox.put(Order("set", "ada", lambda *_: None, key, value))
+    def after_step(self, state) -> None:
+        for key, value in self._orders.get(state.progress.step, []):
+            state.inbox.put(Order("set", "ada", lambda *_: None, SetArguments(key=key, value=value)))
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +127,9 @@ def test_a_fork_of_a_run_that_nobody_steers_equals_it_to_the_end(plain, tmp_path
 
 def test_an_interrupted_fork_resumes_to_the_same_end(plain, tmp_path):
     class Leave(Callback):
-        def after_step(self, trainer) -> None:
-            if trainer.progress.step == 45:
-                trainer.request_stop("enough for now")
+        def after_step(self, state) -> None:
+            if state.progress.step == 45:
+                state.request_stop("enough for now")
 
     ours = forked(plain, 21, tmp_path, "optimizer.cell_rate=0.1")
     again = forked(plain, 21, tmp_path, "optimizer.cell_rate=0.1")

@@ -73,7 +73,7 @@ class Place:
     def decoded(self) -> list[tuple]:
         return [(e.step, e.bleu, e.chrf, e.valid_loss, e.samples, e.active_share, e.best) for e in self.of(Decoded)]
 
-    def last_checkpoint(self) -> checkpoint.Saved:
+    def last_checkpoint(self) -> checkpoint.LoadedCheckpoint:
         saved, passed_over = checkpoint.load_newest(self.folder.checkpoints)
         assert passed_over == []
         return saved

@@ -69,7 +69,7 @@ def test_a_client_does_not_take_the_engines_frames_for_requests_nor_the_other_wa
         (command(id=0), "id: Input should be greater"),
         (command(who=""), "who: String should have at least 1 character"),
         (command(who="x" * 101), "who: String should have at most 100"),
-        (command(command="format"), "command: Input should be 'set', 'stage'"),
+        (command(command="format"), "command: 'format' is no command; there are decode, set, stage"),
         (command(args={"force": True}), "force: Extra inputs are not permitted"),
         (command(sudo=True), "sudo: Extra inputs are not permitted"),
         (command(command="set", args={"key": "a.b"}), "value: Field required"),

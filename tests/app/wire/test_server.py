@@ -23,9 +23,10 @@ from app.wire.client import ClientError, Connection, Watch, send
 from app.wire.feed import Feed
 from app.wire.protocol import FRAME_BYTES, RECENT, Hello, Reply, Subscribe, Update
 from app.wire.server import MOST_CONNECTIONS, Server, socket_path
-from lattice.training.steering import Inbox, Order
+from lattice.training.inbox import Inbox, Order
 from monitors.events import Decoded, RunEnded, Sample, StageStarted, Trained, Warned
 from monitors.runs import RunFolder, RunInfo
+from presets.control_commands import Arguments, SetArguments, StageArguments
 
 WAIT_S = 20.0
 
@@ -226,18 +227,18 @@ def connected_in_the_end(engine: Engine) -> bool:
 
 def test_a_command_reaches_the_trainer_as_an_order_and_comes_back_with_its_step(engine):
     cases = [
-        ("set", {"key": "decode.every", "value": 10}, ("set", "decode.every", 10)),
-        ("set", {"key": "stages.0.until_loss", "value": None}, ("set", "stages.0.until_loss", None)),
-        ("stage", {"action": "goto", "stage": 1}, ("stage goto", "", 1)),
-        ("stage", {"action": "hold"}, ("stage hold", "", None)),
-        ("pause", {}, ("pause", "", None)),
+        ("set", {"key": "decode.every", "value": 10}, SetArguments(key="decode.every", value=10)),
+        ("set", {"key": "stages.0.until_loss", "value": None}, SetArguments(key="stages.0.until_loss", value=None)),
+        ("stage", {"action": "goto", "stage": 1}, StageArguments(action="goto", stage=1)),
+        ("stage", {"action": "hold"}, StageArguments(action="hold")),
+        ("pause", {}, Arguments()),
     ]
     with Connection(engine.folder) as connection:
-        for number, (name, arguments, expected) in enumerate(cases, 1):
-            order_line = protocol.Command(id=number, command=name, args=arguments, who="ann")
+        for number, (name, args, expected) in enumerate(cases, 1):
+            order_line = protocol.Command(id=number, command=name, args=args, who="ann")
             connection.write(protocol.encode(order_line), WAIT_S)
             order = engine.obey(step=number)
-            assert (order.command, order.key, order.value) == expected and order.who == "ann"
+            assert (order.command, order.arguments) == (name, expected) and order.who == "ann"
             assert connection.read(WAIT_S) == Reply(id=number, ok=True, step=number)
 
 
@@ -251,7 +252,8 @@ def test_a_refusal_of_the_trainer_comes_back_with_its_reason(engine):
 
 def test_what_does_not_fit_the_protocol_is_refused_by_the_client_without_asking(engine):
     reply = send(engine.folder, "format", {}, "ann")
-    assert (reply.ok, reply.step) == (False, None) and reply.error.startswith("command: Input should be 'set'")
+    assert (reply.ok, reply.step) == (False, None)
+    assert reply.error.startswith("command: 'format' is no command; there are decode, set, ")
     assert "goto needs the number" in send(engine.folder, "stage", {"action": "goto"}, "ann").error
 
 

@@ -96,7 +96,7 @@ def test_components_count_the_tensors_of_a_step_as_the_plan_does(bench, config_o
     changes = ("stages.0.sparsity=0.5", "stages.0.clustering.clusters=3", "connections.learning=hybrid")
     trainer, _ = bench(*changes)
     trainer.step([0, 1, 2, 3])
-    found, planned = components(trainer), plan(config_of(*changes))[0].components
+    found, planned = components(trainer.state), plan(config_of(*changes))[0].components
     assert found.keys() == planned.keys() - {"states", "temporaries", "runtime"}
     for name in ("cell_parameters", "connections", "clusters", "text", "gradients"):
         assert found[name] == planned[name], name

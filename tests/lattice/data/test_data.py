@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import presets.layers
 from lattice.data.batches import Schedule, Sentences, corpus_tokenizer
 from lattice.data.corpus import Corpus, DataError, Pair, load_corpus, read_pairs
 from lattice.data.grammar import CORPUS_SIZE
 from lattice.data.special_tokens import BEGIN, END, PAD
 from lattice.data.tokenizer import Tokenizer
+from presets.schema import RunConfig
 
 CPU = torch.device("cpu")
 
@@ -30,8 +32,16 @@ def numbered(folder: Path, count: int, name: str = "many.txt") -> Path:
     return write(folder / name, *(f"sentence number {i}" for i in range(count)))
 
 
+def config_of(seed: int = 0, **data) -> RunConfig:
+    """The tiny preset with these settings of its data."""
+    config = presets.layers.load("tiny").config
+    changed = {"data": config.data.model_copy(update=data), "run": config.run.model_copy(update={"seed": seed})}
+    return config.model_copy(update=changed)
+
+
 def load(train: Path, task: str = "reconstruct", valid: Path | None = None, held_out: float = 0.1, most: int = 1000, seed=0):
-    return load_corpus(task, str(train), None if valid is None else str(valid), held_out, most, seed)
+    data = {"task": task, "train": str(train), "valid": None if valid is None else str(valid)}
+    return load_corpus(config_of(**data, held_out=held_out, max_held_out=most, seed=seed))
 
 
 # Formats
@@ -203,7 +213,7 @@ def test_bad_held_out_data_is_refused_by_its_own_name(tmp_path):
 
 def test_pairs_without_data_are_refused_with_what_to_give():
     with pytest.raises(DataError, match="--data"):
-        load_corpus("pairs", None, None, 0.02, 1000, 0)
+        load_corpus(config_of(task="pairs"))
 
 
 # The split
@@ -279,7 +289,7 @@ def test_held_out_sentences_that_are_all_of_the_training_text_are_refused(tmp_pa
 
 
 def test_without_data_the_bundled_corpus_is_split():
-    corpus = load_corpus("reconstruct", None, None, 0.02, 500, 0)
+    corpus = load_corpus(config_of(max_held_out=500))
     assert (corpus.name, len(corpus.train), len(corpus.valid)) == ("bundled", CORPUS_SIZE - 500, 500)
     assert not keys(corpus.train) & keys(corpus.valid)
 

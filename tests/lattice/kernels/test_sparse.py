@@ -88,7 +88,7 @@ def test_some_optimizer_steps_leave_the_same_weights_as_in_the_masked_dense_latt
     # Clipping would see the gradients of what is masked.
     settings = ("stages.0.shape=[4,4,20]", "stages.0.ticks=10", f"run.kernel={kernel}", "optimizer.clip=1000000")
     sparse, dense = bench(*settings, "stages.0.sparsity=0.7").trainer, bench(*settings).trainer
-    weights, pattern = dense.model.lattice.weights, sparse.model.lattice.pattern
+    weights, pattern = dense.state.model.lattice.weights, sparse.state.model.lattice.pattern
     mask = pattern.mask(20)
     with torch.no_grad():
         weights *= mask
@@ -96,36 +96,36 @@ def test_some_optimizer_steps_leave_the_same_weights_as_in_the_masked_dense_latt
     def masked(*_: object) -> None:
         weights.grad.mul_(mask)
 
-    dense.optimizer.register_step_pre_hook(masked)
+    dense.state.optimizer.register_step_pre_hook(masked)
     for step in range(6):
         rows = list(range(32 * step, 32 * step + 32))
         sparse.step(rows)
         dense.step(rows)
-    assert sparse.progress.loss == pytest.approx(dense.progress.loss, rel=1e-4)
-    found, wanted = sparse.model.lattice.dense(), weights.detach()
+    assert sparse.state.progress.loss == pytest.approx(dense.state.progress.loss, rel=1e-4)
+    found, wanted = sparse.state.model.lattice.dense(), weights.detach()
     assert (found == 0).equal(~mask | (wanted == 0)) and torch.allclose(found, wanted, atol=2e-4)
 
 
 def test_plasticity_changes_compact_connections_as_it_changes_dense_ones_of_which_the_pruned_do_not_exist(bench, monkeypatch):
     settings = ("connections.learning=plastic", "stages.0.shape=[4,4,20]", "stages.0.ticks=10", "plasticity.rate=0.05")
     sparse, dense = bench(*settings, "stages.0.sparsity=0.7").trainer, bench(*settings).trainer
-    depth, lattice = 20, sparse.model.lattice
+    depth, lattice = 20, sparse.state.model.lattice
     before = lattice.weights.detach().clone()
     mask = lattice.pattern.mask(depth)
     with torch.no_grad():
-        dense.model.lattice.weights *= mask
+        dense.state.model.lattice.weights *= mask
     # The same states are seen by both, so that their rules get the same sums.
-    source = sparse.train_sentences.batch(list(range(8)), sparse.device)[0]
+    source = sparse.state.train_sentences.batch(list(range(8)), sparse.state.device)[0]
     for trainer in (sparse, dense):
-        with torch.no_grad(), trainer.model.lattice.watched():
-            trainer.model.slots(source)
-    lattice.plasticity._sums = [lattice.pattern.take(total) for total in dense.model.lattice.plasticity._sums]
+        with torch.no_grad(), trainer.state.model.lattice.watched():
+            trainer.state.model.slots(source)
+    lattice.plasticity._sums = [lattice.pattern.take(total) for total in dense.state.model.lattice.plasticity._sums]
     lattice.learn(0.05)
     monkeypatch.setattr(update, "present", lambda topology, rows, device: present(topology, rows, device) & mask[:, rows])
     with plain():
-        dense.model.lattice.learn(0.05)
+        dense.state.model.lattice.learn(0.05)
     assert not lattice.weights.equal(before)
-    assert torch.allclose(lattice.dense(), dense.model.lattice.weights * mask, atol=1e-5)
+    assert torch.allclose(lattice.dense(), dense.state.model.lattice.weights * mask, atol=1e-5)
     assert torch.signbit(lattice.weights).equal(torch.signbit(before))
 
 
@@ -136,12 +136,12 @@ def test_at_70_percent_connections_gradients_and_moments_take_at_most_35_percent
     def taken(sparsity: float) -> dict[str, int]:
         trainer = bench("stages.0.shape=[4,4,32]", "stages.0.ticks=16", f"stages.0.sparsity={sparsity}").trainer
         trainer.step(list(range(32)))
-        lattice, found = trainer.model.lattice, {}
+        lattice, found = trainer.state.model.lattice, {}
         found["weights"] = lattice.weights.nbytes
         if lattice.pattern is not None:
             found["weights"] += lattice.pattern.index.nbytes + lattice.pattern.slots.nbytes
         found["gradients"] = lattice.weights.grad.nbytes
-        state = trainer.optimizer.state[lattice.weights]
+        state = trainer.state.optimizer.state[lattice.weights]
         found["moments"] = state["exp_avg"].nbytes + state["exp_avg_sq"].nbytes
         return found
 
@@ -156,14 +156,13 @@ import psutil, torch
 from lattice.kernels.native import NativeKernel
 from lattice.kernels.pages import MAPPINGS
 from lattice.kernels.sparse import TILE, Pattern
-from lattice.model.lattice3d import Lattice
+from lattice.model.lattice3d import Build, Lattice
 from presets.schema import Connections
 from presets.topology import Topology
 
 kept, topology = int(sys.argv[1]), Topology((128, 96, 96), ((), (), (5,)))
-lattice = Lattice(topology, 2, 2, Connections(), torch.Generator().manual_seed(0))
-lattice.kernel = NativeKernel(topology, 2)
-lattice.cells.requires_grad_(False)
+build = Build(2, 2, Connections(), kernel=NativeKernel(topology, 2), cells_learn=False)
+lattice = Lattice(topology, build, torch.Generator().manual_seed(0))
 offsets = len(topology.offsets)
 if kept < offsets:
     index = torch.arange(kept, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 128, 96, 96 // TILE).contiguous()

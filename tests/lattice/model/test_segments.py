@@ -184,5 +184,5 @@ def test_a_run_with_segments_trains_to_the_same_bits(bench):
     plain, other = bench("stages.1.steps=1"), bench("stages.1.steps=1", "training.checkpoint_ticks=2")
     for run in (plain, other):
         run.trainer.run()
-    a, b = (run.trainer.model.state_dict() for run in (plain, other))
+    a, b = (run.trainer.state.model.state_dict() for run in (plain, other))
     assert all(torch.equal(a[name], b[name]) for name in a)

@@ -21,7 +21,7 @@ def test_decode_events_say_what_was_scored_and_what_it_cost(bench, corpus):
         assert 0 <= look.active_share <= 1
         assert look.best == (look.bleu > best)
         best = max(best, look.bleu)
-    assert looks[-1].valid_loss == run.trainer.progress.valid_loss < looks[0].valid_loss
+    assert looks[-1].valid_loss == run.trainer.state.progress.valid_loss < looks[0].valid_loss
 
 
 def test_every_cell_of_the_tiny_preset_has_a_gradient(bench):

@@ -27,14 +27,14 @@ TRAIN = """
 import gc, os, sys, threading
 import torch
 torch.set_num_threads(1)
-from lattice.data.batches import Sentences, corpus_tokenizer
+from lattice.data.batches import TokenizedCorpus
 from lattice.training.callbacks import Callback
 from lattice.data.corpus import Pair
 from lattice.observing.decode_monitor import DecodeMonitor
 from lattice.data.grammar import generate
 from lattice.data.corpus import Corpus
 from lattice.observing.leak_monitor import LeakMonitor
-from lattice.training.trainer import Trainer
+from lattice.training.build import build_trainer
 from monitors.leak_detector import Detector
 from presets.layers import load
 
@@ -42,8 +42,8 @@ STEPS, EVERY = int(sys.argv[1]), int(sys.argv[2])
 
 class Planted(Callback):
     kept, cache, end = [], None, threading.Event()
-    def after_step(self, trainer):
-        step = trainer.progress.step
+    def after_step(self, state):
+        step = state.progress.step
         PLANT
 class Heard(Callback):
     def on_event(self, event):
@@ -52,15 +52,14 @@ class Heard(Callback):
 
 pairs = tuple(Pair(text, text) for text in generate(364, seed=1))
 corpus = Corpus("generated", pairs[:300], pairs[300:], {})
-tokenizer = corpus_tokenizer(corpus, 512)
 settings = [f"stages.0.steps={STEPS}", "stages.1.steps=1", "optimizer.warmup_steps=2", f"decode.every={EVERY}"]
 config = load("tiny", None, settings).config
-train, valid = (Sentences(side, tokenizer, 40) for side in (corpus.train, corpus.valid))
+text = TokenizedCorpus.of(corpus, config)
 gc.collect()
 gc.freeze()
 callbacks = [Heard(), DecodeMonitor(), Planted(), LeakMonitor(Detector(), EVERY)]
-trainer = Trainer(config, tokenizer, train, valid, torch.device("cpu"), callbacks)
-while trainer.progress.stage_step < STEPS and not trainer.progress.stage_over:
+trainer = build_trainer(config, text, torch.device("cpu"), callbacks)
+while trainer.state.progress.stage_step < STEPS and not trainer.state.progress.stage_over:
     trainer._run_stage()
 Planted.end.set()
 """

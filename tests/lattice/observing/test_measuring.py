@@ -25,7 +25,7 @@ def test_a_run_leaves_a_record_of_every_stage_that_is_larger_than_those_before(b
     found, passed_over = read(path, machine_key("cpu"))
     assert passed_over == "" and [each.steps for each in found] == [6, 6]
     for stage, record in enumerate(found):
-        planned = plan(on_device(run.trainer.config, "cpu"))[stage]
+        planned = plan(on_device(run.trainer.state.config, "cpu"))[stage]
         assert dict(record.features) == dict(planned.features)
         assert sum(record.features[name] for name in COMPONENTS) == planned.total_bytes
         seconds = [event.step_s for event in run.heard.of(Trained) if event.stage == stage]
@@ -41,7 +41,7 @@ def test_a_stage_smaller_than_one_before_has_no_peak_of_its_own(bench, path):
 
 def test_what_is_remembered_is_what_was_done_not_what_was_planned(bench, path):
     run = bench("stages.1.steps=1", callbacks=(Measuring(path),))
-    run.trainer.progress.micro_batch, run.trainer.progress.checkpoint_ticks = 4, 3
+    run.trainer.state.progress.micro_batch, run.trainer.state.progress.checkpoint_ticks = 4, 3
     run.trainer.run()
     features = read(path, machine_key("cpu"))[0][0].features
     assert (features["micro_batch"], features["segment"], features["batch"]) == (4, 3, 16)

@@ -35,7 +35,7 @@ def test_every_look_leaves_a_volume_of_the_activity_it_measured(bench, tmp_path)
         volume = read_volume(path)
         assert isinstance(volume, Volume) and volume.step == event.step and volume.shape == event.shape
         assert path.stat().st_size == event.bytes and event.fields == tuple(field.name for field in volume.fields)
-        threshold = run.trainer.config.stages[event.stage].activity_threshold
+        threshold = run.trainer.state.config.stages[event.stage].activity_threshold
         activity = volume.named("activity")
         active = sum(byte / 255 * activity.scale > threshold for byte in activity.values) / len(activity.values)
         assert active == pytest.approx(look.active_share, abs=0.05)
@@ -100,7 +100,7 @@ def test_a_full_disk_costs_the_volumes_and_one_warning_but_not_the_run(bench, tm
 
     monkeypatch.setattr(volumes, "atomic_write", full)
     run = watched(bench, tmp_path / "volumes")
-    assert run.trainer.progress.step == 12 and run.heard.of(VolumeSaved) == []
+    assert run.trainer.state.progress.step == 12 and run.heard.of(VolumeSaved) == []
     (warned,) = run.heard.of(Warned)
     assert warned.step == 4 and "no volume of the lattice saved" in warned.message and "No space" in warned.message
 
@@ -127,7 +127,7 @@ def test_a_first_step_that_is_looked_at_is_told_once(bench, tmp_path):
 
 
 def test_on_a_gpu_its_uuid_and_the_allocators_counts_are_told(monkeypatch):
-    for name, value in {"uuid": "5c1a", "allocated": 1, "reserved": 2, "peak": 3}.items():
+    for name, value in {"uuid": "5c1a", "allocated": 1, "reserved": 2, "most_held": 3}.items():
         monkeypatch.setattr(torch_memory, name, lambda device, value=value: value)
     event = sampled(torch.device("cuda", 1), step=7, stage=1)
     assert (event.device, event.device_uuid, event.step, event.stage) == ("cuda:1", "5c1a", 7, 1)

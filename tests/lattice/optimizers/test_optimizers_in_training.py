@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from lattice.optimizers.partwise import PartWise
-from lattice.training import checkpoint
+from lattice.training import changes, checkpoint
 from lattice.training.callbacks import Callback
 from lattice.training.checkpointer import Checkpointer
-from lattice.training.rewiring import Rewiring, change_pattern
+from lattice.training.rewiring import change_pattern
 from monitors.events import Trained
 from presets.layers import load
 from presets.optimizer_state import state_bytes, tensor_rank
@@ -35,13 +35,13 @@ class StopAt(Callback):
     def __init__(self, step: int) -> None:
         self._step = step
 
-    def after_step(self, trainer) -> None:
-        if trainer.progress.step == self._step:
-            trainer.stop_request = "test"
+    def after_step(self, state) -> None:
+        if state.progress.step == self._step:
+            state.request_stop("test")
 
 
 def kept(trainer) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in trainer.tensors()[1].items() if name.startswith("lattice.")}
+    return {name: value for name, value in trainer.state.tensors()[1].items() if name.startswith("lattice.")}
 
 
 @each_optimizer
@@ -49,29 +49,29 @@ def test_the_plan_counts_every_byte_that_is_kept(bench, settings):
     trainer = bench(*settings, *CLUSTERS, *PRUNED).trainer
     trainer.step(list(range(16)))
     found = sum(value.nbytes for name, value in kept(trainer).items() if not name.endswith(UNCOUNTED))
-    lattice = trainer.model.lattice
-    assert found == state_bytes(trainer.config, trainer.stage, len(lattice.weights))
-    text = sum(p.numel() for name, p in trainer.model.named_parameters() if not name.startswith("lattice."))
-    assert trainer.plan.components["optimizer"] == found + 8 * text
+    lattice = trainer.state.model.lattice
+    assert found == state_bytes(trainer.state.config, trainer.state.stage, len(lattice.weights))
+    text = sum(p.numel() for name, p in trainer.state.model.named_parameters() if not name.startswith("lattice."))
+    assert trainer.state.plan.components["optimizer"] == found + 8 * text
 
 
 @each_optimizer
 def test_a_resumed_run_with_pruning_and_rewiring_equals_the_uninterrupted_one(bench, settings, tmp_path):
     rewiring = [f"stages.{i}.rewiring.{setting}" for i in (0, 1) for setting in ("every=3", "regrow=random")]
     settings = (*settings, *CLUSTERS, *PRUNED, *rewiring)
-    whole = bench(*settings, callbacks=(Rewiring(),))
+    whole = bench(*settings)
     assert whole.trainer.run() == "finished"
     saver = Checkpointer(tmp_path, "data")
-    first = bench(*settings, callbacks=(Rewiring(), saver, StopAt(4)))
+    first = bench(*settings, callbacks=(saver, StopAt(4)))
     assert first.trainer.run() == "stopped"
-    saver.save(first.trainer)
+    saver.save(first.trainer.state)
     saved, _ = checkpoint.load_newest(tmp_path)
-    second = bench(*settings, callbacks=(Rewiring(),))
-    second.trainer.resume(saved.model, saved.optimizer, saved.state)
+    second = bench(*settings)
+    changes.resume(second.trainer.state, saved.model, saved.optimizer, saved.state)
     assert second.trainer.run() == "finished"
     expected = {event.step: event.loss for event in whole.heard.of(Trained)}
     assert {event.step: event.loss for event in second.heard.of(Trained)} == {s: v for s, v in expected.items() if s > 4}
-    for mine, theirs in zip(second.trainer.tensors(), whole.trainer.tensors(), strict=True):
+    for mine, theirs in zip(second.trainer.state.tensors(), whole.trainer.state.tensors(), strict=True):
         assert mine.keys() == theirs.keys()
         assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
 
@@ -89,11 +89,11 @@ def test_it_learns(bench, settings):
 def test_moments_follow_their_connections_where_these_are_rewired(bench, name):
     trainer = bench(f"optimizer.name={name}", *PRUNED).trainer
     trainer.step(list(range(16)))
-    lattice = trainer.model.lattice
-    old, rule = lattice.pattern, trainer.optimizer.rules["connections"]
+    lattice = trainer.state.model.lattice
+    old, rule = lattice.pattern, trainer.state.optimizer.rules["connections"]
 
     def momentum() -> torch.Tensor:
-        state = trainer.optimizer.state[lattice.weights]
+        state = trainer.state.optimizer.state[lattice.weights]
         if name == "lion":
             return state["exp_avg"].float()
         from lattice.optimizers.adam8bit import decoded_signed
@@ -105,10 +105,10 @@ def test_moments_follow_their_connections_where_these_are_rewired(bench, name):
     tiles = old.tiles.clone()
     tiles[:10] = ~tiles[:10]
     fewer = tiles & (tiles.cumsum(0) <= int(tiles.sum(0).min()))
-    change_pattern(trainer, type(old).of_tiles(fewer))
+    change_pattern(trainer.state, type(old).of_tiles(fewer))
     both = old.mask(lattice.topology.shape[2]) & lattice.pattern.mask(lattice.topology.shape[2])
     after = lattice.pattern.expand(momentum())
-    assert both.any() and rule is trainer.optimizer.rules["connections"]
+    assert both.any() and rule is trainer.state.optimizer.rules["connections"]
     torch.testing.assert_close(after[both], before[both], rtol=0.1, atol=0.02 * float(before.abs().max()))
     assert (after[~both] == 0).all()
     trainer.step(list(range(16)))
@@ -126,8 +126,8 @@ def test_text_and_ports_learn_by_adamw_whatever_the_lattice_learns_by(bench):
     runs = [bench(*OPTIMIZERS[name]).trainer for name in ("adamw", "lion")]
     for trainer in runs:
         trainer.step(list(range(16)))
-    assert isinstance(runs[1].optimizer, PartWise)
-    plain, other = (trainer.model.state_dict() for trainer in runs)
+    assert isinstance(runs[1].state.optimizer, PartWise)
+    plain, other = (trainer.state.model.state_dict() for trainer in runs)
     shared = [name for name in plain if not name.startswith("lattice.")]
     assert shared and all(torch.equal(plain[name], other[name]) for name in shared)
     assert not torch.equal(plain["lattice.cells"], other["lattice.cells"])

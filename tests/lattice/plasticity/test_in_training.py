@@ -11,7 +11,7 @@ from lattice.model.growth import carry_over, resample
 from lattice.model.text_lattice import TextLattice
 from lattice.observing.decode_monitor import DecodeMonitor
 from lattice.observing.plasticity_monitor import PlasticityMonitor
-from lattice.training import checkpoint
+from lattice.training import changes, checkpoint
 from lattice.training.callbacks import Callback
 from lattice.training.checkpointer import Checkpointer
 from lattice.training.learning_rate import PROFILE_RATE
@@ -30,27 +30,27 @@ class Steps(Callback):
         self.weights: list[torch.Tensor] = []
         self.gradients: list[torch.Tensor | None] = []
 
-    def after_step(self, trainer) -> None:
-        self.weights.append(trainer.model.lattice.weights.detach().clone())
-        self.gradients.append(trainer.model.lattice.weights.grad)
+    def after_step(self, state) -> None:
+        self.weights.append(state.model.lattice.weights.detach().clone())
+        self.gradients.append(state.model.lattice.weights.grad)
 
 
 class StopAfterWave(Callback):
     """Asks for a stop as soon as so many waves are done."""
 
     def __init__(self, trainer, waves: int) -> None:
-        learn = trainer.model.lattice.learn
+        learn = trainer.state.model.lattice.learn
 
         def learned(rate: float) -> None:
             learn(rate)
-            if trainer.progress.waves + 1 == waves:
-                trainer.request_stop("test")
+            if trainer.state.progress.waves + 1 == waves:
+                trainer.state.request_stop("test")
 
-        trainer.model.lattice.learn = learned
+        trainer.state.model.lattice.learn = learned
 
 
 def tensors(run) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in run.trainer.model.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in run.trainer.state.model.state_dict().items()}
 
 
 def differing(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> list[str]:
@@ -67,7 +67,7 @@ def test_plastic_connections_change_by_the_rule_alone_and_never_by_the_gradient(
     start = tensors(run)
     run.trainer.run()
     assert steps.gradients == [None] * 3
-    assert "connections" not in [group["part"] for group in run.trainer.optimizer.param_groups]
+    assert "connections" not in [group["part"] for group in run.trainer.state.optimizer.param_groups]
     assert "lattice.weights" in differing(start, tensors(run))
     still = bench(ONE % "", "connections.learning=plastic", "plasticity.rate=0", "plasticity.conserve=false")
     start = tensors(still)
@@ -79,9 +79,9 @@ def test_hybrid_connections_change_by_both(bench):
     def after_one_step(*settings: str) -> torch.Tensor:
         run = bench(ONE.replace("steps=3", "steps=1") % "", "optimizer.warmup_steps=0", *settings)
         run.trainer.run()
-        return run.trainer.model.lattice.weights.detach()
+        return run.trainer.state.model.lattice.weights.detach()
 
-    start = bench(ONE % "").trainer.model.lattice.weights.detach()
+    start = bench(ONE % "").trainer.state.model.lattice.weights.detach()
     rule = ("plasticity.rate=0.05", "plasticity.conserve=false")
     gradient, both, alone = (after_one_step(f"connections.learning={how}", *rule) for how in ("gradient", "hybrid", "plastic"))
     # One step of each, one after the other: where no bound binds they add up.
@@ -104,7 +104,7 @@ def test_the_profile_freeze_changes_nothing_that_is_plastic(bench, how):
 @pytest.mark.parametrize("profile", ["discovery", "learning", "consolidation"])
 def test_the_rate_of_plasticity_follows_the_profile(bench, monkeypatch, profile):
     run, rates = bench(ONE % f', profile="{profile}"', *PLASTIC), []
-    monkeypatch.setattr(run.trainer.model.lattice, "learn", rates.append)
+    monkeypatch.setattr(run.trainer.state.model.lattice, "learn", rates.append)
     run.trainer.run()
     assert rates == [0.05 * PROFILE_RATE[profile]] * 3
 
@@ -118,8 +118,8 @@ def test_decoding_teaches_nothing(bench):
 
 def test_a_bad_step_teaches_nothing(bench, monkeypatch):
     run = bench(ONE.replace("steps=3", "steps=1") % "", *PLASTIC, "optimizer.warmup_steps=0")
-    honest, start = run.trainer.model.loss, tensors(run)
-    monkeypatch.setattr(run.trainer.model, "loss", lambda *batch: (honest(*batch)[0] * math.nan, 1))
+    honest, start = run.trainer.state.model.loss, tensors(run)
+    monkeypatch.setattr(run.trainer.state.model, "loss", lambda *batch: (honest(*batch)[0] * math.nan, 1))
     run.trainer.run()
     assert differing(start, tensors(run)) == []
 
@@ -129,27 +129,29 @@ def test_micro_batches_do_not_change_what_plasticity_does(bench):
     whole, parts = bench(*settings, "training.micro_batch=16"), bench(*settings, "training.micro_batch=4")
     for run in (whole, parts):
         run.trainer.run()
-    torch.testing.assert_close(parts.trainer.model.lattice.weights, whole.trainer.model.lattice.weights, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        parts.trainer.state.model.lattice.weights, whole.trainer.state.model.lattice.weights, rtol=1e-3, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("rule", ["stdp", "bcm", "oja", "three_factor"])
 def test_a_pruned_lattice_keeps_its_pattern_and_learns_under_every_rule(bench, rule):
     run = bench(ONE % ", sparsity=0.5", *PLASTIC, f"plasticity.rule={rule}")
-    index = run.trainer.model.lattice.index.clone()
-    start = run.trainer.model.lattice.weights.detach().clone()
+    index = run.trainer.state.model.lattice.index.clone()
+    start = run.trainer.state.model.lattice.weights.detach().clone()
     run.trainer.run()
-    weights = run.trainer.model.lattice.weights.detach()
-    assert torch.equal(run.trainer.model.lattice.index, index) and not torch.equal(weights, start)
+    weights = run.trainer.state.model.lattice.weights.detach()
+    assert torch.equal(run.trainer.state.model.lattice.index, index) and not torch.equal(weights, start)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_learns_by_plasticity_too(bench, precision):
     run = bench(ONE % "", *PLASTIC, "plasticity.rule=three_factor", f"run.precision={precision}", "run.kernel=reference")
     full = bench(ONE % "", *PLASTIC, "plasticity.rule=three_factor", "run.kernel=reference")
-    start = run.trainer.model.lattice.weights.detach().clone()
+    start = run.trainer.state.model.lattice.weights.detach().clone()
     for each in (run, full):
         each.trainer.run()
-    moved, wanted = (each.trainer.model.lattice.weights.detach() - start for each in (run, full))
+    moved, wanted = (each.trainer.state.model.lattice.weights.detach() - start for each in (run, full))
     assert torch.isfinite(moved).all() and moved.norm() == pytest.approx(float(wanted.norm()), rel=0.2)
     assert torch.nn.functional.cosine_similarity(moved.flatten(), wanted.flatten(), 0) > 0.9
 
@@ -163,8 +165,8 @@ def test_discovery_changes_connections_before_the_first_step_and_nothing_else(be
     seen = []
 
     class Look(Callback):
-        def after_waves(self, trainer) -> None:
-            seen.append((trainer.progress.waves, trainer.progress.step, tensors(run)))
+        def after_waves(self, state) -> None:
+            seen.append((state.progress.waves, state.progress.step, tensors(run)))
 
     run.trainer.callbacks.append(Look())
     run.trainer.run()
@@ -188,11 +190,11 @@ def test_a_run_stopped_within_discovery_resumes_bit_for_bit(bench, tmp_path, wav
     first = bench(*settings, callbacks=[saver])
     StopAfterWave(first.trainer, waves)
     assert first.trainer.run() == "stopped"
-    saver.save(first.trainer)
+    saver.save(first.trainer.state)
     saved, _ = checkpoint.load_newest(tmp_path)
     assert saved.state["progress"]["waves"] == waves and saved.state["progress"]["step"] == 0
     second = bench(*settings)
-    second.trainer.resume(saved.model, saved.optimizer, saved.state)
+    changes.resume(second.trainer.state, saved.model, saved.optimizer, saved.state)
     assert second.trainer.run() == "finished"
     assert differing(tensors(whole), tensors(second)) == []
     losses = [[event.loss for event in run.heard.of(Trained)] for run in (whole, second)]
@@ -216,7 +218,7 @@ def test_a_plastic_run_resumes_bit_for_bit(bench, tmp_path):
         saved = checkpoint.load(path)
         assert 0 < saved.state["progress"]["step"] < 12
         second = bench(*settings)
-        second.trainer.resume(saved.model, saved.optimizer, saved.state)
+        changes.resume(second.trainer.state, saved.model, saved.optimizer, saved.state)
         second.trainer.run()
         assert differing(tensors(whole), tensors(second)) == []
 
@@ -244,10 +246,10 @@ def test_growing_without_homeostasis_takes_the_new_stages_threshold(config_of):
 
 def test_a_live_edit_of_the_rule_takes_effect(bench):
     run = bench(ONE % "", *PLASTIC)
-    config = run.trainer.config
+    config = run.trainer.state.config
     edited = config.model_copy(update={"plasticity": config.plasticity.model_copy(update={"A_plus": 7.0, "homeostasis": 0.3})})
-    run.trainer.reconfigure(edited)
-    plasticity = run.trainer.model.lattice.plasticity
+    changes.reconfigure(run.trainer.state, edited)
+    plasticity = run.trainer.state.model.lattice.plasticity
     assert plasticity.stdp.A_plus == 7.0 and plasticity.settings.homeostasis == 0.3
 
 
@@ -273,7 +275,7 @@ def test_where_no_cell_fires_a_warning_names_the_setting_once(bench):
     run.trainer.run()
     (warned,) = run.heard.of(Warned)
     assert warned.message == "no cell fires, so nothing is learned by plasticity; lower stages.0.activity_threshold"
-    assert torch.allclose(start["lattice.weights"], run.trainer.model.lattice.weights, rtol=1e-5, atol=0)
+    assert torch.allclose(start["lattice.weights"], run.trainer.state.model.lattice.weights, rtol=1e-5, atol=0)
 
 
 def test_where_every_cell_fires_in_every_tick_a_warning_names_the_setting(bench):
@@ -287,15 +289,15 @@ def test_where_every_cell_fires_in_every_tick_a_warning_names_the_setting(bench)
 
 def test_states_that_are_not_finite_are_survived_with_a_warning(bench, monkeypatch):
     run = bench(ONE % ", waves=2", "plasticity.rate=0.05", callbacks=[PlasticityMonitor()])
-    port = run.trainer.model.input_port
+    port = run.trainer.state.model.input_port
     honest = port.drive
-    monkeypatch.setattr(port, "drive", lambda slots: honest(slots) * (math.nan if run.trainer.progress.step == 0 else 1))
+    monkeypatch.setattr(port, "drive", lambda slots: honest(slots) * (math.nan if run.trainer.state.progress.step == 0 else 1))
     start = tensors(run)
 
     class Look(Callback):
-        def after_waves(self, trainer) -> None:
+        def after_waves(self, state) -> None:
             assert differing(start, tensors(run)) == []
-            trainer.request_stop("test")
+            state.request_stop("test")
 
     run.trainer.callbacks.append(Look())
     run.trainer.run()
@@ -308,9 +310,9 @@ def test_states_that_are_not_finite_are_survived_with_a_warning(bench, monkeypat
 def test_what_plasticity_holds_while_a_step_runs_is_counted(rule, sparsity, bench):
     changes = [f"plasticity.rule={rule}", f"stages.0.sparsity={sparsity}", "stages.0.shape=[9,4,20]", "stages.0.ticks=10"]
     trainer = bench(*changes, "stages.0.strides.x=[3]", "connections.learning=hybrid").trainer
-    plasticity = trainer.model.lattice.plasticity
-    with trainer.model.lattice.watched():
-        trainer.model.slots(trainer.train_sentences.batch(list(range(8)), trainer.device)[0])
+    plasticity = trainer.state.model.lattice.plasticity
+    with trainer.state.model.lattice.watched():
+        trainer.state.model.slots(trainer.state.train_sentences.batch(list(range(8)), trainer.state.device)[0])
     gathered = [plasticity._fired, plasticity._activity, plasticity._squares, plasticity._probe, *plasticity._sums]
     held = sum(tensor.numel() * tensor.element_size() for tensor in [*plasticity.buffers(), *gathered])
-    assert plan(trainer.config)[0].components["plasticity"] == held
+    assert plan(trainer.state.config)[0].components["plasticity"] == held

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lattice.kernels import choose, propagate
 from lattice.kernels.sparse import Pattern, tile_means
-from lattice.model.lattice3d import Lattice
+from lattice.model.lattice3d import Build, Lattice
 from lattice.plasticity import pairs, slabs
 from lattice.plasticity.native import plain
 from lattice.plasticity.plasticity import LEAST_THRESHOLD, MOST_THRESHOLD, Plasticity
@@ -38,10 +38,9 @@ def generator(seed: int) -> torch.Generator:
 
 
 def lattice_of(topology: Topology, kernel: str = "native", threshold: float = THRESHOLD, **fields) -> Lattice:
-    lattice = Lattice(topology, CHANNELS, TICKS, Connections(noise=1.0), generator(1))
-    lattice.kernel, _ = choose(kernel, topology, CHANNELS, torch.device("cpu"), torch.float32)
-    lattice.plasticity = Plasticity(Settings(**fields), topology, CHANNELS, threshold)
-    return lattice
+    chosen, _ = choose(kernel, topology, CHANNELS, torch.device("cpu"), torch.float32)
+    plasticity = Plasticity(Settings(**fields), topology, CHANNELS, threshold)
+    return Lattice(topology, Build(CHANNELS, TICKS, Connections(noise=1.0), kernel=chosen, plasticity=plasticity), generator(1))
 
 
 def drive_of(topology: Topology, batch: int = 3, seed: int = 2, size: float = 0.5) -> torch.Tensor:

@@ -9,12 +9,13 @@ import torch
 
 from lattice.model import growth
 from lattice.observing.decode_monitor import DecodeMonitor
-from lattice.training import checkpoint, micro_batch, trainer
+from lattice.training import changes, checkpoint, micro_batch
 from lattice.training.callbacks import Callback
 from lattice.training.checkpointer import Checkpointer
-from lattice.training.shaping import shaping
-from lattice.training.steering import Order
+from lattice.training.inbox import Order
+from lattice.training.state import TrainingState
 from monitors.events import AnyEvent, Edited, StageStarted, Trained
+from presets.control_commands import StageArguments
 
 RICH = (
     "optimizer.name=adam8bit", "stages.0.sparsity=0.4", "stages.1.sparsity=0.3", "stages.0.clustering.clusters=4",
@@ -31,8 +32,8 @@ class Die(Callback):
     def __init__(self, moment: str) -> None:
         self._moment = moment
 
-    def at_stage_end(self, trainer: trainer.Trainer) -> None:
-        if self._moment == "at the end of the stage" and trainer.progress.stage == 0:
+    def at_stage_end(self, state: TrainingState) -> None:
+        if self._moment == "at the end of the stage" and state.progress.stage == 0:
             raise Died
 
     def on_event(self, event: AnyEvent) -> None:
@@ -41,21 +42,21 @@ class Die(Callback):
         if self._moment == "in the first step after" and isinstance(event, Trained) and event.stage == 1:
             raise Died
 
-    def after_waves(self, trainer: trainer.Trainer) -> None:
-        if self._moment == "after the waves" and trainer.progress.stage == 1:
+    def after_waves(self, state: TrainingState) -> None:
+        if self._moment == "after the waves" and state.progress.stage == 1:
             raise Died
 
-    def after_step(self, trainer: trainer.Trainer) -> None:
-        if self._moment == "after the first step" and trainer.progress.stage == 1:
+    def after_step(self, state: TrainingState) -> None:
+        if self._moment == "after the first step" and state.progress.stage == 1:
             raise Died
 
 
 class SaysNext(Callback):
     """An operator who sends the run on after step 4."""
 
-    def after_step(self, trainer: trainer.Trainer) -> None:
-        if trainer.progress.step == 4:
-            trainer.steering.inbox.put(Order("stage next", "test", lambda step, error: None))
+    def after_step(self, state: TrainingState) -> None:
+        if state.progress.step == 4:
+            state.inbox.put(Order("stage", "test", lambda step, error: None, StageArguments(action="next")))
 
 
 def dying(function):
@@ -81,7 +82,7 @@ MOMENTS = [*DURING, "at the end of the stage", "right after growing", "after the
 def build(bench, folder: Path, *more: Callback, sent_on: bool):
     operator = [SaysNext()] if sent_on else []
     # Whoever dies at the end of a stage does so before it is saved.
-    callbacks = (*more, *shaping(), DecodeMonitor(), Checkpointer(folder, "data"), *operator)
+    callbacks = (*more, DecodeMonitor(), Checkpointer(folder, "data"), *operator)
     return bench(*RICH, callbacks=callbacks)
 
 
@@ -103,7 +104,7 @@ def test_a_run_killed_around_its_growth_resumes_to_the_uninterrupted_one(
     with monkeypatch.context() as planted:
         if moment in DURING:
             name, plant = DURING[moment]
-            place = {"carry_over": trainer, "_carry_lattice": growth, "grown": trainer.moments, "choose": micro_batch}[name]
+            place = {"carry_over": changes, "_carry_lattice": growth, "grown": changes.moments, "choose": micro_batch}[name]
             honest = getattr(place, name)
             deadly = plant(honest)
 
@@ -120,14 +121,14 @@ def test_a_run_killed_around_its_growth_resumes_to_the_uninterrupted_one(
     at = saved.state["progress"]["step"]
     assert at == (3 if moment == "at the end of the stage" else 4 if sent_on else 6)
     second = build(bench, tmp_path, sent_on=sent_on)
-    second.trainer.resume(saved.model, saved.optimizer, saved.state)
+    changes.resume(second.trainer.state, saved.model, saved.optimizer, saved.state)
     assert second.trainer.run() == "finished"
 
     whole = uninterrupted[sent_on]
     losses = {event.step: (event.loss, event.grad_norm) for event in whole.heard.of(Trained) if event.step > at}
     assert {event.step: (event.loss, event.grad_norm) for event in second.heard.of(Trained)} == losses
     assert bool(whole.heard.of(Edited)) == sent_on
-    for ours, theirs in zip(second.trainer.tensors(), whole.trainer.tensors(), strict=True):
+    for ours, theirs in zip(second.trainer.state.tensors(), whole.trainer.state.tensors(), strict=True):
         assert ours.keys() == theirs.keys() and all(tensor.equal(theirs[name]) for name, tensor in ours.items())
 
 
@@ -136,12 +137,12 @@ def test_moments_of_parts_without_a_shape_go_on_and_those_of_a_grown_lattice_sta
     before: dict[str, torch.Tensor] = {}
 
     class Keep(Callback):
-        def at_stage_end(self, trainer) -> None:
-            before.update({name: tensor.clone() for name, tensor in trainer.tensors()[1].items()} if not before else {})
+        def at_stage_end(self, state) -> None:
+            before.update({name: tensor.clone() for name, tensor in state.tensors()[1].items()} if not before else {})
 
         def on_event(self, event: AnyEvent) -> None:
             if isinstance(event, StageStarted) and event.stage == 1:
-                after.update(run.trainer.tensors()[1])
+                after.update(run.trainer.state.tensors()[1])
                 raise Died
 
     after: dict[str, torch.Tensor] = {}
@@ -160,9 +161,9 @@ def test_a_stage_that_is_skipped_is_never_built_and_the_next_grows_from_the_one_
     run = bench(f"stages=[{stages}]", "optimizer.warmup_steps=0")
 
     class Goto(Callback):
-        def after_step(self, trainer) -> None:
-            if trainer.progress.step == 2:
-                trainer.steering.inbox.put(Order("stage goto", "test", lambda step, error: None, value=2))
+        def after_step(self, state) -> None:
+            if state.progress.step == 2:
+                state.inbox.put(Order("stage", "test", lambda step, error: None, StageArguments(action="goto", stage=2)))
 
     run.trainer.callbacks.append(Goto())
     assert run.trainer.run() == "finished"

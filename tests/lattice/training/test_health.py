@@ -11,11 +11,12 @@ import torch
 
 from lattice.model.text_lattice import TextLattice
 from lattice.observing.decode_monitor import DecodeMonitor
-from lattice.training import checkpoint
+from lattice.training import changes, checkpoint
 from lattice.training.callbacks import Callback
 from lattice.training.checkpointer import Checkpointer
-from lattice.training.health import FEWEST, Recovery, not_finite, note_loss, why_bad
+from lattice.training.health import FEWEST, Recovery, not_finite, why_bad
 from lattice.training.progress import Progress
+from lattice.training.state import TrainingState
 from lattice.training.trainer import Trainer, TrainingFailed
 from monitors.events import BadStep, RolledBack, Saved, StageStarted, Trained, Warned
 
@@ -24,14 +25,14 @@ LONG = ("stages.0.steps=12", "stages.1.steps=12")
 
 
 class After(Callback):
-    """Does something to the trainer after a step."""
+    """Does something to the state after a step."""
 
-    def __init__(self, step: int, act: Callable[[Trainer], None]) -> None:
+    def __init__(self, step: int, act: Callable[[TrainingState], None]) -> None:
         self._step, self._act = step, act
 
-    def after_step(self, trainer: Trainer) -> None:
-        if trainer.progress.step == self._step:
-            self._act(trainer)
+    def after_step(self, state: TrainingState) -> None:
+        if state.progress.step == self._step:
+            self._act(state)
 
 
 class Weights(Callback):
@@ -40,8 +41,8 @@ class Weights(Callback):
     def __init__(self) -> None:
         self.after: dict[int, dict[str, torch.Tensor]] = {}
 
-    def after_step(self, trainer: Trainer) -> None:
-        self.after[trainer.progress.step] = {name: value.clone() for name, value in trainer.tensors()[0].items()}
+    def after_step(self, state: TrainingState) -> None:
+        self.after[state.progress.step] = {name: value.clone() for name, value in state.tensors()[0].items()}
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -54,9 +55,8 @@ def guarded(bench, tmp_path):
 
     def build(*assignments: str, callbacks: tuple[Callback, ...] = (), folder: Path = tmp_path):
         recovery = Recovery(folder)
-        run = bench(*LONG, *assignments, callbacks=[*callbacks, DecodeMonitor(), recovery, Checkpointer(folder, "data")])
-        run.trainer.recovery = recovery
-        return run
+        every = [*callbacks, DecodeMonitor(), recovery, Checkpointer(folder, "data")]
+        return bench(*LONG, *assignments, callbacks=every, recovery=recovery)
 
     return build
 
@@ -69,7 +69,7 @@ def poison(monkeypatch) -> Iterator[Callable]:
     def begin(trainer: Trainer, steps: range, factor: float = math.nan) -> None:
         def loss(model: TextLattice, *batch):
             total, count = honest(model, *batch)
-            return (total * factor if model.training and trainer.progress.step + 1 in steps else total), count
+            return (total * factor if model.training and trainer.state.progress.step + 1 in steps else total), count
 
         monkeypatch.setattr(TextLattice, "loss", loss)
 
@@ -122,7 +122,7 @@ def test_a_stage_that_is_bad_from_its_start_grows_anew_from_the_last_one(guarded
     assert (back.step, back.stage, back.to_step) == (17, 1, 12)
     # No step of the stage was applied, so what it grows into again is what it began with, discovery waves included.
     assert same(weights.after[17], weights.after[13])
-    assert run.trainer.progress.waves == 2
+    assert run.trainer.state.progress.waves == 2
     assert not same(weights.after[18], weights.after[17])
 
 
@@ -141,8 +141,8 @@ def test_a_damaged_checkpoint_is_passed_over_with_its_reason_when_the_run_goes_b
 
 @pytest.mark.parametrize("at", [4, 7, 10], ids=["before", "in the bad steps", "after the run went back"])
 def test_a_run_that_goes_back_and_is_interrupted_ends_like_the_one_that_is_not(guarded, poison, tmp_path, at):
-    def stop(trainer: Trainer) -> None:
-        trainer.stop_request = "test"
+    def stop(state: TrainingState) -> None:
+        state.request_stop("test")
 
     whole = guarded(folder=tmp_path / "whole")
     poison(whole.trainer, range(5, 10))
@@ -153,7 +153,7 @@ def test_a_run_that_goes_back_and_is_interrupted_ends_like_the_one_that_is_not(g
     assert first.trainer.run() == "stopped"  # killed after its last checkpoint: none is saved here
     saved, _ = checkpoint.load_newest(place)
     second = guarded(folder=place)
-    second.trainer.resume(saved.model, saved.optimizer, saved.state)
+    changes.resume(second.trainer.state, saved.model, saved.optimizer, saved.state)
     poison(second.trainer, range(5, 10))
     assert second.trainer.run() == "finished"
     (mine, _), (theirs, _) = checkpoint.load_newest(place), checkpoint.load_newest(tmp_path / "whole")
@@ -175,13 +175,13 @@ def test_one_number_that_is_not_finite_is_found_and_its_tensor_named(value, dtyp
     assert not_finite(tensors | {"lattice.cells": bad}) == f"lattice.cells is not finite (it reaches {value})"
 
 
-def spoil_weight(trainer: Trainer) -> None:
+def spoil_weight(state: TrainingState) -> None:
     with torch.no_grad():
-        trainer.model.decoder.embedding.weight[-1, 0] = math.nan  # a token that no sentence here may use
+        state.model.decoder.embedding.weight[-1, 0] = math.nan  # a token that no sentence here may use
 
 
-def spoil_moment(trainer: Trainer) -> None:
-    next(iter(trainer.optimizer.state.values()))["exp_avg"].view(-1)[0] = math.inf
+def spoil_moment(state: TrainingState) -> None:
+    next(iter(state.optimizer.state.values()))["exp_avg"].view(-1)[0] = math.inf
 
 
 @pytest.mark.parametrize("spoil", [spoil_weight, spoil_moment])
@@ -190,7 +190,7 @@ def test_broken_weights_or_moments_are_found_at_a_look_and_gone_back_from(guarde
     assert run.trainer.run() == "finished"
     (back,) = run.heard.of(RolledBack)
     assert (back.step, back.to_step) == (9, 6) and "is not finite" in back.reason
-    assert not_finite(run.trainer.tensors()[0]) == not_finite(run.trainer.tensors()[1]) == ""
+    assert not_finite(run.trainer.state.tensors()[0]) == not_finite(run.trainer.state.tensors()[1]) == ""
 
 
 @pytest.mark.parametrize("spoil", [spoil_weight, spoil_moment])
@@ -208,8 +208,8 @@ def test_broken_weights_or_moments_are_never_saved(guarded, spoil, tmp_path):
 def test_a_run_whose_last_weights_are_broken_says_so_instead_of_saving_them(guarded, tmp_path):
     run = guarded(callbacks=(After(24, spoil_weight),))
     run.trainer.run()
-    saver = next(callback for callback in run.trainer.callbacks if isinstance(callback, Checkpointer))
-    assert saver.failure is not None and "is not finite" in saver.failure
+    (said,) = [event.message for event in run.heard.of(Warned) if event.step == 24 and "not saved" in event.message]
+    assert "is not finite" in said
     assert checkpoint.load_newest(tmp_path)[0].state["progress"]["step"] == 21
 
 
@@ -219,7 +219,7 @@ def test_a_run_whose_last_weights_are_broken_says_so_instead_of_saving_them(guar
 def test_the_running_mean_and_variance_are_exact_until_they_begin_to_forget():
     losses, progress = torch.rand(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64), Progress()
     for loss in losses.tolist():
-        note_loss(progress, loss)
+        progress.note_good(loss)
     assert progress.loss_mean == pytest.approx(float(losses.mean()), rel=1e-9)
     assert progress.loss_variance == pytest.approx(float(losses.var(correction=0)), rel=1e-9)
 
@@ -230,7 +230,7 @@ def test_no_loss_of_a_noisy_falling_curve_counts_as_a_spike_and_a_jump_does():
     for step, away in enumerate(noise):
         loss = 6.0 * math.exp(-step / 500) + 0.3 + 0.25 * abs(away)
         assert why_bad(progress, loss, 1.0, 6.0) == "", step
-        note_loss(progress, loss)
+        progress.note_good(loss)
     assert why_bad(progress, 6.2, 1.0, 6.0) == f"the loss is 6.2, far above its mean of {progress.loss_mean:.3g}"
     assert why_bad(progress, 6.2, 1.0, 0.0) == ""
 
@@ -238,16 +238,16 @@ def test_no_loss_of_a_noisy_falling_curve_counts_as_a_spike_and_a_jump_does():
 def test_a_stage_has_no_spikes_before_its_losses_are_known():
     progress = Progress()
     for _ in range(FEWEST - 1):
-        note_loss(progress, 1.0)
+        progress.note_good(1.0)
     assert why_bad(progress, 50.0, 1.0, 6.0) == ""
-    note_loss(progress, 1.0)
+    progress.note_good(1.0)
     assert why_bad(progress, 50.0, 1.0, 6.0) != ""
 
 
 def test_a_spike_is_not_applied_and_an_edit_forgets_what_the_loss_was(guarded, poison):
     weights = Weights()
     settings = ("stages.0.steps=30", "checkpoint.every=100", "decode.every=100")
-    edit = After(26, lambda trainer: trainer.reconfigure(trainer.config))
+    edit = After(26, lambda state: changes.reconfigure(state, state.config))
     run = guarded(*settings, callbacks=(weights, edit))
     poison(run.trainer, range(25, 29, 2), 10.0)  # of steps 25 and 27, the second after the edit
     run.trainer.run()
@@ -284,7 +284,7 @@ def test_where_memory_runs_out_the_same_batch_goes_through_in_smaller_parts(benc
     planned.trainer.run()
     scarce(4)
     run = bench()
-    assert run.trainer.plan.micro_batch == 16
+    assert run.trainer.state.plan.micro_batch == 16
     assert run.trainer.run() == "finished"
     assert losses(run) == losses(planned)
     told = [event.message for event in run.heard.of(Warned)]
@@ -296,17 +296,17 @@ def test_where_memory_runs_out_the_same_batch_goes_through_in_smaller_parts(benc
 
 
 def test_a_resumed_run_keeps_the_smaller_parts_without_trying_the_larger_ones_again(bench, scarce, tmp_path):
-    def stop(trainer: Trainer) -> None:
-        trainer.stop_request = "test"
+    def stop(state: TrainingState) -> None:
+        state.request_stop("test")
 
     scarce(4)
     saver = Checkpointer(tmp_path, "data")
     first = bench("stages.1.steps=1", callbacks=[After(4, stop)])
     assert first.trainer.run() == "stopped"
-    saver.save(first.trainer)
+    saver.save(first.trainer.state)
     saved, _ = checkpoint.load_newest(tmp_path)
     second = bench("stages.1.steps=1")
-    second.trainer.resume(saved.model, saved.optimizer, saved.state)
+    changes.resume(second.trainer.state, saved.model, saved.optimizer, saved.state)
     second.trainer.run()
     assert second.heard.of(StageStarted)[0].micro_batch == 4
     assert [event.stage for event in second.heard.of(Warned)] == [1, 1]
@@ -318,5 +318,5 @@ def test_memory_that_does_not_take_one_sentence_ends_the_run(bench, scarce):
     with pytest.raises(torch.OutOfMemoryError):
         run.trainer.run()
     told = [event.message for event in run.heard.of(Warned)]
-    assert run.trainer.micro_batch == 1 and len(told) == 5
+    assert run.trainer.state.micro_batch == 1 and len(told) == 5
     assert told[-1] == "out of memory with 1 sentence at once; going on with segments of 3 ticks, which run twice"

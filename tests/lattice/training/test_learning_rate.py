@@ -38,7 +38,7 @@ def test_a_stage_that_ended_early_leaves_its_part_of_the_learning_rate_schedule_
     run.trainer.run()
     rates = [event.learning_rate for event in run.heard.of(Trained)]
     positions = [0, 1, 2, 3, 6, 7, 8, 9, 10, 11]
-    assert rates == [learning_rate(run.trainer.config, position) for position in positions]
+    assert rates == [learning_rate(run.trainer.state.config, position) for position in positions]
 
 
 @pytest.mark.parametrize("profile", ["discovery", "learning", "consolidation"])
@@ -48,11 +48,11 @@ def test_connections_learn_at_the_rate_of_the_profile_and_cells_at_their_own(ben
         "optimizer.warmup_steps=0",
         "optimizer.cell_rate=0.5",
     )
-    start = {name: tensor.clone() for name, tensor in run.trainer.model.state_dict().items()}
+    start = {name: tensor.clone() for name, tensor in run.trainer.state.model.state_dict().items()}
     run.trainer.run()
     # AdamW's first step moves every parameter by the learning rate, as long as its gradient is well above epsilon.
     steps = {
-        name: (run.trainer.model.state_dict()[name] - start[name]).abs().max().item()
+        name: (run.trainer.state.model.state_dict()[name] - start[name]).abs().max().item()
         for name in ("lattice.cells", "lattice.weights")
     }
     assert steps["lattice.cells"] == pytest.approx(3e-3 * 0.5, rel=1e-3)

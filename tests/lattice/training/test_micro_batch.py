@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from lattice.model.text_lattice import TextLattice
-from lattice.training import micro_batch
+from lattice.training import changes, micro_batch
 from lattice.training.callbacks import Callback
 from lattice.training.checkpointer import Checkpointer
+from monitors import gauges
 from monitors.events import StageStarted, Trained, Warned
 from presets.live import edit
 from presets.plan import on_device, plan
@@ -47,9 +48,9 @@ class StopAfter(Callback):
     def __init__(self, step: int) -> None:
         self._step = step
 
-    def after_step(self, trainer) -> None:
-        if trainer.progress.step == self._step:
-            trainer.request_stop("test")
+    def after_step(self, state) -> None:
+        if state.progress.step == self._step:
+            state.request_stop("test")
 
 
 def told(run: Bench) -> list[str]:
@@ -57,7 +58,7 @@ def told(run: Bench) -> list[str]:
 
 
 def weights(run: Bench) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in run.trainer.model.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in run.trainer.state.model.state_dict().items()}
 
 
 def tight(config, stage: int = 0) -> str:
@@ -68,7 +69,7 @@ def tight(config, stage: int = 0) -> str:
 
 def test_close_to_the_budget_the_longest_sentences_are_tried_before_the_first_step(bench, config_of, scarce, monkeypatch):
     tried = scarce(4)
-    monkeypatch.setattr(micro_batch.gauges, "peak_rss_bytes", lambda: 10**8)  # only running out counts here
+    monkeypatch.setattr(gauges, "peak_rss_bytes", lambda: 10**8)  # only running out counts here
     run = bench(tight(config_of()), "training.checkpoint_ticks=0", callbacks=(StopAfter(1),))
     run.trainer.run()
     assert tried[:3] == [16, 8, 4] and len(told(run)) == 2  # tried before anything was trained
@@ -77,7 +78,7 @@ def test_close_to_the_budget_the_longest_sentences_are_tried_before_the_first_st
 
 
 def test_a_trial_leaves_the_run_as_it_would_be_without(bench, config_of, monkeypatch):
-    monkeypatch.setattr(micro_batch.gauges, "peak_rss_bytes", lambda: 10**8)
+    monkeypatch.setattr(gauges, "peak_rss_bytes", lambda: 10**8)
     budget = tight(config_of())
     tried = bench(budget)
     tried.trainer.run()
@@ -97,15 +98,15 @@ def test_a_micro_batch_that_was_set_is_not_tried(bench, config_of, monkeypatch):
     monkeypatch.setattr(micro_batch, "_probe", lambda trainer: pytest.fail("tried"))
     run = bench(tight(config_of()), "training.micro_batch=16", callbacks=(StopAfter(1),))
     run.trainer.run()
-    assert run.trainer.micro_batch == 16
+    assert run.trainer.state.micro_batch == 16
 
 
 def test_a_trial_that_takes_more_than_the_budget_takes_less(bench, config_of, monkeypatch):
     peaks = iter([10**8, 9 * 10**9, 10**8, 10**8 + 1])
-    monkeypatch.setattr(micro_batch.gauges, "peak_rss_bytes", lambda: next(peaks))
+    monkeypatch.setattr(gauges, "peak_rss_bytes", lambda: next(peaks))
     run = bench(tight(config_of()), "training.checkpoint_ticks=0")
-    micro_batch.choose(run.trainer)
-    assert run.trainer.micro_batch == 8
+    micro_batch.choose(run.trainer.state)
+    assert run.trainer.state.micro_batch == 8
     assert "GB are more than the budget of" in told(run)[0] and "going on with 8" in told(run)[0]
 
 
@@ -113,7 +114,7 @@ def test_where_one_sentence_is_too_much_segments_are_the_last_resort(bench, scar
     scarce(0, more_in_segments=1)
     run = bench(callbacks=(StopAfter(2),))
     assert run.trainer.run() == "stopped"
-    assert (run.trainer.micro_batch, run.trainer.checkpoint_ticks) == (1, 3)
+    assert (run.trainer.state.micro_batch, run.trainer.state.checkpoint_ticks) == (1, 3)
     assert told(run)[-1] == "out of memory with 1 sentence at once; going on with segments of 3 ticks, which run twice"
     assert len(run.heard.of(Trained)) == 2
 
@@ -128,7 +129,7 @@ def test_segments_that_were_set_are_not_changed(bench, scarce):
 def test_a_resumed_run_keeps_its_micro_batch_whatever_is_planned_now_and_equals_one_that_never_stopped(
     bench, config_of, monkeypatch
 ):
-    monkeypatch.setattr(micro_batch.gauges, "peak_rss_bytes", lambda: 10**8)
+    monkeypatch.setattr(gauges, "peak_rss_bytes", lambda: 10**8)
     whole = bench("training.micro_batch=4")
     assert whole.trainer.run() == "finished"
 
@@ -136,13 +137,13 @@ def test_a_resumed_run_keeps_its_micro_batch_whatever_is_planned_now_and_equals_
     config = config_of("training.micro_batch=4", "training.checkpoint_ticks=0")
     budget = max(stage.total_bytes for stage in plan(on_device(config, "cpu"))) / 1e9
     first = bench(f"run.memory_budget_gb={budget}", "training.checkpoint_ticks=0", callbacks=(StopAfter(4),))
-    assert first.trainer.plan.micro_batch == 4 and first.trainer.run() == "stopped"
-    model, optimizer = ({name: t.clone() for name, t in tensors.items()} for tensors in first.trainer.tensors())
-    state = json.loads(json.dumps(first.trainer.state()))
+    assert first.trainer.state.plan.micro_batch == 4 and first.trainer.run() == "stopped"
+    model, optimizer = ({name: t.clone() for name, t in tensors.items()} for tensors in first.trainer.state.tensors())
+    state = json.loads(json.dumps(first.trainer.state.as_json()))
     second = bench("stages.1.steps=1")
-    second.trainer.resume(model, optimizer, state)
-    assert second.trainer.plan.micro_batch == 16 and second.trainer.micro_batch == 4
-    second.trainer.stop_request = None
+    changes.resume(second.trainer.state, model, optimizer, state)
+    assert second.trainer.state.plan.micro_batch == 16 and second.trainer.state.micro_batch == 4
+    second.trainer.state.stop_request = None
     second.trainer.callbacks.append(StopAfter(6))
     second.trainer.run()
     losses = {event.step: event.loss for event in whole.heard.of(Trained)}
@@ -164,10 +165,10 @@ def test_an_edit_that_needs_more_memory_lowers_the_micro_batch_at_once(bench, co
     total = plan(on_device(config_of(*pruned, "stages.0.sparsity=0.9"), "cpu"))[0].total_bytes
     run = bench(*pruned, "stages.0.sparsity=0.9", f"run.memory_budget_gb={total / 1e9}", "stages.1.shape=[4,4,6]")
     trainer = run.trainer
-    micro_batch.choose(trainer)
-    before = trainer.micro_batch
-    trainer.reconfigure(edit(trainer.config, "stages.0.sparsity", 0.0))
-    assert trainer.micro_batch == trainer.plan.micro_batch < before
+    micro_batch.choose(trainer.state)
+    before = trainer.state.micro_batch
+    changes.reconfigure(trainer.state, edit(trainer.state.config, "stages.0.sparsity", 0.0))
+    assert trainer.state.micro_batch == trainer.state.plan.micro_batch < before
 
 
 @pytest.mark.parametrize(
@@ -198,11 +199,11 @@ def test_other_errors_of_a_step_are_not_taken_for_a_lack_of_memory(bench, monkey
 LIMITED = """
 import json, resource, sys
 import torch
-from lattice.data.batches import Sentences, corpus_tokenizer
+from lattice.data.batches import TokenizedCorpus
 from lattice.training.callbacks import Callback
 from lattice.data.corpus import Corpus, Pair
 from lattice.data.grammar import generate
-from lattice.training.trainer import Trainer
+from lattice.training.build import build_trainer
 from monitors.events import Warned
 from presets.layers import load
 
@@ -212,26 +213,24 @@ corpus = Corpus("generated", pairs[:160], pairs[160:], {})
 settings = ["stages.0.shape=[32,32,24]", "stages.0.strides.z=[5]", "stages.0.ticks=10", "training.batch=64",
             "stages.0.steps=2", "optimizer.warmup_steps=0", "training.checkpoint_ticks=0", "run.kernel=native"]
 config = load("tiny", None, settings).config
-tokenizer = corpus_tokenizer(corpus, config.text.vocabulary)
-train, valid = (Sentences(pairs, tokenizer, config.text.max_tokens) for pairs in (corpus.train, corpus.valid))
 heard, took = [], []
 
 class Listener(Callback):
     def on_event(self, event):
         if isinstance(event, Warned):
             heard.append(event.message)
-    def after_step(self, trainer):
-        took.append(trainer.micro_batch)
-        if trainer.progress.step == 2:
-            trainer.request_stop("test")
+    def after_step(self, state):
+        took.append(state.micro_batch)
+        if state.progress.step == 2:
+            state.request_stop("test")
 
-trainer = Trainer(config, tokenizer, train, valid, torch.device("cpu"), [Listener()])
+trainer = build_trainer(config, TokenizedCorpus.of(corpus, config), torch.device("cpu"), [Listener()])
 with open("/proc/self/statm") as file:
     taken = int(file.read().split()[0]) * resource.getpagesize()
 limit = taken + int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 trainer.run()
-print(json.dumps({"planned": trainer.plan.micro_batch, "took": took, "heard": heard}))
+print(json.dumps({"planned": trainer.state.plan.micro_batch, "took": took, "heard": heard}))
 """
 
 
@@ -252,6 +251,6 @@ def test_the_choice_is_in_the_checkpoint(bench, tmp_path):
 
     run = bench("training.micro_batch=8", "training.checkpoint_ticks=2", callbacks=(StopAfter(2),))
     run.trainer.run()
-    Checkpointer(tmp_path, "data").save(run.trainer)
+    Checkpointer(tmp_path, "data").save(run.trainer.state)
     progress = checkpoint.load_newest(tmp_path)[0].state["progress"]
     assert (progress["micro_batch"], progress["checkpoint_ticks"]) == (8, 2)

@@ -12,11 +12,10 @@ from lattice.model.text_lattice import TextLattice
 from lattice.observing.decode_monitor import DecodeMonitor
 from lattice.random_streams import generator
 from lattice.structure.clusters import assign
-from lattice.training import checkpoint
+from lattice.training import changes, checkpoint
 from lattice.training.callbacks import Callback
 from lattice.training.checkpointer import Checkpointer
-from lattice.training.recluster import Recluster
-from lattice.training.trainer import Trainer
+from lattice.training.state import TrainingState
 from monitors.events import Clustered, Trained, Warned
 from presets.live import edit
 
@@ -30,8 +29,8 @@ class Lattices(Callback):
     def __init__(self) -> None:
         self.after: list[dict[str, torch.Tensor]] = []
 
-    def after_step(self, trainer: Trainer) -> None:
-        lattice = trainer.model.lattice
+    def after_step(self, state: TrainingState) -> None:
+        lattice = state.model.lattice
         self.after.append({name: getattr(lattice, name).clone() for name in ("labels", "mean_state", "centroids")})
 
 
@@ -39,13 +38,13 @@ class StopAt(Callback):
     def __init__(self, step: int) -> None:
         self._step = step
 
-    def after_step(self, trainer: Trainer) -> None:
-        if trainer.progress.step == self._step:
-            trainer.stop_request = "test"
+    def after_step(self, state: TrainingState) -> None:
+        if state.progress.step == self._step:
+            state.request_stop("test")
 
 
 def test_clusters_are_formed_anew_in_their_rhythm_and_cover_all_cells(bench):
-    run = bench(*CLUSTERED, *OFTEN, callbacks=[Recluster()])
+    run = bench(*CLUSTERED, *OFTEN)
     assert run.trainer.run() == "finished"
     seen = run.heard.of(Clustered)
     assert [(event.step, event.stage) for event in seen] == [(2, 0), (4, 0), (6, 0), (9, 1), (12, 1)]
@@ -53,14 +52,14 @@ def test_clusters_are_formed_anew_in_their_rhythm_and_cover_all_cells(bench):
     assert seen[0].stability is None and all(0 <= event.stability <= 1 for event in seen[1:])
     assert all(1 < len(event.sizes) == event.count <= 4 and min(event.sizes) >= 8 for event in seen)
     assert all(-1 <= event.silhouette <= 1 and event.seconds > 0 for event in seen)
-    lattice = run.trainer.model.lattice
+    lattice = run.trainer.state.model.lattice
     assert sorted(torch.bincount(lattice.labels.flatten()).tolist(), reverse=True) == list(seen[-1].sizes)
 
 
 def test_the_first_clusters_replace_the_blocks_and_are_those_of_the_running_mean(bench):
     lattices = Lattices()
-    run = bench(*CLUSTERED, "stages.0.clustering.every=5", "stages.0.clustering.min_size=1", callbacks=[Recluster(), lattices])
-    blocks, mean = run.trainer.model.lattice.labels.clone(), run.trainer.model.lattice.mean_state.clone()
+    run = bench(*CLUSTERED, "stages.0.clustering.every=5", "stages.0.clustering.min_size=1", callbacks=[lattices])
+    blocks, mean = run.trainer.state.model.lattice.labels.clone(), run.trainer.state.model.lattice.mean_state.clone()
     run.trainer.run()
     assert not mean.any() and lattices.after[0]["mean_state"].any()
     assert torch.equal(lattices.after[3]["labels"], blocks)
@@ -71,9 +70,9 @@ def test_the_first_clusters_replace_the_blocks_and_are_those_of_the_running_mean
 
 
 def test_the_running_mean_takes_in_the_mean_state_at_some_training_sentences(bench):
-    run = bench(*CLUSTERED, "stages.0.clustering.every=4", callbacks=[Recluster(), StopAt(1)])
+    run = bench(*CLUSTERED, "stages.0.clustering.every=4", callbacks=[StopAt(1)])
     assert run.trainer.run() == "stopped"  # the weights are still those that the look was taken with
-    model, sentences = run.trainer.model, run.trainer.train_sentences
+    model, sentences = run.trainer.state.model, run.trainer.state.train_sentences
     rows = torch.randint(300, (8,), generator=generator(0, "cluster sentences", 0, 1)).tolist()
     source, _, _ = sentences.batch(rows, torch.device("cpu"))
     with torch.no_grad():
@@ -86,31 +85,31 @@ def test_the_running_mean_takes_in_the_mean_state_at_some_training_sentences(ben
 def test_the_running_mean_is_the_same_but_for_rounding_whatever_the_micro_batch(bench):
     means = []
     for size in (16, 4):
-        run = bench(*CLUSTERED, *OFTEN, f"training.micro_batch={size}", "stages.1.steps=1", callbacks=[Recluster()])
+        run = bench(*CLUSTERED, *OFTEN, f"training.micro_batch={size}", "stages.1.steps=1")
         run.trainer.run()
-        means.append(run.trainer.model.lattice.mean_state)
+        means.append(run.trainer.state.model.lattice.mean_state)
     assert torch.allclose(*means, atol=1e-4)
 
 
 def test_without_clusters_or_with_every_0_nothing_is_looked_at(bench, monkeypatch):
     monkeypatch.setattr(TextLattice, "mean_state", lambda *_: pytest.fail("looked"))
-    off = bench(callbacks=[Recluster()])
+    off = bench()
     assert off.trainer.run() == "finished"
-    assert not {"lattice.labels", "lattice.mean_state", "lattice.centroids"} & set(off.trainer.model.state_dict())
-    still = bench(*CLUSTERED, "stages.0.clustering.every=0", "stages.1.clustering.every=0", callbacks=[Recluster()])
+    assert not {"lattice.labels", "lattice.mean_state", "lattice.centroids"} & set(off.trainer.state.model.state_dict())
+    still = bench(*CLUSTERED, "stages.0.clustering.every=0", "stages.1.clustering.every=0")
     assert still.trainer.run() == "finished"
-    identity = bench(*CLUSTERED, *OFTEN, "lattice.arm=identity", callbacks=[Recluster()])
+    identity = bench(*CLUSTERED, *OFTEN, "lattice.arm=identity")
     assert identity.trainer.run() == "finished"
     assert [run.heard.of(Clustered) for run in (off, still, identity)] == [[], [], []]
 
 
 def test_the_rhythm_can_be_changed_while_the_run_trains(bench):
     class Edit(Callback):
-        def after_step(self, trainer: Trainer) -> None:
-            if trainer.progress.step == 3:
-                trainer.reconfigure(edit(trainer.config, "stages.0.clustering.every", 5))
+        def after_step(self, state: TrainingState) -> None:
+            if state.progress.step == 3:
+                changes.reconfigure(state, edit(state.config, "stages.0.clustering.every", 5))
 
-    run = bench(*CLUSTERED, *OFTEN, callbacks=[Recluster(), Edit()])
+    run = bench(*CLUSTERED, *OFTEN, callbacks=[Edit()])
     run.trainer.run()
     assert [event.step for event in run.heard.of(Clustered) if event.stage == 0] == [2, 5]
 
@@ -118,7 +117,7 @@ def test_the_rhythm_can_be_changed_while_the_run_trains(bench):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, bench):
     folder = tmp_path_factory.mktemp("whole")
-    run = bench(*CLUSTERED, *OFTEN, callbacks=[Recluster(), DecodeMonitor(), Checkpointer(folder, "data")])
+    run = bench(*CLUSTERED, *OFTEN, callbacks=[DecodeMonitor(), Checkpointer(folder, "data")])
     assert run.trainer.run() == "finished"
     return folder, run.heard
 
@@ -130,12 +129,12 @@ def told(heard, since: int) -> list[dict]:
 @pytest.mark.parametrize("at", [1, 4, 6, 8], ids=["before the first", "between two", "where the stage ends", "in stage 2"])
 def test_a_resumed_run_clusters_and_learns_like_the_uninterrupted_one_bit_for_bit(bench, whole, tmp_path, at):
     saver = Checkpointer(tmp_path, "data")
-    first = bench(*CLUSTERED, *OFTEN, callbacks=[Recluster(), DecodeMonitor(), saver, StopAt(at)])
+    first = bench(*CLUSTERED, *OFTEN, callbacks=[DecodeMonitor(), saver, StopAt(at)])
     assert first.trainer.run() == "stopped"
-    saver.save(first.trainer)
+    saver.save(first.trainer.state)
     saved, _ = checkpoint.load_newest(tmp_path)
-    second = bench(*CLUSTERED, *OFTEN, callbacks=[Recluster(), DecodeMonitor(), Checkpointer(tmp_path, "data")])
-    second.trainer.resume(saved.model, saved.optimizer, saved.state)
+    second = bench(*CLUSTERED, *OFTEN, callbacks=[DecodeMonitor(), Checkpointer(tmp_path, "data")])
+    changes.resume(second.trainer.state, saved.model, saved.optimizer, saved.state)
     assert second.trainer.run() == "finished"
     reference, heard = whole
     assert told(second.heard, at) == told(heard, at) != []
@@ -157,17 +156,17 @@ def test_states_that_are_not_finite_are_warned_of_and_left_out(bench, monkeypatc
         return state
 
     monkeypatch.setattr(TextLattice, "mean_state", poisoned)
-    run = bench(*CLUSTERED, *OFTEN, callbacks=[Recluster()])
+    run = bench(*CLUSTERED, *OFTEN)
     assert run.trainer.run() == "finished"
     (warned,) = run.heard.of(Warned)
     assert warned.message.startswith("the states of 2 cells are not finite")
     assert len(run.heard.of(Clustered)) == 5
-    assert run.trainer.model.lattice.mean_state.isfinite().all()
+    assert run.trainer.state.model.lattice.mean_state.isfinite().all()
 
 
 def test_silent_cells_are_one_cluster_and_that_is_warned_of(bench, monkeypatch):
     monkeypatch.setattr(TextLattice, "mean_state", lambda model, _: torch.zeros_like(model.lattice.mean_state))
-    run = bench(*CLUSTERED, "stages.0.clustering.every=6", callbacks=[Recluster()])
+    run = bench(*CLUSTERED, "stages.0.clustering.every=6")
     assert run.trainer.run() == "finished"
     (event,) = run.heard.of(Clustered)
     assert (event.count, event.sizes, event.silhouette) == (1, (96,), None)

@@ -8,13 +8,22 @@ import pytest
 import torch
 
 from lattice.observing.decode_monitor import DecodeMonitor
-from lattice.training import checkpoint, steering
+from lattice.training import changes, checkpoint, steering
 from lattice.training.callbacks import Callback
 from lattice.training.checkpointer import Checkpointer
+from lattice.training.inbox import Order
 from lattice.training.learning_rate import learning_rate
-from lattice.training.steering import Order
-from lattice.training.trainer import Trainer
+from lattice.training.state import TrainingState
 from monitors.events import Decoded, Edited, EventLog, Rewired, Saved, StageEnded, StageStarted, Trained, read_events
+from presets.control_commands import Arguments, SetArguments, StageArguments
+
+
+def arguments(command: str, key: str, value: object) -> tuple[str, Arguments]:
+    """("stage goto", "", 2) as the name of a command and its arguments."""
+    name, _, action = command.partition(" ")
+    if name == "set":
+        return name, SetArguments.model_construct(key=key, value=value)
+    return name, StageArguments.model_construct(action=action, stage=value) if name == "stage" else Arguments()
 
 
 class Operator(Callback):
@@ -24,12 +33,13 @@ class Operator(Callback):
         self._plan = plan
         self.answers: list[tuple[int | None, str]] = []
 
-    def after_step(self, trainer: Trainer) -> None:
-        for command, *rest in self._plan.pop(trainer.progress.step, []):
-            self.give(trainer, command, *rest)
+    def after_step(self, state: TrainingState) -> None:
+        for command, *rest in self._plan.pop(state.progress.step, []):
+            self.give(state, command, *rest)
 
-    def give(self, trainer: Trainer, command: str, key: str = "", value=None) -> None:
-        trainer.steering.inbox.put(Order(command, "ann", lambda step, error: self.answers.append((step, error)), key, value))
+    def give(self, state: TrainingState, command: str, key: str = "", value=None) -> None:
+        name, given = arguments(command, key, value)
+        state.inbox.put(Order(name, "ann", lambda step, error: self.answers.append((step, error)), given))
 
 
 class Died(Exception):
@@ -40,8 +50,8 @@ class DieAfter(Callback):
     def __init__(self, step: int) -> None:
         self._step = step
 
-    def after_step(self, trainer: Trainer) -> None:
-        if trainer.progress.step == self._step:
+    def after_step(self, state: TrainingState) -> None:
+        if state.progress.step == self._step:
             raise Died
 
 
@@ -78,14 +88,14 @@ def edits(heard) -> list[tuple]:
 
 def test_a_setting_holds_from_the_step_after_the_answer_on_and_is_logged(steer):
     run, operator, end = steer({4: [("set", "optimizer.learning_rate", 1e-3)]})
-    before, after = run.trainer.config, run.trainer.config
+    before, after = run.trainer.state.config, run.trainer.state.config
     assert end == "finished" and operator.answers == [(4, "")]
     assert edits(run.heard) == [(4, "set", "optimizer.learning_rate", 3e-3, 1e-3)]
     assert run.heard.of(Edited)[0].who == "ann"
     rates = [e.learning_rate for e in run.heard.of(Trained)]
     assert rates[4:] == [learning_rate(after, step) for step in range(4, 12)]
     assert rates[3] == pytest.approx(3 * learning_rate(before, 3))
-    assert run.trainer.progress.edits == 1
+    assert run.trainer.state.progress.edits == 1
 
 
 def test_the_order_in_which_orders_come_is_the_one_in_which_they_are_applied(steer):
@@ -115,7 +125,7 @@ def test_a_setting_that_can_not_be_is_refused_with_the_reason_and_changes_nothin
     run, operator, _ = steer({3: [("set", key, value)]})
     [(step, error)] = operator.answers
     assert step is None and reason.lstrip(": ") in error and "\n" not in error
-    assert edits(run.heard) == [] and run.trainer.progress.edits == 0
+    assert edits(run.heard) == [] and run.trainer.state.progress.edits == 0
 
 
 def test_a_setting_of_a_stage_that_is_over_is_refused_and_of_a_later_one_waits(steer):
@@ -129,8 +139,8 @@ def test_sparsity_of_the_current_stage_prunes_at_once_and_regrows_when_it_is_low
         def __init__(self) -> None:
             self.at: dict[int, int] = {}
 
-        def after_step(self, trainer) -> None:
-            self.at[trainer.progress.step] = len(trainer.model.lattice.weights)
+        def after_step(self, state) -> None:
+            self.at[state.progress.step] = len(state.model.lattice.weights)
 
     kept = Kept()
     orders = {2: [("set", "stages.0.sparsity", 0.5)], 3: [("set", "stages.0.sparsity", 0.25)]}
@@ -147,8 +157,8 @@ def test_a_setting_beyond_the_memory_budget_is_refused(steer, monkeypatch):
         fits = False
 
     class Shorter(Callback):
-        def after_step(self, trainer) -> None:
-            trainer.planning = lambda config: [TooMuch()] * 2
+        def after_step(self, state) -> None:
+            state.planning = lambda config: [TooMuch()] * 2
 
     monkeypatch.setattr(steering, "explain", lambda planned: "too much memory")
     run, operator, _ = steer({2: [("set", "stages.0.sparsity", 0.5)]}, callbacks=[Shorter()])
@@ -160,8 +170,8 @@ def test_the_profile_freeze_stops_the_connections_at_once_and_another_lets_them_
         def __init__(self) -> None:
             self.at: dict[int, torch.Tensor] = {}
 
-        def after_step(self, trainer) -> None:
-            self.at[trainer.progress.step] = trainer.model.lattice.weights.detach().clone()
+        def after_step(self, state) -> None:
+            self.at[state.progress.step] = state.model.lattice.weights.detach().clone()
 
     weights = Weights()
     steer({2: [("set", "stages.0.profile", "freeze")], 4: [("set", "stages.0.profile", "learning")]}, callbacks=[weights])
@@ -252,9 +262,9 @@ def test_what_else_ends_a_pause(bench, order):
     thread.start()
     assert paused.wait(60)
     if order == "wake":  # a signal handler's way
-        run.trainer.request_stop("test")
+        run.trainer.state.request_stop("test")
     else:
-        operator.give(run.trainer, order)
+        operator.give(run.trainer.state, order)
     thread.join(60)
     assert ends == ["finished" if order == "stage next" else "stopped"]
     assert len(run.heard.of(Trained)) == (9 if order == "stage next" else 3)
@@ -304,10 +314,10 @@ def test_a_killed_run_with_edits_resumes_to_the_uninterrupted_one_bit_for_bit(be
     assert at == {12: 8, 24: 24, 35: 32, 45: 40}[dies_at]
     # What was ordered after the checkpoint is forgotten with the steps it steered; the operator gives it again.
     again, log = build("killed", {step: list(orders) for step, orders in PLAN.items() if step > at})
-    again.trainer.resume(saved.model, saved.optimizer, saved.state)
-    log.log.rewind(again.trainer.progress.step, again.trainer.progress.edits)
+    changes.resume(again.trainer.state, saved.model, saved.optimizer, saved.state)
+    log.log.rewind(again.trainer.state.progress.step, again.trainer.state.progress.edits)
     known = [event for event in read_events(tmp_path / "killed.jsonl").events if isinstance(event, Edited)]
-    assert len(known) == again.trainer.progress.edits
+    assert len(known) == again.trainer.state.progress.edits
     assert again.trainer.run() == "finished"
     log.log.close()
 
@@ -318,8 +328,8 @@ def test_a_killed_run_with_edits_resumes_to_the_uninterrupted_one_bit_for_bit(be
         return told + [(e.step, e.command, e.key, e.old, e.new) for e in events if isinstance(e, Edited)]
 
     assert story("killed") == story("whole")
-    assert again.trainer.config == whole.trainer.config
-    ours, theirs = (run.trainer.tensors() for run in (again, whole))
+    assert again.trainer.state.config == whole.trainer.state.config
+    ours, theirs = (run.trainer.state.tensors() for run in (again, whole))
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.keys() == other.keys() and all(mine[name].equal(other[name]) for name in mine)
 
@@ -333,9 +343,9 @@ def test_an_order_made_after_the_checkpoint_of_its_step_is_not_in_it(bench, tmp_
         run.trainer.run()
     saved, _ = checkpoint.load_newest(tmp_path / "c")
     again = bench("checkpoint.every=100")
-    again.trainer.resume(saved.model, saved.optimizer, saved.state)
-    assert again.trainer.config.optimizer.clip == 1.0
-    log.log.rewind(again.trainer.progress.step, again.trainer.progress.edits)
+    changes.resume(again.trainer.state, saved.model, saved.optimizer, saved.state)
+    assert again.trainer.state.config.optimizer.clip == 1.0
+    log.log.rewind(again.trainer.state.progress.step, again.trainer.state.progress.edits)
     log.log.close()
     told = [e.command for e in read_events(tmp_path / "events.jsonl").events if isinstance(e, Edited)]
     assert told == ["pause", "checkpoint"]
@@ -350,6 +360,6 @@ def test_a_hold_and_a_goto_survive_a_resume(bench, tmp_path, at):
     saved = checkpoint.load(path)
     operator = Operator({9: [("stage release",)]} if at == "hold" else {})
     again = bench(callbacks=(operator,))
-    again.trainer.resume(saved.model, saved.optimizer, saved.state)
+    changes.resume(again.trainer.state, saved.model, saved.optimizer, saved.state)
     assert again.trainer.run() == "finished"
     assert [e.step for e in again.heard.of(StageEnded)][-1] == (15 if at == "hold" else 8)

@@ -11,9 +11,10 @@ import torch
 
 from lattice.observing import decode_monitor
 from lattice.observing.decode_monitor import DecodeMonitor
-from lattice.training import checkpoint
+from lattice.training import changes, checkpoint
 from lattice.training.callbacks import Callback
 from lattice.training.checkpointer import Checkpointer
+from lattice.training.state import TrainingState
 from lattice.training.trainer import Trainer, TrainingFailed
 from monitors.events import BadStep, Decoded, Saved, StageEnded, StageStarted, Trained, Warned
 
@@ -26,9 +27,9 @@ class StopAt(Callback):
     def __init__(self, step: int) -> None:
         self._step = step
 
-    def after_step(self, trainer: Trainer) -> None:
-        if trainer.progress.step == self._step:
-            trainer.stop_request = "test"
+    def after_step(self, state: TrainingState) -> None:
+        if state.progress.step == self._step:
+            state.request_stop("test")
 
 
 class Died(Exception):
@@ -38,7 +39,7 @@ class Died(Exception):
 class DieAtStageEnd(Callback):
     """Stands behind the checkpointer: the process dies when the stage's checkpoint is on disk and nothing else is done."""
 
-    def at_stage_end(self, trainer: Trainer) -> None:
+    def at_stage_end(self, state: TrainingState) -> None:
         raise Died
 
 
@@ -49,8 +50,8 @@ class Weights(Callback):
         self.after: list[dict[str, torch.Tensor]] = []
         self.moments_after: list[dict[str, torch.Tensor]] = []
 
-    def after_step(self, trainer: Trainer) -> None:
-        model, optimizer = map(copied, trainer.tensors())
+    def after_step(self, state: TrainingState) -> None:
+        model, optimizer = map(copied, state.tensors())
         self.after.append(model)
         self.moments_after.append(optimizer)
 
@@ -70,13 +71,13 @@ def losses(heard) -> dict[int, float]:
 
 def poison(monkeypatch, trainer: Trainer, is_bad: Callable[[int], bool]) -> None:
     """Makes the training loss NaN at the steps (counted from 1) for which `is_bad`."""
-    honest = trainer.model.loss
+    honest = trainer.state.model.loss
 
     def loss(*batch):
         total, count = honest(*batch)
-        return (total * math.nan if is_bad(trainer.progress.step + 1) else total), count
+        return (total * math.nan if is_bad(trainer.state.progress.step + 1) else total), count
 
-    monkeypatch.setattr(trainer.model, "loss", loss)
+    monkeypatch.setattr(trainer.state.model, "loss", loss)
 
 
 # The same run again
@@ -88,7 +89,7 @@ def test_same_seed_gives_same_losses_and_weights_bit_for_bit(bench):
     first, second = (losses(run.heard) for run in runs)
     assert list(first) == list(range(1, 13))
     assert first == second
-    assert_same(*(run.trainer.model.state_dict() for run in runs))
+    assert_same(*(run.trainer.state.model.state_dict() for run in runs))
 
 
 def test_another_seed_gives_other_losses_from_the_first_step_on(bench):
@@ -120,7 +121,7 @@ def test_training_lowers_the_loss_and_growing_hardly_raises_it(bench):
 def test_growing_keeps_the_moments_of_the_parts_that_keep_their_shape(bench):
     run = bench()
     run.trainer.run()
-    steps = {name: int(tensor) for name, tensor in run.trainer.tensors()[1].items() if name.endswith("/step")}
+    steps = {name: int(tensor) for name, tensor in run.trainer.state.tensors()[1].items() if name.endswith("/step")}
     assert {name: count for name, count in steps.items() if count != 12} == {"lattice.cells/step": 6, "lattice.weights/step": 6}
 
 
@@ -140,7 +141,7 @@ def resumed_from(bench, folder: Path):
     saved, passed_over = checkpoint.load_newest(folder)
     assert passed_over == []
     run = bench(callbacks=[DecodeMonitor(), Checkpointer(folder, "data")])
-    run.trainer.resume(saved.model, saved.optimizer, saved.state)
+    changes.resume(run.trainer.state, saved.model, saved.optimizer, saved.state)
     return run, saved.state["progress"]
 
 
@@ -171,7 +172,7 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(bench, whole, tm
     first = bench(callbacks=[DecodeMonitor(), saver, StopAt(at)])
     assert first.trainer.run() == "stopped"
     assert first.heard.of(StageEnded)[-1].reason == "stopped"
-    saver.save(first.trainer)  # what the engine does on a signal
+    saver.save(first.trainer.state)  # what the engine does on a signal
     second, progress = resumed_from(bench, tmp_path)
     assert progress["step"] == at
     assert second.trainer.run() == "finished"
@@ -200,7 +201,7 @@ def test_a_checkpoint_of_another_config_is_refused_with_the_tensor_that_does_not
     saved, _ = checkpoint.load_newest(whole[0])
     other = bench("lattice.channels=6")
     with pytest.raises(ValueError, match="does not fit this config: size mismatch"):
-        other.trainer.resume(saved.model, saved.optimizer, saved.state)
+        changes.resume(other.trainer.state, saved.model, saved.optimizer, saved.state)
 
 
 # What is not finite
@@ -218,14 +219,14 @@ def test_a_step_with_a_nan_loss_leaves_weights_and_moments_alone_and_training_go
     assert not torch.equal(weights.after[2]["lattice.cells"], weights.after[3]["lattice.cells"])
     assert losses(run.heard)[3] is None
     assert all(math.isfinite(loss) for step, loss in losses(run.heard).items() if step != 3)
-    assert run.trainer.progress.step == 12 and run.trainer.progress.bad_in_a_row == 0
+    assert run.trainer.state.progress.step == 12 and run.trainer.state.progress.bad_in_a_row == 0
 
 
 def test_a_step_with_an_infinite_gradient_is_skipped_and_counted(bench):
     weights = Weights()
     run = bench(callbacks=[weights])
-    hook = run.trainer.model.lattice.cells.register_hook(
-        lambda grad: grad * math.inf if run.trainer.progress.step == 2 else grad
+    hook = run.trainer.state.model.lattice.cells.register_hook(
+        lambda grad: grad * math.inf if run.trainer.state.progress.step == 2 else grad
     )
     run.trainer.run()
     hook.remove()
@@ -291,9 +292,9 @@ def test_a_stage_ends_after_so_many_decodes_without_a_better_loss(bench, monkeyp
 
 def moved(run) -> set[str]:
     """Names of the tensors that differ between now and the end of the run."""
-    start = copied(run.trainer.model.state_dict())
+    start = copied(run.trainer.state.model.state_dict())
     run.trainer.run()
-    end = run.trainer.model.state_dict()
+    end = run.trainer.state.model.state_dict()
     return {name for name in start if not torch.equal(start[name], end[name])}
 
 
@@ -311,7 +312,7 @@ ONE_STAGE = 'stages=[{name="only", shape=[4,4,6], ticks=6, steps=3, strides={z=[
 )
 def test_frozen_tensors_keep_their_values_and_everything_else_learns(bench, setting, still):
     run = bench(ONE_STAGE % "", setting)
-    names = set(run.trainer.model.state_dict())
+    names = set(run.trainer.state.model.state_dict())
     assert {"lattice.weights", "lattice.cells", "input_port.weight", "output_port.weight"} <= names
     assert names - moved(run) == still
 
@@ -320,19 +321,19 @@ def test_the_frozen_arm_of_cells_with_clusters_freezes_their_gain_too(bench):
     run = bench(ONE_STAGE % ", clustering={clusters=3}", "lattice.cells=frozen")
     # Labels and what they are formed by are Recluster's, which is not hung here.
     buffers = {"lattice.labels", "lattice.mean_state", "lattice.centroids"}
-    assert set(run.trainer.model.state_dict()) - moved(run) == {"lattice.cells", "lattice.gain"} | buffers
+    assert set(run.trainer.state.model.state_dict()) - moved(run) == {"lattice.cells", "lattice.gain"} | buffers
 
 
 def test_the_profile_freeze_leaves_connections_as_they_are_while_cells_learn(bench):
     run = bench(ONE_STAGE % ', profile="freeze"')
-    assert set(run.trainer.model.state_dict()) - moved(run) == {"lattice.weights"}
+    assert set(run.trainer.state.model.state_dict()) - moved(run) == {"lattice.weights"}
 
 
 def test_the_identity_arm_has_no_lattice_and_trains_its_text_parts(bench):
     run = bench("lattice.arm=identity", callbacks=[DecodeMonitor()])
-    assert run.trainer.model.lattice is None
-    assert {name.partition(".")[0] for name in run.trainer.model.state_dict()} == {"encoder", "decoder"}
-    assert moved(run) == set(run.trainer.model.state_dict())
+    assert run.trainer.state.model.lattice is None
+    assert {name.partition(".")[0] for name in run.trainer.state.model.state_dict()} == {"encoder", "decoder"}
+    assert moved(run) == set(run.trainer.state.model.state_dict())
     look = run.heard.of(Decoded)[0]
     assert look.gradient_share is None and look.active_share == 0.0
 
@@ -342,21 +343,21 @@ def test_every_tile_keeps_its_share_of_connections_through_training_growth_and_r
     stages = "stages=[{}, {}]".format(stage % ("a", "[2,3,20]", 0.5), stage % ("b", "[3,3,21]", 0.75))
 
     class Check(Callback):
-        def after_step(self, trainer: Trainer) -> None:
-            lattice, kept = trainer.model.lattice, (14, 7)[trainer.progress.stage]  # of 28 offsets
+        def after_step(self, state: TrainingState) -> None:
+            lattice, kept = state.model.lattice, (14, 7)[state.progress.stage]  # of 28 offsets
             assert len(lattice.weights) == len(lattice.index) == kept
             assert set(lattice.pattern.tiles.sum(0).flatten().tolist()) == {kept}  # all different
-            assert all(m.shape == lattice.weights.shape for n, m in trainer.tensors()[1].items() if "weights/exp_avg" in n)
+            assert all(m.shape == lattice.weights.shape for n, m in state.tensors()[1].items() if "weights/exp_avg" in n)
 
     run = bench(stages, callbacks=[Check(), Checkpointer(tmp_path, "data")])
-    start = run.trainer.model.lattice.weights.detach().clone()
+    start = run.trainer.state.model.lattice.weights.detach().clone()
     assert run.trainer.run() == "finished"
-    assert run.trainer.model.lattice.weights.shape != start.shape
+    assert run.trainer.state.model.lattice.weights.shape != start.shape
     saved, _ = checkpoint.load_newest(tmp_path)
     again = bench(stages)
-    again.trainer.resume(saved.model, saved.optimizer, saved.state)
-    assert torch.equal(again.trainer.model.lattice.index, run.trainer.model.lattice.index)
-    assert torch.equal(again.trainer.model.lattice.weights, run.trainer.model.lattice.weights)
+    changes.resume(again.trainer.state, saved.model, saved.optimizer, saved.state)
+    assert torch.equal(again.trainer.state.model.lattice.index, run.trainer.state.model.lattice.index)
+    assert torch.equal(again.trainer.state.model.lattice.weights, run.trainer.state.model.lattice.weights)
 
 
 @pytest.mark.parametrize(("precision", "kernel"), [("fp16", "reference"), ("bf16", "reference"), ("bf16", "native")])
@@ -364,7 +365,7 @@ def test_half_precision_trains_with_finite_losses_close_to_fp32(bench, precision
     half, full = bench(f"run.precision={precision}", f"run.kernel={kernel}"), bench("run.kernel=reference")
     for run in (half, full):
         run.trainer.run()
-    assert all(tensor.dtype == torch.float32 for tensor in half.trainer.model.parameters())
+    assert all(tensor.dtype == torch.float32 for tensor in half.trainer.state.model.parameters())
     here, there = list(losses(half.heard).values()), list(losses(full.heard).values())
     assert here != there
     assert here[:3] == pytest.approx(there[:3], rel=0.05)
@@ -374,16 +375,18 @@ def test_half_precision_trains_with_finite_losses_close_to_fp32(bench, precision
 def test_the_gradient_scale_of_fp16_is_part_of_a_checkpoint(bench, tmp_path):
     settings = ("run.precision=fp16", "run.kernel=reference", "stages.1.steps=1")
     first = bench(*settings, callbacks=[StopAt(2), Checkpointer(tmp_path, "data")])
-    fresh = first.trainer.scaler.get_scale()
+    fresh = first.trainer.state.scaler.get_scale()
     # An infinite gradient makes the scaler halve its scale.
-    first.trainer.model.lattice.cells.register_hook(lambda grad: grad * math.inf if first.trainer.progress.step == 1 else grad)
+    first.trainer.state.model.lattice.cells.register_hook(
+        lambda grad: grad * math.inf if first.trainer.state.progress.step == 1 else grad
+    )
     first.trainer.run()
     assert first.heard.of(BadStep) == []
-    Checkpointer(tmp_path, "data").save(first.trainer)
+    Checkpointer(tmp_path, "data").save(first.trainer.state)
     saved, _ = checkpoint.load_newest(tmp_path)
     second = bench(*settings)
-    second.trainer.resume(saved.model, saved.optimizer, saved.state)
-    assert second.trainer.scaler.get_scale() == first.trainer.scaler.get_scale() == fresh / 2
+    changes.resume(second.trainer.state, saved.model, saved.optimizer, saved.state)
+    assert second.trainer.state.scaler.get_scale() == first.trainer.state.scaler.get_scale() == fresh / 2
 
 
 # Checkpoints, as they are saved on the loop

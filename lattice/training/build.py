@@ -1,0 +1,40 @@
+"""A trainer from a config: the one way in which every training is built."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+
+from lattice.data.batches import TokenizedCorpus
+from lattice.training import changes
+from lattice.training.callbacks import Callback, Callbacks
+from lattice.training.health import Recovery
+from lattice.training.recluster import Reclusterer
+from lattice.training.rewiring import Rewirer
+from lattice.training.state import Planning, TrainingState
+from lattice.training.trainer import Trainer
+from presets.schema import RunConfig
+
+
+def build_trainer(
+    config: RunConfig,
+    text: TokenizedCorpus,
+    device: torch.device,
+    callbacks: Iterable[Callback] = (),
+    *,
+    before: Iterable[Callback] = (),
+    planning: Planning | None = None,
+    recovery: Recovery | None = None,
+) -> Trainer:
+    """A trainer at the first step of a config.
+
+    After each step, clusters form anew and connections come and go behind the callbacks `before` and ahead of the others: what
+    decodes or saves must see the labels and connections that the next step will use.
+    `recovery` knows the checkpoints that a run can go back to.
+    Raises KernelUnavailable if the config names a kernel that can't run here.
+    """
+    everyone = Callbacks([*before, Reclusterer(), Rewirer(), *callbacks])
+    state = TrainingState(config, text, device, everyone, planning)
+    state.tell_at_stage_start(changes.reach_sparsity(state))
+    return Trainer(state, everyone, recovery)
