@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -34,7 +35,8 @@ def run(preset: str, assignments: list[str], repeats: int, memory: float, plot: 
     if config.lattice.arm != "lattice":
         raise Stop(ExitCode.USAGE, "lattice.arm: the identity arm has no tick; set lattice.arm=lattice")
     prepare(config)
-    parts, remarks = {}, []
+    parts: dict[str, list[Row]] = {}
+    remarks: list[str] = []
     limit = min(memory * 1e9, free_bytes(torch.device("cpu")))
     parts["growth"], missing = bench_growth(repeats, limit, _tell, GROWTH)
     remarks += missing
@@ -68,8 +70,8 @@ def _steps(config: RunConfig, repeats: int) -> tuple[list[Row], float | None]:
 def _show(parts: dict[str, list[Row]], share: float | None, remarks: list[str], preset: str, every: int, as_json: bool) -> None:
     rates = {row.threads: row.copy_gbps for rows in parts.values() for row in rows}
     if as_json:
-        rows = [{"part": part, **dataclasses.asdict(row)} for part, rows in parts.items() for row in rows]
-        told = {"machine": machine(), "copy_gbps": rates[max(rates)], "decode_share": share, "remarks": remarks, "rows": rows}
+        told: dict[str, Any] = {"machine": machine(), "copy_gbps": rates[max(rates)], "decode_share": share, "remarks": remarks}
+        told["rows"] = [{"part": part, **dataclasses.asdict(row)} for part, rows in parts.items() for row in rows]
         print(json.dumps(told))
         return
     console = Console(highlight=False)
@@ -91,10 +93,11 @@ def draw(path: Path, rows: list[Row]) -> None:
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, kind in zip(axes, ("forward", "forward+backward"), strict=True):
-        for label, cells, costs, ratios in _lines(rows, kind):
+        for label, cells, costs, ratio in _lines(rows, kind):
             (line,) = axis.plot(cells, costs, ".-", label=label)
-            axis.annotate(f"{ratios[-1]:.1f}x", (cells[-1], costs[-1]), (4, 0), textcoords="offset points", fontsize=7,
-                          color=line.get_color())  # fmt: skip
+            if ratio is not None:
+                axis.annotate(f"{ratio:.1f}x", (cells[-1], costs[-1]), (4, 0), textcoords="offset points", fontsize=7,
+                              color=line.get_color())  # fmt: skip
         axis.set_xscale("log")
         axis.margins(x=0.1)  # room for what stands at the lines' ends
         axis.set_ylim(bottom=0)
@@ -107,8 +110,8 @@ def draw(path: Path, rows: list[Row]) -> None:
     figure.savefig(path, format="png", dpi=110)
 
 
-def _lines(rows: list[Row], kind: str) -> Iterator[tuple[str, list[int], list[float], list[float]]]:
-    """(label, cells, ns a cell, times the floor) of each variant and number of threads."""
+def _lines(rows: list[Row], kind: str) -> Iterator[tuple[str, list[int], list[float], float | None]]:
+    """(label, cells, ns per cell, times the floor at the last point) of each variant and number of threads."""
     names = [name for name in dict.fromkeys(row.name for row in rows) if name.split()[0] == kind and "held" not in name]
     for name in names:
         for threads in sorted({row.threads for row in rows}):
@@ -116,7 +119,7 @@ def _lines(rows: list[Row], kind: str) -> Iterator[tuple[str, list[int], list[fl
             cells = [x * y * z for x, y, z in (row.shape for row in found)]
             variant = "sparse" if "sparse" in name else "dense"
             label = f"{variant}, {threads} thread{'s' if threads > 1 else ''}"
-            yield label, cells, [row.ns_per_cell for row in found], [row.floor_ratio for row in found]
+            yield label, cells, [row.ns_per_cell for row in found], found[-1].floor_ratio
 
 
 def _tell(line: str) -> None:

@@ -21,6 +21,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ class _Bench:
         self._section("rows", self._ticks)
         self.report["presets"] = {}
         for name in self._extent.presets:
-            self._section(name, lambda name=name: self._preset(name), self.report["presets"])
+            self._section(name, partial(self._preset, name), self.report["presets"])
         self._section("progressive", self._progressive)
         if self._leak_seconds:
             self._section("leak", self._leak)

@@ -95,8 +95,8 @@ def arms(
     for result in results:
         quality, controls = result.quality, [formats.score(result.controls.get(name)) for name in CONTROLS[1:]]
         scores = (formats.score(quality.bleu), formats.score(quality.chrf), f"{quality.exact:.1%}")
-        seed = "-" if result.seed is None else str(result.seed)
-        table.add_row(result.arm, seed, *scores, *controls, f"{result.cpu_s / 60:.1f}")
+        told_seed = "-" if result.seed is None else str(result.seed)
+        table.add_row(result.arm, told_seed, *scores, *controls, f"{result.cpu_s / 60:.1f}")
     Console(highlight=False).print(table)
     spread = f" ({low:.1f} to {high:.1f}, 95 % bootstrap over {seeds} seeds)" if low is not None else " (one seed: no interval)"
     print(f"the lattice's training adds {effect:.1f} BLEU over a frozen lattice{spread}; {scored_on(scored)}")

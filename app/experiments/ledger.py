@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from app.exit_codes import ExitCode, Stop
 from app.experiments.measure import Outcome
@@ -42,7 +44,9 @@ class Ledger:
         names = {field.name for field in dataclasses.fields(Outcome)}
         try:
             row = json.loads(line)
-            fields = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items() if name in names}
+            fields: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in row.items() if name in names
+            }
             outcome = Outcome(**fields)
             self._found[outcome.arm, outcome.seed, row["key"]] = outcome
         except (ValueError, TypeError, KeyError, AttributeError):
@@ -51,12 +55,12 @@ class Ledger:
     def find(self, arm: str, seed: int, key: str) -> Outcome | None:
         return self._found.get((arm, seed, key))
 
-    def add(self, key: str, outcome: Outcome, about: dict[str, object]) -> None:
+    def add(self, key: str, outcome: Outcome, about: Mapping[str, object]) -> None:
         """Keeps a run; `about` (experiment, settings, ...) is for readers of the file.  Raises Stop where that fails."""
         self._found[outcome.arm, outcome.seed, key] = outcome
         if self._path is None:
             return
-        line = json.dumps({"key": key} | about | dataclasses.asdict(outcome), allow_nan=False) + "\n"
+        line = json.dumps({"key": key, **about, **dataclasses.asdict(outcome)}, allow_nan=False) + "\n"
         try:
             with open(self._path, "ab") as file:
                 file.write(line.encode())

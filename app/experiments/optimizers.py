@@ -77,7 +77,7 @@ def sentences(results: report.Results) -> Iterator[str]:
             yield f"{name} keeps {saving}"
         for part in dict.fromkeys(part for run in runs for _, part, _, _ in run.retained):
             looks = [look for run in runs for look in run.retained if look[1] == part]
-            kept, random = (statistics.mean(look[column] for look in looks) for column in (2, 3))
+            kept, random = statistics.mean(look[2] for look in looks), statistics.mean(look[3] for look in looks)
             steps = [look[0] for look in looks]
             first, last = (statistics.mean(look[2] for look in looks if look[0] == at) for at in (min(steps), max(steps)))
             yield (

@@ -43,7 +43,8 @@ def run(request: Request) -> None:
     results, target = experiment.run(arms, request.seeds), request.conditions.target
     references = [name for name in REFERENCES if name in results]
     best = report.fastest(results, [arm.name for arm in arms if arm.name not in REFERENCES], target)
-    main, *also = [report.compare(results, best, reference, target) for reference in references if best] or [None]
+    compared = [report.compare(results, best, reference, target) for reference in references] if best else []
+    main, also = (compared[0], compared[1:]) if compared else (None, [])
     columns = ("reached", "steps", "CPU s", "loss", "BLEU")
     reference = next(iter(references), None)
     finding = report.Finding("plasticity", arms, results, experiment.scored, reference, main, also, "steps", columns)

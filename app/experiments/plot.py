@@ -70,5 +70,9 @@ def spread(runs: list[Outcome]) -> tuple[list[int], list[float], list[float], li
     """
     looks = [dict(zip(run.look_steps, run.losses, strict=True)) for run in runs]
     steps = sorted(set.intersection(*map(set, looks)))
-    columns = [[math.nan if look[step] is None else look[step] for look in looks] for step in steps]
+    columns = [[_or_nan(look[step]) for look in looks] for step in steps]
     return steps, [statistics.fmean(c) for c in columns], [min(c) for c in columns], [max(c) for c in columns]
+
+
+def _or_nan(loss: float | None) -> float:
+    return math.nan if loss is None else loss

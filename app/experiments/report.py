@@ -16,7 +16,7 @@ from app import formats
 from app.experiments.experiment import Arm, Request
 from app.experiments.measure import Outcome
 from app.experiments.search import Trial
-from app.experiments.statistics import UNKNOWN, Effect, change, difference, rank, saved
+from app.experiments.statistics import UNKNOWN, Effect, Need, change, difference, rank, saved
 
 Results = dict[str, list[Outcome]]
 """Outcomes of each arm, by seed."""
@@ -159,15 +159,18 @@ def effect_in_words(effect: Effect, measure: Measure) -> str:
     sign = {"at least": "≥", "at most": "≤"}.get(effect.bound, "")
     scale, unit = (1.0, "") if measure == "bleu" else (100.0, " %")
     digits = {"bleu": "+.1f", "loss": "+.1f"}.get(measure, ".0f")
-    spread = "" if effect.low is None else f" ({scale * effect.low:{digits}} to {scale * effect.high:{digits}})"
+    spread = ""
+    if effect.low is not None and effect.high is not None:
+        spread = f" ({scale * effect.low:{digits}} to {scale * effect.high:{digits}})"
     return f"{sign}{scale * effect.mean:{digits}}{unit}{spread}"
 
 
 def _mean(values: list[float | None]) -> float | None:
-    return None if any(value is None for value in values) else statistics.mean(values)
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if len(known) == len(values) else None
 
 
-def _need(needs: list, digits: str) -> str:
+def _need(needs: list[Need], digits: str) -> str:
     return ("≥" if any(need.censored for need in needs) else "") + format(statistics.mean(need.value for need in needs), digits)
 
 

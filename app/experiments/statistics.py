@@ -64,19 +64,22 @@ def saved(candidate: Sequence[Need], reference: Sequence[Need]) -> Effect:
 
 
 def difference(candidate: Sequence[float | None], reference: Sequence[float | None]) -> Effect:
-    """candidate - reference, paired by position; unknown where a value is missing, for leaving its pair out would flatter."""
-    pairs = list(zip(candidate, reference, strict=True))
-    if not pairs or any(value is None for pair in pairs for value in pair):
-        return UNKNOWN
-    return _effect([c - r for c, r in pairs], "exact")
+    """candidate - reference, paired by position; unknown if a value is missing, since leaving its pair out would flatter."""
+    pairs = _complete(candidate, reference)
+    return _effect([c - r for c, r in pairs], "exact") if pairs else UNKNOWN
 
 
 def change(candidate: Sequence[float | None], reference: Sequence[float | None]) -> Effect:
-    """candidate / reference - 1, paired by position; unknown where a value is missing."""
+    """candidate / reference - 1, paired by position; unknown if a value is missing."""
+    pairs = _complete(candidate, reference)
+    return _effect([c / r - 1 for c, r in pairs], "exact") if pairs else UNKNOWN
+
+
+def _complete(candidate: Sequence[float | None], reference: Sequence[float | None]) -> list[tuple[float, float]]:
+    """The pairs by position; none at all if a single value is missing."""
     pairs = list(zip(candidate, reference, strict=True))
-    if not pairs or any(value is None for pair in pairs for value in pair):
-        return UNKNOWN
-    return _effect([c / r - 1 for c, r in pairs], "exact")
+    known = [(c, r) for c, r in pairs if c is not None and r is not None]
+    return known if len(known) == len(pairs) else []
 
 
 def _effect(values: list[float], bound: Literal["exact", "at least", "at most"]) -> Effect:

@@ -60,8 +60,8 @@ class Load:
         self._end_screen()
 
     def _act(self) -> None:
-        acts = [self._watch, self._leave_at_once, self._nonsense, self._refused, self._edit, self._edit, self._pause]
-        acts += [self._command("decode"), self._command("checkpoint"), self._hold]
+        acts: list[Callable[[RunFolder], None]] = [self._watch, self._leave_at_once, self._nonsense, self._refused]
+        acts += [self._edit, self._edit, self._pause, self._command("decode"), self._command("checkpoint"), self._hold]
         while not self._leaving.wait(self._draw.uniform(0, 2 * PAUSE_S)):
             folder = self._newest()
             if folder is None:

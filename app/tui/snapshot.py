@@ -322,8 +322,8 @@ def log_line(event: AnyEvent) -> LogLine | None:
         case Warned():
             return _line(event, "warning", event.message)
         case Edited():
-            told = event.key not in ("", "paused", "held")  # the command says those
-            change = f" {event.key}: {event.old} -> {event.new}" if told else ""
+            said_by_command = event.key in ("", "paused", "held")
+            change = "" if said_by_command else f" {event.key}: {event.old} -> {event.new}"
             return _line(event, "command", f"{event.command}{change} (by {event.who})")
         case RunEnded():
             tone = "error" if event.state == "failed" else "note"

@@ -192,11 +192,11 @@ def test_a_series_joined_many_times_keeps_extrema_count_mean_and_ends(numbers, c
     assert [(span.first, span.mean) for span in made.recent] == points[-5:]
     at = 0
     for span in made.whole:
-        part = numbers[at : at + span.count]
-        assert (span.first, span.last) == (at + 1, at + span.count)
+        part = numbers[at : at + span.points]
+        assert (span.first, span.last) == (at + 1, at + span.points)
         assert (span.low, span.high) == (min(part), max(part))
         assert span.mean == pytest.approx(sum(part) / len(part), abs=1e-9)
-        at += span.count
+        at += span.points
     assert at == len(numbers)
 
 
