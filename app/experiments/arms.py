@@ -7,7 +7,6 @@ import statistics
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from app import configure, formats
 from app.exit_codes import ExitCode, Stop
+from app.experiments.experiment import Request
 from app.experiments.statistics import interval
 from app.run_process.prepare import prepare
 from lattice.data.batches import Sentences, corpus_tokenizer
@@ -63,21 +63,13 @@ class Arm:
         } | scores
 
 
-def arms(
-    preset: str,
-    config_file: Path | None,
-    assignments: list[str],
-    given: dict[str, object],
-    steps: int | None,
-    test: Path | None,
-    seeds: int,
-    as_json: bool,
-) -> None:
+def run(request: Request) -> None:
     """Trains every arm with every seed and prints the scores.  The effect is trained - frozen BLEU.  Raises Stop."""
-    base = configure.with_steps(configure.load(preset, config_file, assignments, given).config, steps)
+    source, seeds = request.source, request.seeds
+    base = configure.with_steps(source.load().config, source.steps)
     _, corpus = prepare(base)
     try:
-        scored = tuple(read_pairs(test, base.data.task)) if test else corpus.valid
+        scored = tuple(read_pairs(source.test, base.data.task)) if source.test else corpus.valid
     except DataError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
     results = _baselines(corpus, scored) if base.data.task == "pairs" else []
@@ -87,7 +79,7 @@ def arms(
             print(f"{name}, seed {seed}: BLEU {formats.score(results[-1].quality.bleu)}", file=sys.stderr)
     effects = [_bleu(results, "trained", s) - _bleu(results, "frozen", s) for s in range(base.run.seed, base.run.seed + seeds)]
     effect, (low, high) = statistics.mean(effects), interval(effects)
-    if as_json:
+    if request.as_json:
         rows = [result.as_json() for result in results]
         print(json.dumps({"name": "arms", "arms": rows, "effect": effect, "low": low, "high": high, "seeds": seeds}))
         return

@@ -17,6 +17,7 @@ from app import configure, formats
 from app.exit_codes import ExitCode, Stop
 from app.experiments.ledger import Ledger
 from app.experiments.measure import Conditions, Looks, Outcome, Text, train
+from app.experiments.options import Options
 from app.run_process.prepare import prepare_device, read_corpus
 from app.version import VERSION
 from lattice.data.corpus import DataError, read_pairs
@@ -62,7 +63,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Request:
-    """What the experiments have in common of their command lines."""
+    """What the command line of an experiment asks for, without the options of that experiment alone."""
 
     source: Source
     conditions: Conditions
@@ -72,6 +73,25 @@ class Request:
     out: Path | None
     plot: Path | None
     as_json: bool
+
+    @classmethod
+    def of(cls, options: Options) -> Request:
+        given = {
+            "--data": options.data,
+            "--valid": options.valid,
+            "--task": options.task,
+            "--device": options.device,
+        }
+        return cls(
+            source=Source(options.preset, options.config, options.assignments, given, options.steps, options.test),
+            conditions=Conditions(options.target, options.every, options.to_end),
+            seeds=options.seeds,
+            arms=options.arms,
+            own_arms=options.own_arms,
+            out=options.out,
+            plot=options.plot,
+            as_json=options.as_json,
+        )
 
 
 def choose(known: Iterable[Arm], patterns: str | None, own: list[str]) -> list[Arm]:
