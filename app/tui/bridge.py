@@ -19,9 +19,10 @@ from typing import Any
 import psutil
 
 from app import planning
+from app.tui.fold import fold
 from app.tui.messages import SnapshotRead
 from app.tui.series import MOST_RECENT
-from app.tui.snapshot import Host, Position, Snapshot, View, fold
+from app.tui.snapshot import Host, Position, Snapshot, View
 from monitors.events import VolumeSaved, read_events
 from monitors.gauges import Absent, gpus
 from monitors.runs import RunFolder, RunFolderError, RunInfo, state_of
