@@ -1,4 +1,7 @@
-"""`experiment arms`: what the lattice adds, by training the same text parts with it, with it frozen, and without it."""
+"""`experiment arms`: what the lattice adds.
+
+The same encoder, decoder and ports are trained with a lattice that learns, with a frozen one, and without any.
+"""
 
 from __future__ import annotations
 
@@ -32,12 +35,12 @@ ARMS: dict[str, dict[str, dict[str, str]]] = {
     "frozen": {"connections": {"learning": "frozen"}, "lattice": {"cells": "frozen"}},
     "identity": {"lattice": {"arm": "identity"}},
 }
-"""What each arm changes in the config; ports, encoder and decoder are trained in all three."""
+"""What each arm changes in the config.  Ports, encoder and decoder are trained in all three."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One training run, or a baseline that needs none (`seed` None)."""
+    """The scores of one training run, or of a baseline that needs no training; then `seed` is None."""
 
     arm: str
     seed: int | None
@@ -64,7 +67,7 @@ class Arm:
 
 
 def run(request: Request) -> None:
-    """Trains every arm with every seed and prints the scores.  The effect is trained - frozen BLEU.  Raises Stop."""
+    """Trains every arm with every seed and prints the scores.  The effect is BLEU trained minus BLEU frozen.  Raises Stop."""
     source, seeds = request.source, request.seeds
     base = configure.with_steps(source.load().config, source.steps)
     _, corpus = prepare(base)

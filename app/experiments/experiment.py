@@ -1,4 +1,7 @@
-"""Arms, and their paired runs: in every seed all arms see the same sentences in the same order and start from the same draw."""
+"""Arms and their paired runs.
+
+In every seed all arms see the same sentences in the same order, and start from the same draw of random numbers.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +28,15 @@ from presets.layers import Loaded
 from presets.schema import RunConfig
 
 SHARED = ("data", "text")
-"""Sections that an arm may not change: runs on other sentences or tokens could not be paired."""
+"""Sections that an arm may not change, since runs on other sentences or tokens could not be paired."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What one side of a comparison sets, as `section.key=value`; `defaults` only where preset, file and --set say nothing."""
+    """The settings of one side of a comparison, as `section.key=value`.
+
+    `defaults` apply only if the preset, the file and --set do not name the setting.
+    """
 
     name: str
     settings: tuple[str, ...] = ()
@@ -39,7 +45,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the config of all arms comes from, as the command line gave it."""
+    """Where the config of all arms comes from, as the command line says."""
 
     preset: str
     config_file: Path | None
@@ -95,9 +101,10 @@ class Request:
 
 
 def choose(known: Iterable[Arm], patterns: str | None, own: list[str]) -> list[Arm]:
-    """The known arms that `--arms` names (comma-separated, * and ? allowed; without it all), and those of `--arm`.
+    """The arms that `--arms` chooses from the known ones, and those that `--arm` adds.
 
-    Raises Stop for a name that fits none.
+    `patterns` are separated by commas and may have * and ?; None means all known arms.  Raises Stop for a pattern that no arm
+    fits.
     """
     known, chosen = list(known), []
     for pattern in ["*"] if patterns is None else [part.strip() for part in patterns.split(",")]:
@@ -119,7 +126,10 @@ def choose(known: Iterable[Arm], patterns: str | None, own: list[str]) -> list[A
 
 
 class Experiment:
-    """Runs arms over seeds under the same conditions.  Making it checks every arm's config, and raises Stop."""
+    """Runs arms over seeds under the same conditions.
+
+    The constructor checks the config of every arm, and raises Stop.
+    """
 
     def __init__(
         self,
@@ -147,7 +157,10 @@ class Experiment:
         self._text = Text.of(base, corpus, scored)
 
     def run(self, arms: list[Arm], seeds: int) -> dict[str, list[Outcome]]:
-        """Outcomes of each arm, by seed; seeds come one after another, so that an interrupted experiment is still paired."""
+        """The outcomes of each arm, in the order of the seeds.
+
+        A seed is finished with all arms before the next one begins, so that an interrupted experiment has pairs.
+        """
         found: dict[str, list[Outcome]] = {arm.name: [] for arm in arms}
         for seed in range(self.first_seed, self.first_seed + seeds):
             for arm in arms:
@@ -155,7 +168,7 @@ class Experiment:
         return found
 
     def one(self, arm: Arm, seed: int, conditions: Conditions, trial: int | None = None) -> Outcome:
-        """One run, or what the results file has of it."""
+        """The outcome of one run.  A run that the results file has already is not trained again."""
         config = self.source.config(arm, seed)
         key, what = self._key(config, conditions), f"{arm.name}, seed {seed}" + ("" if trial is None else f", trial {trial}")
         if found := self._ledger.find(arm.name, seed, key):
@@ -174,7 +187,7 @@ class Experiment:
 
 
 def told(outcome: Outcome, conditions: Conditions) -> str:
-    """A run in one line."""
+    """The outcome of a run in one line."""
     if outcome.failure:
         return f"failed at step {outcome.steps + 1}: {outcome.failure}"
     need, bleu = outcome.steps_to(conditions.target), "" if outcome.bleu is None else f", BLEU {formats.score(outcome.bleu)}"

@@ -1,4 +1,4 @@
-"""The results file: a JSON line for every finished run, so that an interrupted experiment goes on where it was."""
+"""The results file has a JSON line for every finished run, so that an interrupted experiment continues where it stopped."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ OPENING = b'{"key": '
 
 
 class Ledger:
-    """Runs by (arm, seed, key); the key is a hash of all that decides a run's numbers."""
+    """Finished runs by (arm, seed, key).  The key is a hash of everything that decides the numbers of a run."""
 
     def __init__(self, path: Path | None) -> None:
-        """Without a path, results are kept in memory only.  Raises Stop where the file is not one of results."""
+        """Without a path, results are kept in memory only.  Raises Stop if the file has other lines than results."""
         self._path = path
         self._found: dict[tuple[str, int, str], Outcome] = {}
         if path is not None:
@@ -56,7 +56,10 @@ class Ledger:
         return self._found.get((arm, seed, key))
 
     def add(self, key: str, outcome: Outcome, about: Mapping[str, object]) -> None:
-        """Keeps a run; `about` (experiment, settings, ...) is for readers of the file.  Raises Stop where that fails."""
+        """Adds a run, also to the file.  `about` (experiment, settings, ...) is for readers of the file.
+
+        Raises Stop if the file can't be written.
+        """
         self._found[outcome.arm, outcome.seed, key] = outcome
         if self._path is None:
             return
