@@ -1,4 +1,7 @@
-"""`bench all`: every measurement of this machine in one run, as a table or JSON, and the growing lattice as a picture."""
+"""`bench all`: every measurement of this machine in one run.
+
+The results are printed as tables or as JSON.  The cost of a cell over the size of the lattice can be drawn as a picture.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +28,14 @@ from monitors.machine import machine
 from presets.schema import RunConfig
 
 TICK_SHAPE = (64, 64, 32)
-"""Of the tick that every implementation runs."""
+"""Cells of the tick that every implementation runs."""
 
 
 def run(preset: str, assignments: list[str], repeats: int, memory: float, plot: Path | None, as_json: bool) -> None:
-    """Measures all parts, and draws `plot`.  Raises Stop where the preset has no lattice or the picture can't be written."""
+    """Measures all parts, prints them, and draws the picture `plot`.
+
+    The growing lattice may take `memory` GB.  Raises Stop if the preset has no lattice or the picture can't be written.
+    """
     check(plot)
     config = configure.load(preset, None, assignments).config
     if config.lattice.arm != "lattice":
@@ -54,7 +60,7 @@ def run(preset: str, assignments: list[str], repeats: int, memory: float, plot: 
 
 
 def _steps(config: RunConfig, repeats: int) -> tuple[list[Row], float | None]:
-    """Steps and looks with one thread and with all; the share of looks is that with all."""
+    """Rows of steps and looks, with one thread and with all; and the share of the time that looks take with all threads."""
     rows, share, threads = [], None, torch.get_num_threads()
     try:
         for count in sorted({1, threads}):
@@ -87,7 +93,7 @@ def _show(parts: dict[str, list[Row]], share: float | None, remarks: list[str], 
 
 
 def draw(path: Path, rows: list[Row]) -> None:
-    """Writes the PNG: nanoseconds a cell over the number of cells.  Raises OSError where that fails."""
+    """Writes the PNG: nanoseconds per cell over the number of cells.  Raises OSError if that fails."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")

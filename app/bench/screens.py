@@ -1,4 +1,4 @@
-"""`bench tui`: what the terminal interface costs and how fast it answers, measured from outside on real processes.
+"""`bench tui`: measures what the terminal interface costs and how fast it answers, from outside, on real processes.
 
     starts        python -c pass, --help and the home screen's first frame, in turns
     keys          key -> the text that it brings, drawn                      beside a run that trains on all cores
@@ -43,14 +43,14 @@ ENDLESS = "1000000"
 """Steps of the run that is watched: more than the bench has time for."""
 
 SETTLE_S = 3.0
-"""From the first frame of an attached screen to the start of its window: its start-up is not part of its cost."""
+"""Pause between the first frame of an attached screen and its window, since start-up is not part of its cost."""
 
 EVENTS_PER_S = 50
-"""Of the hour of events; they are appended BATCH at a time, as fast as the screen follows."""
+"""Rate in the hour of events.  They are appended BATCH at a time, as fast as the screen follows."""
 
 BATCH = 2000
 LOOK_EVERY = 50
-"""Every so many events are a look of the decode monitor."""
+"""One of this many events is a look of the decode monitor."""
 
 KEYS = (
     (b"l", "all steps, log"),
@@ -62,12 +62,12 @@ KEYS = (
     (b"q", "3 Stages"),
     (b"1", "┏━ 1 Curves"),
 )
-"""Keys, in turns, and what they bring to the screen that was not there before."""
+"""Keys that are pressed in turns, each with the text that it brings to the screen."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One quantity over its `count` samples; `at_most` and `at_least` are what median or p99 should keep to."""
+    """One quantity over its `count` samples.  `at_most` and `at_least` are targets for its median or p99."""
 
     name: str
     unit: str
@@ -87,7 +87,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether all targets are; None where there is none."""
+        """Whether all targets are met; None if there are none."""
         if not self.at_most and not self.at_least:
             return None
         kept = [getattr(self, name) <= limit for name, limit in self.at_most.items()]
@@ -97,7 +97,7 @@ class Row:
 def run(
     preset: str, assignments: list[str], starts: int, keys: int, pairs: int, seconds: float, events: int, as_json: bool
 ) -> None:
-    """Measures and prints.  Raises Stop."""
+    """Measures everything and prints it.  Raises Stop."""
     config = configure.load(preset, None, assignments).config
     rows: list[Row] = []
 
@@ -159,7 +159,10 @@ def bench_keys(folder: RunFolder, count: int) -> list[Row]:
 
 
 def bench_windows(folder: RunFolder, pairs: int, seconds: float) -> list[Row]:
-    """The run's speed with a screen attached against the mean of the windows before and after it; the screen's own cost."""
+    """The speed of training with a screen attached, and what the screen itself costs.
+
+    A window with a screen is compared with the mean of the windows before and after it, which have none.
+    """
     speeds, cpu, traffic = [_steps_per_s(folder, *_window(seconds))], [], []
     for _ in range(pairs):
         with attached(folder) as screen:
@@ -184,7 +187,7 @@ def bench_windows(folder: RunFolder, pairs: int, seconds: float) -> list[Row]:
 
 
 def bench_memory(runs_dir: Path, config: RunConfig, events: int) -> list[Row]:
-    """Resident MB of a screen that follows a log of so many events; the growth from its first half to its end."""
+    """Resident MB of a screen that follows a log of this many events, and how much it grows over their second half."""
     folder = RunFolder.create(runs_dir, "recorded", time.time())
     folder.config_toml.write_text(to_toml(config), encoding="utf-8")
     own = RunInfo.of_this_process(run=folder.name, preset="recorded", created=time.time(), version=VERSION, state="running")
@@ -211,7 +214,7 @@ def bench_memory(runs_dir: Path, config: RunConfig, events: int) -> list[Row]:
 
 
 def copy_rate() -> float:
-    """GB a second, read plus written, of a plain copy in this thread; without torch, so with one thread."""
+    """GB per second, read plus written, of a plain copy.  It has one thread, since this module loads no torch."""
     source, target, taken = bytes(COPY_BYTES), bytearray(COPY_BYTES), []
     for _ in range(4):
         clock = time.perf_counter()
@@ -227,14 +230,14 @@ def _milliseconds(command: list[str]) -> float:
 
 
 def _window(seconds: float) -> tuple[float, float]:
-    """Lets time pass; from when to when, in unix seconds as events have them."""
+    """Waits, and returns the start and the end of the wait in unix seconds, as events have them."""
     start = time.time()
     time.sleep(seconds)
     return start, time.time()
 
 
 def _steps_per_s(folder: RunFolder, start: float, end: float) -> float:
-    """Steps a second of training that ended between two times; looks and checkpoints left out.  Raises Stop where none did."""
+    """Training steps per second between two times, looks and checkpoints left out.  Raises Stop if there is no step."""
     found = read_events(folder.events_jsonl).events
     taken = [event.step_s for event in found if isinstance(event, Trained) and start <= event.time < end]
     if not taken:
@@ -243,7 +246,7 @@ def _steps_per_s(folder: RunFolder, start: float, end: float) -> float:
 
 
 def _hour(config: RunConfig, start: float) -> Iterator[AnyEvent]:
-    """Events as a run writes them, EVENTS_PER_S apart, without end."""
+    """Events as a run writes them, EVENTS_PER_S of them per second of the log, without end."""
     stage = config.stages[0]
     yield RunStarted(time=start, run="recorded", resumed=False, message="an hour of events")
     sizes = {"plan_bytes": 0, "micro_batch": 32, "accumulation": 1, "cells": stage.shape[0] * stage.shape[1] * stage.shape[2]}

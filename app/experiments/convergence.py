@@ -16,7 +16,7 @@ from app.experiments.search import Range, Space, tuned
 
 UNBIASED = ("connections.bias_local=0", "connections.bias_distant=0", "connections.noise=1", "connections.excitatory=true")
 WAVES = ("stages.0.waves=40", "plasticity.rate=0.02")
-"""Settings of the arms with waves, unless the preset, the file or --set says otherwise.  40 waves were enough."""
+"""Settings of the arms with waves, unless the preset, the file or --set has others."""
 
 OFF = ("stages.0.waves=0",)
 ARMS = (
