@@ -25,12 +25,12 @@ def duration(seconds: float) -> str:
 
 
 def brief(seconds: float) -> str:
-    """What may take less than a second: 0.0123 -> "12.3 ms"."""
+    """A time that may be shorter than a second: 0.0123 -> "12.3 ms"."""
     return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else duration(seconds)
 
 
 def moment(seconds: float, pattern: str = "%Y-%m-%d %H:%M") -> str:
-    """Unix seconds as local time; "-" for a time that no calendar has, as a damaged file may tell it."""
+    """Unix seconds as local time; "-" for a time outside the calendar, which a damaged file may have."""
     try:
         return time.strftime(pattern, time.localtime(seconds))
     except (OverflowError, ValueError, OSError):
@@ -48,7 +48,7 @@ def score(value: float | None) -> str:
 
 
 def loss(value: float | None) -> str:
-    """Cross-entropy in nats a token."""
+    """Cross-entropy in nats per token."""
     return "not finite" if value is None else f"{value:.3f}"
 
 
@@ -57,6 +57,6 @@ def shape(cells: tuple[int, int, int]) -> str:
 
 
 def path(place: Path) -> str:
-    """Below the home folder as ~/..., as shells say it."""
+    """The path.  Below the home folder it begins with ~, as in a shell."""
     home = Path.home()
     return f"~/{place.relative_to(home)}" if place.is_relative_to(home) and place != home else str(place)

@@ -1,6 +1,7 @@
-"""A program in a terminal of its own, as an operator has it: keys in, and what it draws with the time at which it came.
+"""Runs a program in a terminal of its own, as an operator would: sends keys, and records what it draws and when.
 
-The terminal is a pty that only records: what is drawn is searched as text, colours left out, wherever on the screen it goes.
+The terminal is a pty that only records.  A search looks through everything drawn as text, without colours, and does not care
+where on the screen it stands.
 """
 
 from __future__ import annotations
@@ -20,17 +21,17 @@ from collections.abc import Mapping, Sequence
 COLOURS = re.compile(rb"\x1b\[[0-9;:]*m")
 BLOCK = 65536
 PATIENCE_S = 60.0
-"""What has not been drawn by then never will be."""
+"""How long a text is waited for."""
 
 LEAVE_S = 5.0
 
 
 class TerminalError(Exception):
-    """The program ended, or did not draw what was waited for; with the end of what it drew."""
+    """The program ended, or did not draw the text that was waited for.  The message has the end of what it drew."""
 
 
 class Terminal:
-    """Starts the program when it is made; ends it, whatever it does, when left."""
+    """The constructor starts the program.  Leaving the `with` block kills it if it still runs."""
 
     def __init__(self, command: Sequence[str], columns: int, rows: int, environment: Mapping[str, str]) -> None:
         self._chunks: list[tuple[float, bytes]] = []
@@ -62,7 +63,7 @@ class Terminal:
         os.close(self._master)
 
     def press(self, keys: bytes) -> tuple[float, int]:
-        """Types; when that was, by time.monotonic(), and from which chunk on the answer is drawn."""
+        """Types the keys.  Returns the time by time.monotonic(), and the chunk from which on the answer is drawn."""
         with self._news:
             chunk = len(self._chunks)
         now = time.monotonic()
@@ -70,10 +71,9 @@ class Terminal:
         return now, chunk
 
     def until(self, shown: str, since: int = 0, patience_s: float = PATIENCE_S) -> float:
-        """When, by time.monotonic(), a regular expression was found in what was drawn from chunk `since` on; waits for it.
+        """Waits until the program has drawn a text, and returns when that was by time.monotonic().
 
-        Dots match newlines.
-
+        `shown` is a regular expression in which dots match newlines.  What was drawn before chunk `since` is not searched.
         Raises TerminalError.
         """
         wanted, end = re.compile(shown.encode(), re.DOTALL), time.monotonic() + patience_s
@@ -92,17 +92,17 @@ class Terminal:
                 self._news.wait(left)
 
     def drawn_bytes(self, start: float, end: float) -> int:
-        """What came between two times of time.monotonic()."""
+        """How many bytes the program has drawn between two times of time.monotonic()."""
         with self._news:
             return sum(len(data) for when, data in self._chunks if start <= when < end)
 
     def forget(self) -> None:
-        """Throws away what was drawn so far; nobody may be waiting for it."""
+        """Throws away what was drawn so far.  No other thread may be in `until` meanwhile."""
         with self._news:
             self._chunks.clear()
 
     def ended(self, patience_s: float = LEAVE_S) -> bool:
-        """Waits for the program's own end; whether it came."""
+        """Waits for the program to end by itself.  Returns whether it did."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.program.wait(patience_s)
         return self.program.poll() is not None

@@ -1,4 +1,7 @@
-"""`bench all`: every measurement of this machine in one run, as a table or JSON, and the growing lattice as a picture."""
+"""`bench all`: every measurement of this machine in one run.
+
+The results are printed as tables or as JSON.  The cost of a cell over the size of the lattice can be drawn as a picture.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -24,17 +28,21 @@ from monitors.machine import machine
 from presets.schema import RunConfig
 
 TICK_SHAPE = (64, 64, 32)
-"""Of the tick that every implementation runs."""
+"""Cells of the tick that every implementation runs."""
 
 
 def run(preset: str, assignments: list[str], repeats: int, memory: float, plot: Path | None, as_json: bool) -> None:
-    """Measures all parts, and draws `plot`.  Raises Stop where the preset has no lattice or the picture can't be written."""
+    """Measures all parts, prints them, and draws the picture `plot`.
+
+    The growing lattice may take `memory` GB.  Raises Stop if the preset has no lattice or the picture can't be written.
+    """
     check(plot)
     config = configure.load(preset, None, assignments).config
     if config.lattice.arm != "lattice":
         raise Stop(ExitCode.USAGE, "lattice.arm: the identity arm has no tick; set lattice.arm=lattice")
     prepare(config)
-    parts, remarks = {}, []
+    parts: dict[str, list[Row]] = {}
+    remarks: list[str] = []
     limit = min(memory * 1e9, free_bytes(torch.device("cpu")))
     parts["growth"], missing = bench_growth(repeats, limit, _tell, GROWTH)
     remarks += missing
@@ -52,7 +60,7 @@ def run(preset: str, assignments: list[str], repeats: int, memory: float, plot: 
 
 
 def _steps(config: RunConfig, repeats: int) -> tuple[list[Row], float | None]:
-    """Steps and looks with one thread and with all; the share of looks is that with all."""
+    """Rows of steps and looks, with one thread and with all; and the share of the time that looks take with all threads."""
     rows, share, threads = [], None, torch.get_num_threads()
     try:
         for count in sorted({1, threads}):
@@ -68,8 +76,8 @@ def _steps(config: RunConfig, repeats: int) -> tuple[list[Row], float | None]:
 def _show(parts: dict[str, list[Row]], share: float | None, remarks: list[str], preset: str, every: int, as_json: bool) -> None:
     rates = {row.threads: row.copy_gbps for rows in parts.values() for row in rows}
     if as_json:
-        rows = [{"part": part, **dataclasses.asdict(row)} for part, rows in parts.items() for row in rows]
-        told = {"machine": machine(), "copy_gbps": rates[max(rates)], "decode_share": share, "remarks": remarks, "rows": rows}
+        told: dict[str, Any] = {"machine": machine(), "copy_gbps": rates[max(rates)], "decode_share": share, "remarks": remarks}
+        told["rows"] = [{"part": part, **dataclasses.asdict(row)} for part, rows in parts.items() for row in rows]
         print(json.dumps(told))
         return
     console = Console(highlight=False)
@@ -85,16 +93,17 @@ def _show(parts: dict[str, list[Row]], share: float | None, remarks: list[str], 
 
 
 def draw(path: Path, rows: list[Row]) -> None:
-    """Writes the PNG: nanoseconds a cell over the number of cells.  Raises OSError where that fails."""
+    """Writes the PNG: nanoseconds per cell over the number of cells.  Raises OSError if that fails."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, kind in zip(axes, ("forward", "forward+backward"), strict=True):
-        for label, cells, costs, ratios in _lines(rows, kind):
+        for label, cells, costs, ratio in _lines(rows, kind):
             (line,) = axis.plot(cells, costs, ".-", label=label)
-            axis.annotate(f"{ratios[-1]:.1f}x", (cells[-1], costs[-1]), (4, 0), textcoords="offset points", fontsize=7,
-                          color=line.get_color())  # fmt: skip
+            if ratio is not None:
+                axis.annotate(f"{ratio:.1f}x", (cells[-1], costs[-1]), (4, 0), textcoords="offset points", fontsize=7,
+                              color=line.get_color())  # fmt: skip
         axis.set_xscale("log")
         axis.margins(x=0.1)  # room for what stands at the lines' ends
         axis.set_ylim(bottom=0)
@@ -107,8 +116,8 @@ def draw(path: Path, rows: list[Row]) -> None:
     figure.savefig(path, format="png", dpi=110)
 
 
-def _lines(rows: list[Row], kind: str) -> Iterator[tuple[str, list[int], list[float], list[float]]]:
-    """(label, cells, ns a cell, times the floor) of each variant and number of threads."""
+def _lines(rows: list[Row], kind: str) -> Iterator[tuple[str, list[int], list[float], float | None]]:
+    """(label, cells, ns per cell, times the floor at the last point) of each variant and number of threads."""
     names = [name for name in dict.fromkeys(row.name for row in rows) if name.split()[0] == kind and "held" not in name]
     for name in names:
         for threads in sorted({row.threads for row in rows}):
@@ -116,7 +125,7 @@ def _lines(rows: list[Row], kind: str) -> Iterator[tuple[str, list[int], list[fl
             cells = [x * y * z for x, y, z in (row.shape for row in found)]
             variant = "sparse" if "sparse" in name else "dense"
             label = f"{variant}, {threads} thread{'s' if threads > 1 else ''}"
-            yield label, cells, [row.ns_per_cell for row in found], [row.floor_ratio for row in found]
+            yield label, cells, [row.ns_per_cell for row in found], found[-1].floor_ratio
 
 
 def _tell(line: str) -> None:

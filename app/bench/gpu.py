@@ -1,4 +1,4 @@
-"""`bench gpu`: everything that only a GPU can show, in one command, under a cap on its memory.
+"""`bench gpu`: measures everything that only a GPU can show, in one command, and takes no more of its memory than a cap.
 
     kernels      triton and compiled against the reference: forward, gradients, dense and sparse, all dtypes; 64-bit positions
     ticks        a tick's time and its share of the copy bandwidth
@@ -6,9 +6,9 @@
     progressive  all three stages to their ends, shortened
     leak         training for five minutes under the leak detector
 
-The report is written after every section, so that a machine that goes away leaves what was measured.  Without a GPU there is
-nothing to do: that is said, and the exit code is 0.  With `--quick` the same code runs on the smallest preset in a minute or
-two, with `--device cpu` by the clock instead of CUDA events.
+The report is written after every section, so that nothing measured is lost if the machine goes away.  Without a GPU the bench
+says that there is nothing to do, and the exit code is 0.  With `--quick` the same code runs on the smallest preset in a minute
+or two.  With `--device cpu` times come from the clock instead of CUDA events.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ Section = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is measured."""
+    """How much the bench measures."""
 
     presets: tuple[str, ...]
     progressive: str
@@ -59,7 +60,7 @@ class Extent:
     timed_shape: tuple[int, int, int]
     timed_batches: tuple[int, ...]
     wide: tuple[tuple[int, int, int], int]
-    """Shape and batch of the run whose positions pass 2^31."""
+    """Shape and batch of the check in which positions in memory pass 2^31."""
     copy_bytes: int
     repeats: int
     leak_preset: str
@@ -102,9 +103,10 @@ QUICK = dataclasses.replace(
 def run(
     device_name: str, quick: bool, cap_gb: float, leak_seconds: float, out: Path | None, summary: Path | None, as_json: bool
 ) -> None:
-    """Measures, writes the report and the summary where asked, and prints one or the other.
+    """Measures, writes the report to `out` and the summary to `summary` if these are given, and prints one of them.
 
-    Raises Stop: 2 for options that do not go together, 3 where the GPU has no room, 4 for a leak, 1 where something failed.
+    Raises Stop with exit code 2 for options that do not go together, 3 if the GPU has not enough memory free, 4 for a leak, and
+    1 if something failed.
     """
     if device_name == "cpu" and not quick:
         raise Stop(ExitCode.USAGE, "--device cpu needs --quick: the whole bench is one for a GPU")
@@ -130,7 +132,7 @@ def run(
 
 
 def _device(name: str) -> torch.device | None:
-    """The device to measure; None where it is a GPU and there is none."""
+    """The device to measure; None if it should be a GPU and there is none."""
     if name == "cpu":
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -144,7 +146,7 @@ def _device(name: str) -> torch.device | None:
 class _Bench:
     def __init__(self, device: torch.device, extent: Extent, cap_gb: float, leak_seconds: float, out: Path | None) -> None:
         self._device, self._extent, self._leak_seconds, self._out = device, extent, leak_seconds, out
-        # Without CUDA's only kernels are the CPU's: the path is the same.
+        # On a CPU the same code runs with the only kernel that there is.
         self._kernels = extent.kernels if device.type == "cuda" else ("native",)
         self._dtypes = extent.dtypes if device.type == "cuda" else [torch.float32]
         self._cap_gb = cap_gb
@@ -161,7 +163,7 @@ class _Bench:
         self._section("rows", self._ticks)
         self.report["presets"] = {}
         for name in self._extent.presets:
-            self._section(name, lambda name=name: self._preset(name), self.report["presets"])
+            self._section(name, partial(self._preset, name), self.report["presets"])
         self._section("progressive", self._progressive)
         if self._leak_seconds:
             self._section("leak", self._leak)
@@ -170,7 +172,10 @@ class _Bench:
         return self.report
 
     def _section(self, name: str, measure: Section, into: dict[str, Any] | None = None) -> None:
-        """Keeps what is measured, or why it could not be; a GPU that is gone is not asked again."""
+        """Measures one section, and keeps the result or the reason why there is none.
+
+        After the GPU has gone, later sections are skipped.
+        """
         if self._lost:
             return
         print(f"{name} ...", file=sys.stderr, flush=True)
@@ -216,7 +221,7 @@ class _Bench:
         return told
 
     def _cap(self) -> dict[str, int | None]:
-        """Holds this process to the cap, CUDA's context included.  Raises Stop where the GPU has not that much free."""
+        """Limits this process to the cap, CUDA's context included.  Raises Stop if the GPU has not that much memory free."""
         if self._device.type != "cuda":
             return {"cap_bytes": None, "others_bytes": None, "context_bytes": None}
         cap, others = round(self._cap_gb * 1e9), _used_before(self._device)
@@ -247,7 +252,7 @@ class _Bench:
         return [dataclasses.asdict(each) | {"passed": each.passed} for each in found]
 
     def _wide(self) -> dict[str, Any]:
-        """One run of the first kernel whose states pass 2^31 numbers."""
+        """Runs the first kernel on states of more than 2^31 numbers."""
         (shape, batch), dtype = self._extent.wide, self._dtypes[-1]
         alike = gpu_kernels.samples_alike(self._kernels[0], shape, batch, dtype, self._device)
         if not alike:
@@ -271,7 +276,7 @@ class _Bench:
         return configure.load(preset, None, [f'run.device="{self._device}"', *budget, *assignments]).config
 
     def _material(self, config: RunConfig) -> Material:
-        """The config's corpus; the presets share the bundled one, whose tokenizer takes seconds."""
+        """The corpus of the config and its tokenizer.  The presets share the bundled corpus, whose tokenizer takes seconds."""
         data = config.data
         key = (data.model_dump_json(), config.run.seed, config.text.vocabulary)
         if self._latest is not None and self._latest[0] == key:
@@ -303,7 +308,10 @@ class _Bench:
 
 
 def _used_before(device: torch.device) -> int:
-    """Bytes of the GPU that others hold, read before CUDA makes this process's context; 0 where the driver does not tell."""
+    """Bytes of the GPU's memory that other processes hold; 0 if the driver does not say.
+
+    This must be read before CUDA makes the context of this process.
+    """
     uuid, seen = torch_memory.uuid(device), gauges.gpus()
     if isinstance(uuid, Absent) or isinstance(seen, Absent):
         return 0

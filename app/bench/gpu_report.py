@@ -1,7 +1,8 @@
-"""What `bench gpu` found, held against the bars and told in Markdown."""
+"""Compares what `bench gpu` found with its bars, and tells it in Markdown.  A bar is a limit that a value should keep."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +10,18 @@ from app import formats
 from app.exit_codes import ExitCode, Stop
 
 BEGIN, END = "<!-- bench gpu: begin -->", "<!-- bench gpu: end -->"
-"""What stands between these lines of a file is the summary's."""
+"""The summary is written between these two lines of a file."""
 
 LARGE_FORWARD_S, LARGE_STEP_S, DECODE_SHARE = 0.1, 0.5, 0.02
-"""At large: seconds of a forward and of a step of one micro-batch; the decode monitor's share of training time."""
+"""Bars of the preset `large`: seconds of a forward pass and of a step, each of one micro-batch, and the decode monitor's share
+of training time."""
 
 PRESET_BYTES = {"medium": 12e9, "baseline": 2e9}
-"""Of torch's allocator, at most."""
+"""Bars of other presets: bytes that torch's allocator reserves."""
 
 
 def bars(report: dict[str, Any], cap_gb: float) -> list[dict[str, Any]]:
-    """Every bar that this report can be held against: its name, the value, the limit, and whether it is met."""
+    """Every bar whose value the report has, with its name, the value, the limit, and whether it is met."""
     found: list[tuple[str, float | None, float]] = []
     presets, memory = report.get("presets", {}), report.get("memory", {})
     if large := presets.get("large"):
@@ -78,7 +80,7 @@ def summary(report: dict[str, Any]) -> str:
 
 
 def write_summary(report: dict[str, Any], path: Path) -> None:
-    """Puts the summary between the two lines of the file that are there for it.  Raises Stop where it has no such lines."""
+    """Puts the summary between the lines BEGIN and END of the file.  Raises Stop if the file has no such lines."""
     try:
         text = path.read_text(encoding="utf-8")
         before, begun, rest = text.partition(BEGIN)
@@ -138,6 +140,6 @@ def _progressive(found: dict[str, Any]) -> str:
     return f"{title}\n\n{_table(('stage', 'cells', 'steps', 'micro-batch', 'loss'), rows)}"
 
 
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [columns, tuple("---" for _ in columns), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

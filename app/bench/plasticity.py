@@ -16,7 +16,10 @@ from monitors.machine import machine
 
 
 def plasticity(preset: str, assignments: list[str], steps: int, repeats: int, as_json: bool) -> None:
-    """Times the configured rule and sweeps all of them.  Raises Stop where the preset has no lattice."""
+    """Times the rule of the config, and measures for all rules how much work can be left out.
+
+    Raises Stop if the preset has no lattice.
+    """
     config = configure.load(preset, None, assignments).config
     if config.lattice.arm != "lattice":
         raise Stop(ExitCode.USAGE, "lattice.arm: the identity arm has no connections; set lattice.arm=lattice")

@@ -1,12 +1,12 @@
-"""`bench tui`: what the terminal interface costs and how fast it answers, measured from outside on real processes.
+"""`bench tui`: measures what the terminal interface costs and how fast it answers, from outside, on real processes.
 
     starts        python -c pass, --help and the home screen's first frame, in turns
     keys          key -> the text that it brings, drawn                      beside a run that trains on all cores
-    windows       detached, attached, detached, ...: steps a second, CPU and bytes to the terminal      the same run
-    memory        an hour of events at 50 a second, appended to a log that an attached screen follows
+    windows       detached, attached, detached, ...: steps per second, CPU and bytes to the terminal    the same run
+    memory        an hour of events at 50 per second, appended to a log that an attached screen follows
 
-Each program runs in a pty of 160x50 (app.terminal).  Runs live in a folder of their own that is removed with their engines,
-however the bench ends.  Torch-free: the engine is a process of its own, and the bench takes no core from it while it waits.
+The processes come from app.bench.processes.  This module loads no torch: the engine is a process of its own, and the bench
+takes no core from it while it waits.
 """
 
 from __future__ import annotations
@@ -15,13 +15,10 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import os
 import random
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -30,30 +27,30 @@ from pathlib import Path
 import psutil
 
 from app import configure, formats
+from app.bench.processes import PROGRAM, attached, end_engines, ended_by_signals, environment, runs_folder, terminal
 from app.exit_codes import ExitCode, Stop
 from app.run_process.launch import launch
-from app.terminal import Terminal, TerminalError
+from app.terminal import TerminalError
 from app.version import VERSION
 from monitors.events import AnyEvent, Decoded, EventLog, RunStarted, Sample, StageStarted, Trained, read_events
 from monitors.machine import machine
-from monitors.runs import RunFolder, RunInfo, list_runs
+from monitors.runs import RunFolder, RunInfo
 from presets.layers import to_toml
 from presets.schema import RunConfig
 
-COLUMNS, ROWS = 160, 50
 COPY_BYTES = 256 * 1024 * 1024
 ENDLESS = "1000000"
 """Steps of the run that is watched: more than the bench has time for."""
 
 SETTLE_S = 3.0
-"""From the first frame of an attached screen to the start of its window: its start-up is not part of its cost."""
+"""Pause between the first frame of an attached screen and its window, since start-up is not part of its cost."""
 
 EVENTS_PER_S = 50
-"""Of the hour of events; they are appended BATCH at a time, as fast as the screen follows."""
+"""Rate in the hour of events.  They are appended BATCH at a time, as fast as the screen follows."""
 
 BATCH = 2000
 LOOK_EVERY = 50
-"""Every so many events are a look of the decode monitor."""
+"""One of this many events is a look of the decode monitor."""
 
 KEYS = (
     (b"l", "all steps, log"),
@@ -65,12 +62,12 @@ KEYS = (
     (b"q", "3 Stages"),
     (b"1", "┏━ 1 Curves"),
 )
-"""Keys, in turns, and what they bring to the screen that was not there before."""
+"""Keys that are pressed in turns, each with the text that it brings to the screen."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One quantity over its `count` samples; `at_most` and `at_least` are what median or p99 should keep to."""
+    """One quantity over its `count` samples.  `at_most` and `at_least` are targets for its median or p99."""
 
     name: str
     unit: str
@@ -90,7 +87,7 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether all targets are; None where there is none."""
+        """Whether all targets are met; None if there are none."""
         if not self.at_most and not self.at_least:
             return None
         kept = [getattr(self, name) <= limit for name, limit in self.at_most.items()]
@@ -100,7 +97,7 @@ class Row:
 def run(
     preset: str, assignments: list[str], starts: int, keys: int, pairs: int, seconds: float, events: int, as_json: bool
 ) -> None:
-    """Measures and prints.  Raises Stop."""
+    """Measures everything and prints it.  Raises Stop."""
     config = configure.load(preset, None, assignments).config
     rows: list[Row] = []
 
@@ -109,7 +106,7 @@ def run(
         for row in found:
             print(f"{row.name}: {row.median:.4g} {row.unit}", file=sys.stderr)
 
-    with _ends_on_signals(), _place() as runs_dir:
+    with ended_by_signals(), runs_folder() as runs_dir:
         try:
             rate = copy_rate()
             tell(bench_starts(runs_dir, starts))
@@ -117,7 +114,7 @@ def run(
             folder = launch(arguments, runs_dir)
             tell(bench_keys(folder, keys))
             tell(bench_windows(folder, pairs, seconds))
-            _end_engines(runs_dir)
+            end_engines(runs_dir)
             tell(bench_memory(runs_dir, config, events))
         except TerminalError as error:
             raise Stop(ExitCode.FAILED, f"the screen does not do what it should: {error}") from error
@@ -136,8 +133,8 @@ def bench_starts(runs_dir: Path, repeats: int) -> list[Row]:
     bare, helped, framed = [], [], []
     for _ in range(repeats):
         bare.append(_milliseconds([sys.executable, "-c", "pass"]))
-        helped.append(_milliseconds([*_program(), "--help"]))
-        with _terminal("--runs-dir", str(runs_dir)) as home:
+        helped.append(_milliseconds([*PROGRAM, "--help"]))
+        with terminal("--runs-dir", str(runs_dir)) as home:
             shown = home.until("this machine.*baseline")
             framed.append(1000 * (shown - home.started))
             home.press(b"q")
@@ -152,7 +149,7 @@ def bench_starts(runs_dir: Path, repeats: int) -> list[Row]:
 def bench_keys(folder: RunFolder, count: int) -> list[Row]:
     """Milliseconds from a key to the text it brings, beside a run under full load."""
     pauses, taken = random.Random(0), []
-    with _attached(folder) as screen:
+    with attached(folder) as screen:
         for keys, shown in itertools.islice(itertools.cycle(KEYS), count):
             # As an operator: never in step with the screen's own rhythm.
             time.sleep(pauses.uniform(0.05, 0.4))
@@ -162,10 +159,13 @@ def bench_keys(folder: RunFolder, count: int) -> list[Row]:
 
 
 def bench_windows(folder: RunFolder, pairs: int, seconds: float) -> list[Row]:
-    """The run's speed with a screen attached against the mean of the windows before and after it; the screen's own cost."""
+    """The speed of training with a screen attached, and what the screen itself costs.
+
+    A window with a screen is compared with the mean of the windows before and after it, which have none.
+    """
     speeds, cpu, traffic = [_steps_per_s(folder, *_window(seconds))], [], []
     for _ in range(pairs):
-        with _attached(folder) as screen:
+        with attached(folder) as screen:
             program = psutil.Process(screen.program.pid)
             time.sleep(SETTLE_S)
             began, before = time.monotonic(), sum(program.cpu_times()[:2])
@@ -187,7 +187,7 @@ def bench_windows(folder: RunFolder, pairs: int, seconds: float) -> list[Row]:
 
 
 def bench_memory(runs_dir: Path, config: RunConfig, events: int) -> list[Row]:
-    """Resident MB of a screen that follows a log of so many events; the growth from its first half to its end."""
+    """Resident MB of a screen that follows a log of this many events, and how much it grows over their second half."""
     folder = RunFolder.create(runs_dir, "recorded", time.time())
     folder.config_toml.write_text(to_toml(config), encoding="utf-8")
     own = RunInfo.of_this_process(run=folder.name, preset="recorded", created=time.time(), version=VERSION, state="running")
@@ -197,7 +197,7 @@ def bench_memory(runs_dir: Path, config: RunConfig, events: int) -> list[Row]:
         coming = _hour(config, time.time())
         log.append(next(coming))
         log.append(next(coming))
-        with _attached(folder, "step 0") as screen:
+        with attached(folder, "step 0") as screen:
             program, done = psutil.Process(screen.program.pid), 2
             while done < events:
                 for event in itertools.islice(coming, min(BATCH, events - done)):
@@ -214,7 +214,7 @@ def bench_memory(runs_dir: Path, config: RunConfig, events: int) -> list[Row]:
 
 
 def copy_rate() -> float:
-    """GB a second, read plus written, of a plain copy in this thread; without torch, so with one thread."""
+    """GB per second, read plus written, of a plain copy.  It has one thread, since this module loads no torch."""
     source, target, taken = bytes(COPY_BYTES), bytearray(COPY_BYTES), []
     for _ in range(4):
         clock = time.perf_counter()
@@ -223,94 +223,21 @@ def copy_rate() -> float:
     return 2 * COPY_BYTES / statistics.median(taken[1:]) / 1e9
 
 
-# What it is measured with.
-
-
-@contextlib.contextmanager
-def _place() -> Iterator[Path]:
-    """A folder for runs; when left, their engines are ended and it is removed."""
-    with tempfile.TemporaryDirectory(prefix="lattice-tui-bench-", ignore_cleanup_errors=True) as place:
-        try:
-            yield Path(place)
-        finally:
-            _end_engines(Path(place))
-
-
-def _end_engines(runs_dir: Path) -> None:
-    for row in list_runs(runs_dir):
-        info = RunFolder(Path(row["path"])).read_info()
-        if info.pid == os.getpid():
-            continue
-        with contextlib.suppress(psutil.NoSuchProcess):
-            engine = psutil.Process(info.pid)
-            if abs(engine.create_time() - info.pid_started) < 2.0:
-                engine.kill()
-                psutil.wait_procs([engine], timeout=10.0)
-
-
-@contextlib.contextmanager
-def _ends_on_signals() -> Iterator[None]:
-    """Ctrl-C, an ended terminal and SIGTERM leave through all that cleans up."""
-
-    def end(number: int, _frame: object) -> None:
-        code = ExitCode.INTERRUPTED if number == signal.SIGINT else ExitCode.TERMINATED
-        raise Stop(code, "bench ended by a signal; nothing of it is left")
-
-    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def _program() -> list[str]:
-    return [sys.executable, "-P", "-m", "app.cli"]
-
-
-def _environment() -> dict[str, str]:
-    """As after a log-in over SSH, without what would change the screen's defaults."""
-    root = str(Path(__file__).resolve().parents[2])
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TEXTUAL", "LATTICE_TUI", "NO_COLOR"))}
-    return kept | {
-        "PYTHONPATH": root,
-        "TERM": "xterm-256color",
-        "COLORTERM": "truecolor",
-        "LANG": "C.UTF-8",
-        "LC_ALL": "C.UTF-8",
-    }
-
-
-def _terminal(*arguments: str) -> Terminal:
-    return Terminal([*_program(), *arguments], COLUMNS, ROWS, _environment())
-
-
-@contextlib.contextmanager
-def _attached(folder: RunFolder, shown: str = r"loss \d") -> Iterator[Terminal]:
-    """A screen on this run that shows it; left by its own keys."""
-    with _terminal("attach", str(folder.path)) as screen:
-        screen.until(shown)
-        yield screen
-        screen.press(b"q")
-        screen.press(b"d")
-        screen.ended()
-
-
 def _milliseconds(command: list[str]) -> float:
     clock = time.monotonic()
-    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=_environment())
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=environment())
     return 1000 * (time.monotonic() - clock)
 
 
 def _window(seconds: float) -> tuple[float, float]:
-    """Lets time pass; from when to when, in unix seconds as events have them."""
+    """Waits, and returns the start and the end of the wait in unix seconds, as events have them."""
     start = time.time()
     time.sleep(seconds)
     return start, time.time()
 
 
 def _steps_per_s(folder: RunFolder, start: float, end: float) -> float:
-    """Steps a second of training that ended between two times; looks and checkpoints left out.  Raises Stop where none did."""
+    """Training steps per second between two times, looks and checkpoints left out.  Raises Stop if there is no step."""
     found = read_events(folder.events_jsonl).events
     taken = [event.step_s for event in found if isinstance(event, Trained) and start <= event.time < end]
     if not taken:
@@ -319,7 +246,7 @@ def _steps_per_s(folder: RunFolder, start: float, end: float) -> float:
 
 
 def _hour(config: RunConfig, start: float) -> Iterator[AnyEvent]:
-    """Events as a run writes them, EVENTS_PER_S apart, without end."""
+    """Events as a run writes them, EVENTS_PER_S of them per second of the log, without end."""
     stage = config.stages[0]
     yield RunStarted(time=start, run="recorded", resumed=False, message="an hour of events")
     sizes = {"plan_bytes": 0, "micro_batch": 32, "accumulation": 1, "cells": stage.shape[0] * stage.shape[1] * stage.shape[2]}

@@ -1,4 +1,4 @@
-"""`bench`: timings as a table or as JSON (DESIGN keys: machine, copy_gbps, rows)."""
+"""`bench tick`, `bench step` and `bench decode`: timings as a table or as JSON with the keys machine, copy_gbps and rows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from monitors.machine import machine
 
 
 def tick(shape: str, batch: int, repeats: int, kernels: list[str], as_json: bool) -> None:
-    """Times one tick.  Raises Stop for a shape or a kernel that is none, and where memory does not take it."""
+    """Times one tick.  Raises Stop for a wrong shape, for an unknown kernel, and if there is too little memory."""
     try:
         x, y, z = (int(size) for size in shape.split(","))
         if min(x, y, z) < 1:
@@ -47,7 +47,7 @@ def step(preset: str, assignments: list[str], repeats: int, as_json: bool) -> No
 
 
 def decode(preset: str, assignments: list[str], repeats: int, as_json: bool) -> None:
-    """Times looks of the decode monitor, in turns with training steps.  Raises Stop."""
+    """Times looks of the decode monitor and training steps in turns.  Raises Stop."""
     config = configure.load(preset, None, assignments).config
     prepare(config)
     rows, share = bench_step(config, repeats, looks=True)
@@ -72,7 +72,7 @@ def show(rows: list[Row], more: dict[str, object], as_json: bool) -> None:
 
 
 def table(rows: list[Row], shapes: bool = False) -> Table:
-    """The rows as a table, with their shapes and batches where these differ."""
+    """The rows as a table.  With `shapes` it has columns for shape and batch, for rows in which these differ."""
     columns = ("what", *(("cells", "batch") if shapes else ()), "threads", "ms", "ns/cell", "speed-up", "x floor")
     found = Table(*columns, box=None, pad_edge=False)
     found.columns[0].no_wrap = True

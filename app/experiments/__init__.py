@@ -1,10 +1,12 @@
-"""`experiment`: paired runs over seeds, with and without a mechanism.
+"""The commands of `experiment`: paired runs over seeds, with and without a mechanism.
 
-    arms          trained against frozen against no lattice, at equal steps
-    convergence   discovery waves on against off, from both starts
+    arms          a trained lattice, a frozen one and none at all, at equal steps
+    convergence   discovery waves on and off, from both starts
     optimizers    rules that keep less than AdamW's moments
-    plasticity    learning rules beside and instead of the gradient
-    sparsity      pruned against dense
+    plasticity    learning rules beside the gradient, and instead of it
+    sparsity      pruned connections against all of them
+    transfer      a lattice grown from a smaller one against one from scratch
 
-All but `arms` share `experiment` (arms, seeds, results file), `measure` (one run), `search`, `statistics`, `report` and `plot`.
+All of them share the options in `options`.  All but `arms` also share `experiment` (arms, seeds, results file), `measure` (one
+run), `statistics`, `report` and `plot`.  `search` tunes the arms of `convergence`.
 """

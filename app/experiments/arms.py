@@ -1,4 +1,7 @@
-"""`experiment arms`: what the lattice adds, by training the same text parts with it, with it frozen, and without it."""
+"""`experiment arms`: what the lattice adds.
+
+The same encoder, decoder and ports are trained with a lattice that learns, with a frozen one, and without any.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import statistics
 import sys
 from collections import Counter
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,6 +17,7 @@ from rich.table import Table
 
 from app import configure, formats
 from app.exit_codes import ExitCode, Stop
+from app.experiments.experiment import Request
 from app.experiments.statistics import interval
 from app.run_process.prepare import prepare
 from lattice.data.batches import Sentences, TokenizedCorpus
@@ -32,12 +35,12 @@ ARMS: dict[str, dict[str, dict[str, str]]] = {
     "frozen": {"connections": {"learning": "frozen"}, "lattice": {"cells": "frozen"}},
     "identity": {"lattice": {"arm": "identity"}},
 }
-"""What each arm changes in the config; ports, encoder and decoder are trained in all three."""
+"""What each arm changes in the config.  Ports, encoder and decoder are trained in all three."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One training run, or a baseline that needs none (`seed` None)."""
+    """The scores of one training run, or of a baseline that needs no training; then `seed` is None."""
 
     arm: str
     seed: int | None
@@ -63,21 +66,13 @@ class Arm:
         } | scores
 
 
-def arms(
-    preset: str,
-    config_file: Path | None,
-    assignments: list[str],
-    given: dict[str, object],
-    steps: int | None,
-    test: Path | None,
-    seeds: int,
-    as_json: bool,
-) -> None:
-    """Trains every arm with every seed and prints the scores.  The effect is trained - frozen BLEU.  Raises Stop."""
-    base = configure.with_steps(configure.load(preset, config_file, assignments, given).config, steps)
+def run(request: Request) -> None:
+    """Trains every arm with every seed and prints the scores.  The effect is BLEU trained minus BLEU frozen.  Raises Stop."""
+    source, seeds = request.source, request.seeds
+    base = configure.with_steps(source.load().config, source.steps)
     _, corpus = prepare(base)
     try:
-        scored = tuple(read_pairs(test, base.data.task)) if test else corpus.valid
+        scored = tuple(read_pairs(source.test, base.data.task)) if source.test else corpus.valid
     except DataError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
     results = _baselines(corpus, scored) if base.data.task == "pairs" else []
@@ -87,7 +82,7 @@ def arms(
             print(f"{name}, seed {seed}: BLEU {formats.score(results[-1].quality.bleu)}", file=sys.stderr)
     effects = [_bleu(results, "trained", s) - _bleu(results, "frozen", s) for s in range(base.run.seed, base.run.seed + seeds)]
     effect, (low, high) = statistics.mean(effects), interval(effects)
-    if as_json:
+    if request.as_json:
         rows = [result.as_json() for result in results]
         print(json.dumps({"name": "arms", "arms": rows, "effect": effect, "low": low, "high": high, "seeds": seeds}))
         return
@@ -95,8 +90,8 @@ def arms(
     for result in results:
         quality, controls = result.quality, [formats.score(result.controls.get(name)) for name in CONTROLS[1:]]
         scores = (formats.score(quality.bleu), formats.score(quality.chrf), f"{quality.exact:.1%}")
-        seed = "-" if result.seed is None else str(result.seed)
-        table.add_row(result.arm, seed, *scores, *controls, f"{result.cpu_s / 60:.1f}")
+        told_seed = "-" if result.seed is None else str(result.seed)
+        table.add_row(result.arm, told_seed, *scores, *controls, f"{result.cpu_s / 60:.1f}")
     Console(highlight=False).print(table)
     spread = f" ({low:.1f} to {high:.1f}, 95 % bootstrap over {seeds} seeds)" if low is not None else " (one seed: no interval)"
     print(f"the lattice's training adds {effect:.1f} BLEU over a frozen lattice{spread}; {scored_on(scored)}")

@@ -1,10 +1,11 @@
 """`experiment convergence`: do discovery waves before backpropagation save steps?
 
-Both sides may choose their start.  `biased` is the preset's, with connections stronger towards the input; `unbiased` is
-excitatory noise alone, in which the waves have to find the direction.  The identity arm (no lattice) is the bound.
+There are arms with waves and without, and each side has two starts.  `biased` is the start of the preset: connections are
+stronger towards the input.  `unbiased` is excitatory noise alone, so that the waves have to find the direction.  The arm
+`identity` has no lattice and shows the best that can be reached.
 
-The effect is the share of steps to the target that the best arm with waves saves against the best one without; the waves' own
-cost counts.
+The effect: the best arm with waves saves this share of the steps to the target that the best arm without them needs.  The cost
+of the waves themselves counts.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from app.experiments.search import Range, Space, tuned
 
 UNBIASED = ("connections.bias_local=0", "connections.bias_distant=0", "connections.noise=1", "connections.excitatory=true")
 WAVES = ("stages.0.waves=40", "plasticity.rate=0.02")
-"""Of the arms with waves, where preset, file and --set leave them open; 40 waves found the direction in a prototype."""
+"""Settings of the arms with waves, unless the preset, the file or --set has others."""
 
 OFF = ("stages.0.waves=0",)
 ARMS = (
@@ -47,11 +48,11 @@ SPACES: dict[str, Space] = {
     "on-unbiased": UNBIASED_START | DISCOVERY,
     "identity": RATES,
 }
-"""What --search draws from: every arm's own few settings."""
+"""The few settings of each arm that --search draws."""
 
 
 def run(request: Request, trials: int, trial_steps: int) -> None:
-    """Trains and prints.  With `trials`, every arm is searched first.  Raises Stop."""
+    """Trains every arm with every seed and prints what was found.  With `trials`, every arm is tuned first.  Raises Stop."""
     plot.check(request.plot)
     arms = choose(ARMS, request.arms, request.own_arms)
     experiment = Experiment("convergence", request.source, request.conditions, arms, request.out)

@@ -1,4 +1,7 @@
-"""Arms, and their paired runs: in every seed all arms see the same sentences in the same order and start from the same draw."""
+"""Arms and their paired runs.
+
+In every seed all arms see the same sentences in the same order, and start from the same draw of random numbers.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from app import configure, formats
 from app.exit_codes import ExitCode, Stop
 from app.experiments.ledger import Ledger
 from app.experiments.measure import Conditions, Looks, Outcome, Text, train
+from app.experiments.options import Options
 from app.run_process.prepare import prepare_device, read_corpus
 from app.version import VERSION
 from lattice.data.corpus import DataError, read_pairs
@@ -24,12 +28,15 @@ from presets.layers import Loaded
 from presets.schema import RunConfig
 
 SHARED = ("data", "text")
-"""Sections that an arm may not change: runs on other sentences or tokens could not be paired."""
+"""Sections that an arm may not change, since runs on other sentences or tokens could not be paired."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What one side of a comparison sets, as `section.key=value`; `defaults` only where preset, file and --set say nothing."""
+    """The settings of one side of a comparison, as `section.key=value`.
+
+    `defaults` apply only if the preset, the file and --set do not name the setting.
+    """
 
     name: str
     settings: tuple[str, ...] = ()
@@ -38,7 +45,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Source:
-    """Where the config of all arms comes from, as the command line gave it."""
+    """Where the config of all arms comes from, as the command line says."""
 
     preset: str
     config_file: Path | None
@@ -62,7 +69,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Request:
-    """What the experiments have in common of their command lines."""
+    """What the command line of an experiment asks for, without the options of that experiment alone."""
 
     source: Source
     conditions: Conditions
@@ -73,11 +80,31 @@ class Request:
     plot: Path | None
     as_json: bool
 
+    @classmethod
+    def of(cls, options: Options) -> Request:
+        given = {
+            "--data": options.data,
+            "--valid": options.valid,
+            "--task": options.task,
+            "--device": options.device,
+        }
+        return cls(
+            source=Source(options.preset, options.config, options.assignments, given, options.steps, options.test),
+            conditions=Conditions(options.target, options.every, options.to_end),
+            seeds=options.seeds,
+            arms=options.arms,
+            own_arms=options.own_arms,
+            out=options.out,
+            plot=options.plot,
+            as_json=options.as_json,
+        )
+
 
 def choose(known: Iterable[Arm], patterns: str | None, own: list[str]) -> list[Arm]:
-    """The known arms that `--arms` names (comma-separated, * and ? allowed; without it all), and those of `--arm`.
+    """The arms that `--arms` chooses from the known ones, and those that `--arm` adds.
 
-    Raises Stop for a name that fits none.
+    `patterns` are separated by commas and may have * and ?; None means all known arms.  Raises Stop for a pattern that no arm
+    fits.
     """
     known, chosen = list(known), []
     for pattern in ["*"] if patterns is None else [part.strip() for part in patterns.split(",")]:
@@ -99,7 +126,10 @@ def choose(known: Iterable[Arm], patterns: str | None, own: list[str]) -> list[A
 
 
 class Experiment:
-    """Runs arms over seeds under the same conditions.  Making it checks every arm's config, and raises Stop."""
+    """Runs arms over seeds under the same conditions.
+
+    The constructor checks the config of every arm, and raises Stop.
+    """
 
     def __init__(
         self,
@@ -127,7 +157,10 @@ class Experiment:
         self._text = Text.of(base, corpus, scored)
 
     def run(self, arms: list[Arm], seeds: int) -> dict[str, list[Outcome]]:
-        """Outcomes of each arm, by seed; seeds come one after another, so that an interrupted experiment is still paired."""
+        """The outcomes of each arm, in the order of the seeds.
+
+        A seed is finished with all arms before the next one begins, so that an interrupted experiment has pairs.
+        """
         found: dict[str, list[Outcome]] = {arm.name: [] for arm in arms}
         for seed in range(self.first_seed, self.first_seed + seeds):
             for arm in arms:
@@ -135,7 +168,7 @@ class Experiment:
         return found
 
     def one(self, arm: Arm, seed: int, conditions: Conditions, trial: int | None = None) -> Outcome:
-        """One run, or what the results file has of it."""
+        """The outcome of one run.  A run that the results file has already is not trained again."""
         config = self.source.config(arm, seed)
         key, what = self._key(config, conditions), f"{arm.name}, seed {seed}" + ("" if trial is None else f", trial {trial}")
         if found := self._ledger.find(arm.name, seed, key):
@@ -154,7 +187,7 @@ class Experiment:
 
 
 def told(outcome: Outcome, conditions: Conditions) -> str:
-    """A run in one line."""
+    """The outcome of a run in one line."""
     if outcome.failure:
         return f"failed at step {outcome.steps + 1}: {outcome.failure}"
     need, bleu = outcome.steps_to(conditions.target), "" if outcome.bleu is None else f", BLEU {formats.score(outcome.bleu)}"

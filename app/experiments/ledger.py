@@ -1,11 +1,13 @@
-"""The results file: a JSON line for every finished run, so that an interrupted experiment goes on where it was."""
+"""The results file has a JSON line for every finished run, so that an interrupted experiment continues where it stopped."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from app.exit_codes import ExitCode, Stop
 from app.experiments.measure import Outcome
@@ -15,10 +17,10 @@ OPENING = b'{"key": '
 
 
 class Ledger:
-    """Runs by (arm, seed, key); the key is a hash of all that decides a run's numbers."""
+    """Finished runs by (arm, seed, key).  The key is a hash of everything that decides the numbers of a run."""
 
     def __init__(self, path: Path | None) -> None:
-        """Without a path, results are kept in memory only.  Raises Stop where the file is not one of results."""
+        """Without a path, results are kept in memory only.  Raises Stop if the file has other lines than results."""
         self._path = path
         self._found: dict[tuple[str, int, str], Outcome] = {}
         if path is not None:
@@ -42,7 +44,9 @@ class Ledger:
         names = {field.name for field in dataclasses.fields(Outcome)}
         try:
             row = json.loads(line)
-            fields = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items() if name in names}
+            fields: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in row.items() if name in names
+            }
             outcome = Outcome(**fields)
             self._found[outcome.arm, outcome.seed, row["key"]] = outcome
         except (ValueError, TypeError, KeyError, AttributeError):
@@ -51,12 +55,15 @@ class Ledger:
     def find(self, arm: str, seed: int, key: str) -> Outcome | None:
         return self._found.get((arm, seed, key))
 
-    def add(self, key: str, outcome: Outcome, about: dict[str, object]) -> None:
-        """Keeps a run; `about` (experiment, settings, ...) is for readers of the file.  Raises Stop where that fails."""
+    def add(self, key: str, outcome: Outcome, about: Mapping[str, object]) -> None:
+        """Adds a run, also to the file.  `about` (experiment, settings, ...) is for readers of the file.
+
+        Raises Stop if the file can't be written.
+        """
         self._found[outcome.arm, outcome.seed, key] = outcome
         if self._path is None:
             return
-        line = json.dumps({"key": key} | about | dataclasses.asdict(outcome), allow_nan=False) + "\n"
+        line = json.dumps({"key": key, **about, **dataclasses.asdict(outcome)}, allow_nan=False) + "\n"
         try:
             with open(self._path, "ab") as file:
                 file.write(line.encode())

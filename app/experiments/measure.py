@@ -1,4 +1,7 @@
-"""One run of an experiment: trained with light looks at the held-out loss, its cost counted without them."""
+"""One run of an experiment: it trains, and every so often takes a look, which is the held-out loss without decoding.
+
+The time that looks take is not part of the run's cost.
+"""
 
 from __future__ import annotations
 
@@ -22,20 +25,21 @@ from monitors import gauges
 from presets.schema import RunConfig
 
 LOOK_SENTENCES = 128
-"""Held-out sentences a look is taken on, the same ones every time."""
+"""Held-out sentences of a look, the same ones every time."""
 
 FIRST_LOOK = 5
-"""Looks start after this many intervals: before, no loss is near a target."""
+"""Looks start after this many intervals, since before that no loss is near a target."""
 
 NO_CONNECTIONS = ("cells", "gain", "labels", "mean_state", "centroids", "plasticity.")
-"""Beginnings of names of a lattice's tensors that are not its connections; all others count, so that none is overlooked."""
+"""How the names of a lattice's tensors begin that are no connections.  All other tensors count, so that none is overlooked."""
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is the same for every run: the target (held-out loss, nats a token), steps between looks, and where runs end.
+    """What is the same for every run: the target (held-out loss in nats per token), steps between looks, and when a run ends.
 
-    `to_end` trains past the target; `limit` stops every run after so many steps of its schedule; `score` decodes at the end.
+    With `to_end` a run goes on past the target.  `limit` stops every run after so many steps of its schedule.  With `score` the
+    run decodes sentences at its end.
     """
 
     target: float
@@ -47,7 +51,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class Text:
-    """The sentences of all runs: trained on and looked at, and scored."""
+    """The sentences of all runs: those for training, for looks, and for the score at the end."""
 
     corpus: TokenizedCorpus
     scored: Sentences
@@ -60,7 +64,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one run gave.  Seconds are CPU seconds of training, discovery waves included, looks and scoring left out."""
+    """The numbers of one run.  Seconds are CPU seconds of training, with discovery waves, without looks and scoring."""
 
     arm: str
     seed: int
@@ -73,55 +77,55 @@ class Outcome:
     look_steps: tuple[int, ...]
     look_cpu_s: tuple[float, ...]
     losses: tuple[float | None, ...]
-    """Held-out loss of each look; None where it was not finite."""
+    """The held-out loss of each look; None if it was not finite."""
     bleu: float | None
     connection_bytes: int
-    """Of connection weights, their masks and indices, and their moments in the optimizer."""
+    """Bytes of the connections' weights, masks and indices, and of their moments in the optimizer."""
     failure: str = ""
     """Why training failed; "" if it did not."""
     growths: tuple[tuple[float | None, float | None], ...] = ()
-    """Held-out loss right before and right after every growth, where that was looked at."""
+    """The held-out loss right before and right after every growth, if the experiment looks at that."""
     optimizer_bytes: int | None = None
-    """Of all that the optimizer keeps at the end; None in results files from before it was counted."""
+    """Bytes that the optimizer keeps at the end.  Lines of older results files do not have them: None."""
     lattice_optimizer_bytes: int | None = None
-    """Of these, what is kept for cells and connections, whose optimizer `optimizer.name` chooses."""
+    """The part of these for cells and connections, whose optimizer `optimizer.name` chooses."""
     retained: tuple[tuple[int, str, float, float], ...] = ()
-    """(step, part, share kept, share kept by a random projection) of gradients' energy, where that was looked at."""
+    """(step, part, share kept, share that a random projection keeps) of gradients' energy, if the experiment looks at that."""
 
     @property
     def loss(self) -> float | None:
-        """The last held-out loss; None where the run failed."""
+        """The last held-out loss; None if the run failed."""
         return None if self.failure else self.losses[-1]
 
     @property
     def step_cpu_s(self) -> float:
-        """Mean of an optimizer step."""
+        """Mean CPU seconds of an optimizer step."""
         return (self.cpu_s - self.waves_cpu_s) / self.steps if self.steps else 0.0
 
     @property
     def waves_in_steps(self) -> float:
-        """Discovery's cost in optimizer steps of this run."""
+        """The cost of the discovery waves, expressed in optimizer steps of this run."""
         return self.waves_cpu_s / self.step_cpu_s if self.steps else 0.0
 
     def steps_to(self, target: float) -> Need:
-        """Optimizer steps to the target, discovery counted at its cost in steps."""
+        """Optimizer steps to the target.  Discovery counts with its cost in steps."""
         reached = crossing(self.look_steps, self.losses, target)
         return Need((self.budget if reached is None else reached) + self.waves_in_steps, reached is None)
 
     def cpu_to(self, target: float) -> Need:
-        """CPU seconds to the target; a run that failed on the way counts as if it had gone on to its last step."""
+        """CPU seconds to the target.  A run that failed before it counts as if it had gone on to its last step."""
         reached = crossing(self.look_cpu_s, self.losses, target)
         if reached is not None:
             return Need(reached)
         return Need(self.cpu_s + self.step_cpu_s * (self.budget - self.steps), True)
 
     def loss_for(self, steps: float) -> float:
-        """Held-out loss when this much was spent, discovery counted; infinite where the run failed."""
+        """The held-out loss after a cost of `steps` steps, discovery included; infinite if the run failed."""
         return math.inf if self.failure else value_at(self.look_steps, self.losses, steps - self.waves_in_steps)
 
 
 class Looks(Callback):
-    """Takes the held-out loss every so often, without decoding; counts training's CPU seconds around it, from `begin` on."""
+    """Takes the held-out loss every so often, and counts the CPU seconds of training, from `begin` on."""
 
     def __init__(self, conditions: Conditions) -> None:
         self._conditions = conditions
@@ -132,7 +136,7 @@ class Looks(Callback):
         self._waves_from = 0.0
         self._looking = 0.0
         self.trained_cpu_s = 0.0
-        """Until the last step that was done."""
+        """CPU seconds of training up to the end of the last step."""
         self.growths: list[tuple[float | None, float | None]] = []
         self.retained: list[tuple[int, str, float, float]] = []
         self._start = 0.0
@@ -160,7 +164,7 @@ class Looks(Callback):
         return gauges.cpu_seconds() - self._start - self._looking
 
     def look(self, state: TrainingState) -> None:
-        """Takes the held-out loss now; asks for a stop where the target is reached and runs are not to go on."""
+        """Takes the held-out loss now.  Asks for a stop if it reaches the target, unless runs go on to their end."""
         self.steps.append(state.progress.step)
         self.cpu_s.append(self.trained_cpu_s)
         self.losses.append(self.loss_now(state))
@@ -169,7 +173,7 @@ class Looks(Callback):
             state.request_stop("the target is reached")
 
     def loss_now(self, state: TrainingState) -> float | None:
-        """The held-out loss, its cost left out of training's; None where it is not finite."""
+        """The held-out loss; None if it is not finite.  Its time is not counted as training."""
         clock, sentences = gauges.cpu_seconds(), state.valid_sentences
         chunk = chunk_size(state.config, state.stage, state.plan.micro_batch)
         loss = held_out_loss(state.model, sentences, list(range(min(LOOK_SENTENCES, len(sentences)))), chunk)
@@ -186,7 +190,7 @@ def train(
     conditions: Conditions,
     looking: type[Looks] = Looks,
 ) -> Outcome:
-    """Trains one run to the target, the limit or its end.  Raises Stop where it can't begin or memory runs out."""
+    """Trains one run to the target, the limit or its end.  Raises Stop if it can't begin or if memory runs out."""
     try:
         looks, trainer, failure = _train(config, text, device, lambda: looking(conditions))
         bleu = None
@@ -232,7 +236,7 @@ def _train(config: RunConfig, text: Text, device: torch.device, looking: Callabl
 
 
 def connection_bytes(state: TrainingState) -> int:
-    """Bytes of the tensors that hold connections in the model as it stands, and of their moments in the optimizer."""
+    """Bytes of the tensors that hold the model's connections now, and of their moments in the optimizer."""
     lattice = state.model.lattice
     if lattice is None:
         return 0
@@ -244,7 +248,7 @@ def connection_bytes(state: TrainingState) -> int:
 
 
 def optimizer_bytes(state: TrainingState, beginning: str = "") -> int:
-    """Bytes that the optimizer keeps for the parameters whose names begin so; in RAM or on the device."""
+    """Bytes that the optimizer keeps, in RAM or on the device, for the parameters whose names begin with `beginning`."""
     _, kept = state.tensors()
     return _bytes(tensor for name, tensor in kept.items() if name.startswith(beginning))
 

@@ -1,10 +1,10 @@
-"""`experiment optimizers`: what keeping less than AdamW's two moments for cells and connections costs in loss.
+"""`experiment optimizers`: optimizers that keep less than AdamW's two moments for cells and connections, and their loss.
 
-All runs go to their last step, so that losses are compared at the end of the same schedule.  Under GaLore the share of the
-gradient's energy that its projection retains is looked at as well, beside that of a random projection of the same ranks.
+All runs go to their last step, so that losses are compared at the end of the same schedule.  With GaLore the experiment also
+measures which share of the gradient's energy the projection retains, and what a random projection of the same ranks retains.
 
-The effect is the share by which the last held-out loss of the best arm that is not the reference, AdamW, is higher (below
-0: lower).
+The reference is AdamW.  The effect: the last held-out loss of the best other arm is higher than the reference's by this share
+(below 0: lower).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ARMS = (
 
 
 class EnergyLooks(Looks):
-    """Also looks at what GaLore's projection retains, every so often from the start."""
+    """Also takes the share of energy that GaLore's projection retains, every so often from the start."""
 
     def __init__(self, conditions: Conditions) -> None:
         super().__init__(conditions)
@@ -46,7 +46,7 @@ class EnergyLooks(Looks):
 
 
 def run(request: Request) -> None:
-    """Trains and prints.  Raises Stop."""
+    """Trains every arm with every seed and prints what was found.  Raises Stop."""
     plot.check(request.plot)
     arms = choose(ARMS, request.arms, request.own_arms)
     experiment = Experiment("optimizers", request.source, request.conditions, arms, request.out, EnergyLooks)
@@ -70,14 +70,14 @@ def _mean_loss(runs: list[Outcome]) -> float:
 
 
 def sentences(results: report.Results) -> Iterator[str]:
-    """What each arm keeps against AdamW, and which share of gradients' energy was retained where they were projected."""
+    """How many bytes each arm keeps against AdamW, and what share of the gradients' energy a projection retains."""
     whole = results[ADAMW][0] if ADAMW in results else None
     for name, runs in results.items():
         if whole is not None and name != ADAMW and (saving := _saving(runs[0], whole)):
             yield f"{name} keeps {saving}"
         for part in dict.fromkeys(part for run in runs for _, part, _, _ in run.retained):
             looks = [look for run in runs for look in run.retained if look[1] == part]
-            kept, random = (statistics.mean(look[column] for look in looks) for column in (2, 3))
+            kept, random = statistics.mean(look[2] for look in looks), statistics.mean(look[3] for look in looks)
             steps = [look[0] for look in looks]
             first, last = (statistics.mean(look[2] for look in looks if look[0] == at) for at in (min(steps), max(steps)))
             yield (

@@ -1,10 +1,10 @@
 """`experiment plasticity`: connections that learn by a local rule, alone (`plastic`) or beside the gradient (`hybrid`).
 
-Every rule at its defaults, with competition (`+winners`) and with homeostasis of the firing thresholds (`+homeostasis`).
-three_factor reads no threshold, so it has no arm with homeostasis.
+Every rule has an arm with its defaults, one with competition (`+winners`) and one with homeostasis of the firing thresholds
+(`+homeostasis`).  The rule three_factor reads no threshold, so it has no arm with homeostasis.
 
-The effect is the share of steps to the target that the best of them saves against connections that learn by gradient; frozen
-ones are the second reference.
+The effect: the best rule saves this share of the steps to the target that connections need if they learn by gradient.  Frozen
+connections are the second reference.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from app.experiments.experiment import Arm, Experiment, Request, choose
 RULES = ("stdp", "bcm", "oja", "three_factor")
 REFERENCES = ("gradient", "frozen")
 EXTRAS = {"winners": "plasticity.winners=8", "homeostasis": "plasticity.homeostasis=0.05"}
-"""What turns them on: 8 of the 64 cells of a neighbourhood; thresholds move by at most 5 % a step."""
+"""The settings that switch them on: 8 winners among the 64 cells of a neighbourhood; thresholds move at most 5 % per step."""
 
 
 def _arms() -> Iterator[Arm]:
@@ -36,14 +36,15 @@ ARMS = tuple(_arms())
 
 
 def run(request: Request) -> None:
-    """Trains and prints.  Raises Stop."""
+    """Trains every arm with every seed and prints what was found.  Raises Stop."""
     plot.check(request.plot)
     arms = choose(ARMS, request.arms, request.own_arms)
     experiment = Experiment("plasticity", request.source, request.conditions, arms, request.out)
     results, target = experiment.run(arms, request.seeds), request.conditions.target
     references = [name for name in REFERENCES if name in results]
     best = report.fastest(results, [arm.name for arm in arms if arm.name not in REFERENCES], target)
-    main, *also = [report.compare(results, best, reference, target) for reference in references if best] or [None]
+    compared = [report.compare(results, best, reference, target) for reference in references] if best else []
+    main, also = (compared[0], compared[1:]) if compared else (None, [])
     columns = ("reached", "steps", "CPU s", "loss", "BLEU")
     reference = next(iter(references), None)
     finding = report.Finding("plasticity", arms, results, experiment.scored, reference, main, also, "steps", columns)

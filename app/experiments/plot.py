@@ -13,7 +13,7 @@ from app.experiments.report import Results
 
 
 def check(path: Path | None) -> None:
-    """Raises Stop before anything is trained where the picture could not be written afterwards."""
+    """Raises Stop if the picture could not be written.  Called before training, so that no time is lost."""
     if path is None:
         return
     if path.suffix.lower() != ".png":
@@ -23,7 +23,7 @@ def check(path: Path | None) -> None:
 
 
 def draw(path: Path, title: str, results: Results, target: float) -> None:
-    """Writes the PNG.  Raises Stop where that fails."""
+    """Writes the PNG.  Raises Stop if that fails."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
@@ -63,12 +63,16 @@ def draw(path: Path, title: str, results: Results, target: float) -> None:
 
 
 def spread(runs: list[Outcome]) -> tuple[list[int], list[float], list[float], list[float]]:
-    """Steps, and mean, least and most of the held-out losses there.
+    """Steps, and the mean, the least and the greatest held-out loss at each.
 
-    Runs stop where they reach the target: only steps at which all of them looked are drawn, since a mean over those that are
-    left would be one over the slow ones.  Losses that were not finite are gaps.
+    A run stops when it reaches the target.  Only steps at which all runs took a look are drawn: after that, a mean would be one
+    over the slow runs alone.  Losses that were not finite are gaps.
     """
     looks = [dict(zip(run.look_steps, run.losses, strict=True)) for run in runs]
     steps = sorted(set.intersection(*map(set, looks)))
-    columns = [[math.nan if look[step] is None else look[step] for look in looks] for step in steps]
+    columns = [[_or_nan(look[step]) for look in looks] for step in steps]
     return steps, [statistics.fmean(c) for c in columns], [min(c) for c in columns], [max(c) for c in columns]
+
+
+def _or_nan(loss: float | None) -> float:
+    return math.nan if loss is None else loss

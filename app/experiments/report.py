@@ -1,4 +1,4 @@
-"""What an experiment found, as a table of its arms and a sentence for each comparison, or as JSON."""
+"""Shows what an experiment found: a table of its arms and a sentence for each comparison, or JSON."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ from app import formats
 from app.experiments.experiment import Arm, Request
 from app.experiments.measure import Outcome
 from app.experiments.search import Trial
-from app.experiments.statistics import UNKNOWN, Effect, change, difference, rank, saved
+from app.experiments.statistics import UNKNOWN, Effect, Need, change, difference, rank, saved
 
 Results = dict[str, list[Outcome]]
 """Outcomes of each arm, by seed."""
 
 Measure = Literal["steps", "cpu_s", "bleu", "loss"]
-"""Of an effect: shares of steps or CPU seconds saved, points of BLEU gained, by which share the last loss differs."""
+"""What an effect is measured in: share of the steps saved, share of the CPU seconds saved, points of BLEU gained, or the
+share by which the last loss differs."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An arm against a reference: shares of steps and CPU seconds to the target saved, points of BLEU gained, and by which
-    share of the reference's last held-out loss the arm's is higher."""
+    """An arm against a reference.
+
+    `steps` and `cpu_s` are the shares of steps and CPU seconds to the target that the arm saves, `bleu` the points that it
+    gains.  `loss`: the arm's last held-out loss is higher than the reference's by this share.
+    """
 
     arm: str
     reference: str
@@ -51,14 +55,20 @@ def compare(results: Results, arm: str, reference: str, target: float) -> Compar
 
 
 def fastest(results: Results, names: list[str], target: float) -> str | None:
-    """The arm that needs fewest steps, those that reached the target in every seed before others; None of no arms."""
+    """The arm that needs the fewest steps; None if there are no arms.
+
+    An arm whose runs reached the target in more seeds comes first.
+    """
     return min(names, key=lambda name: rank([run.steps_to(target) for run in results[name]]), default=None)
 
 
 @dataclass(frozen=True)
 class Finding:
-    """All that is shown.  `main` is the comparison whose `measure` is the experiment's effect; the table's last column
-    compares every arm with `main`'s reference."""
+    """All that is shown.
+
+    The experiment's effect is `measure` of the comparison `main`.  The last column of the table compares every arm with the arm
+    `reference`.
+    """
 
     name: str
     arms: list[Arm]
@@ -97,7 +107,7 @@ def show(finding: Finding, request: Request) -> None:
 
 
 def sentences(finding: Finding, request: Request) -> list[str]:
-    """The comparisons, missed targets, failures, and what the numbers are of."""
+    """Sentences about comparisons, missed targets and failures, and about what the numbers measure."""
     target = f"held-out loss {request.conditions.target:g}"
     lines = []
     for versus in [finding.main, *finding.also]:
@@ -153,21 +163,24 @@ def _arm_json(arm: Arm, runs: list[Outcome], target: float) -> dict[str, Any]:
 
 
 def effect_in_words(effect: Effect, measure: Measure) -> str:
-    """ "12 % (8 to 15)"; "≥" and "≤" where censored runs leave a bound only."""
+    """ "12 % (8 to 15)", with "≥" or "≤" in front if censored runs allow only a bound."""
     if effect.mean is None:
         return "unknown"
     sign = {"at least": "≥", "at most": "≤"}.get(effect.bound, "")
     scale, unit = (1.0, "") if measure == "bleu" else (100.0, " %")
     digits = {"bleu": "+.1f", "loss": "+.1f"}.get(measure, ".0f")
-    spread = "" if effect.low is None else f" ({scale * effect.low:{digits}} to {scale * effect.high:{digits}})"
+    spread = ""
+    if effect.low is not None and effect.high is not None:
+        spread = f" ({scale * effect.low:{digits}} to {scale * effect.high:{digits}})"
     return f"{sign}{scale * effect.mean:{digits}}{unit}{spread}"
 
 
 def _mean(values: list[float | None]) -> float | None:
-    return None if any(value is None for value in values) else statistics.mean(values)
+    known = [value for value in values if value is not None]
+    return statistics.mean(known) if len(known) == len(values) else None
 
 
-def _need(needs: list, digits: str) -> str:
+def _need(needs: list[Need], digits: str) -> str:
     return ("≥" if any(need.censored for need in needs) else "") + format(statistics.mean(need.value for need in needs), digits)
 
 
@@ -190,4 +203,4 @@ COLUMNS: dict[str, Callable[[list[Outcome], float], str]] = {
     "optimizer": lambda runs, _: _bytes(runs[0].lattice_optimizer_bytes),
     "ms/step": lambda runs, _: f"{1000 * statistics.mean(run.step_cpu_s for run in runs):.0f}",
 }
-"""Column heads and what stands under them for the runs of an arm: means over seeds."""
+"""Heads of columns, each with the function that makes an arm's cell from its runs: means over seeds."""

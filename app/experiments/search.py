@@ -1,8 +1,9 @@
-"""Random search: every arm gets the same number of short runs over its few settings; its best one enters the experiment.
+"""Random search over a few settings of each arm.  The best settings of an arm enter the experiment.
 
-Trial 0 is the arm as it stands.  Trial k draws a setting from a stream of its own, keyed by k and the setting's name, so that
-all arms try the same values of what they share.  Trials run on one seed of their own, so that the seeds of the experiment are
-unseen.  Their score is the held-out loss after equal cost: what discovery took is missing from the optimizer's steps.
+Every arm gets the same number of short runs, the trials.  Trial 0 is the arm without changes.  In trial k every setting is
+drawn from a random stream of its own, which depends on k and the setting's name.  So all arms try the same values of a setting
+that they share.  Trials run on a seed that the experiment does not use.  Their score is the held-out loss after equal cost: an
+arm with discovery waves has fewer optimizer steps.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SEED_OFFSET = 1000
 
 @dataclass(frozen=True)
 class Range:
-    """A setting's values: uniform, or uniform in the logarithm; `whole` rounds."""
+    """The range that a setting is drawn from: uniformly, or with `log` uniformly in the logarithm.  `whole` rounds."""
 
     low: float
     high: float
@@ -30,7 +31,7 @@ class Range:
     whole: bool = False
 
     def draw(self, trial: int, setting: str) -> str:
-        """The value of trial `trial`, as `--set` takes it."""
+        """The value of trial `trial`, in the form that `--set` takes."""
         share = random.Random(f"{trial} {setting}").random()
         if self.log:
             value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
@@ -47,17 +48,17 @@ class Trial:
     arm: str
     trial: int
     settings: tuple[str, ...]
-    """Beside the arm's own."""
+    """What the trial sets in addition to the arm."""
     loss: float | None
-    """Held-out loss after equal cost; None where the trial failed."""
+    """The held-out loss after equal cost; None if the trial failed."""
 
 
 def tuned(
     experiment: Experiment, arms: list[Arm], spaces: dict[str, Space], trials: int, steps: int
 ) -> tuple[list[Arm], list[Trial]]:
-    """The arms with their best settings, and all trials of `steps` steps (discovery included) on the schedule of a full run.
+    """The arms with their best settings, and all trials.
 
-    Arms without a space stay as they are.
+    A trial takes `steps` steps, discovery included, on the schedule of a full run.  An arm without a space stays as it is.
     """
     conditions = dataclasses.replace(experiment.conditions, to_end=True, limit=steps, score=False)
     best, log = [], []

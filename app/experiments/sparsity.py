@@ -1,7 +1,7 @@
-"""`experiment sparsity`: what pruning costs in BLEU and steps, and what it gives back in bytes and time.
+"""`experiment sparsity`: what pruning costs in BLEU and steps, and what it saves in bytes and time.
 
-All runs go to their last step, so that BLEU is compared at equal compute.  The effect is the BLEU that 70 % sparsity gains
-over dense (below 0: loses); where that arm is left out, that of the last arm.
+All runs go to their last step, so that BLEU is compared at equal compute.  The effect is the BLEU that the arm with 70 %
+sparsity gains over the dense one (below 0: loses).  If that arm is left out, the last sparse arm takes its place.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DENSE, MAIN = "dense", "sparse-70"
 
 
 def arms_of(stages: int) -> list[Arm]:
-    """Every stage prunes to the same share."""
+    """The arms.  In each of them all stages prune to the same share."""
     return [_arm(DENSE, 0.0, stages), *(_arm(f"sparse-{round(100 * share)}", share, stages) for share in SHARES)]
 
 
@@ -23,7 +23,7 @@ def _arm(name: str, share: float, stages: int) -> Arm:
 
 
 def run(request: Request) -> None:
-    """Trains and prints.  Raises Stop."""
+    """Trains every arm with every seed and prints what was found.  Raises Stop."""
     plot.check(request.plot)
     arms = choose(arms_of(len(request.source.load().config.stages)), request.arms, request.own_arms)
     experiment = Experiment("sparsity", request.source, request.conditions, arms, request.out)

@@ -1,7 +1,7 @@
-"""Paired comparisons over seeds: bootstrap intervals, and what can be said of runs that never reached the target.
+"""Paired comparisons over seeds, with bootstrap intervals.
 
-Such a run is censored: it needs more than it was given.  It enters with what it was given, and the comparison then says
-which way that errs, so that no run is dropped and none is flattered.
+A run that never reached the target is censored: it needs more than it was given.  It is counted with what it was given, and the
+comparison then says whether the true effect is larger or smaller.  So no run is dropped, and none looks better than it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RESAMPLES = 10_000
 
 @dataclass(frozen=True)
 class Need:
-    """What a run needed to reach the target; where `censored`, it had not reached it after this much."""
+    """What a run needed to reach the target.  If it is `censored`, the run had not reached it after this much."""
 
     value: float
     censored: bool = False
@@ -26,10 +26,10 @@ class Need:
 
 @dataclass(frozen=True)
 class Effect:
-    """Mean of paired effects over seeds with a 95 % interval.
+    """The mean of paired effects over seeds, with a 95 % interval from `low` to `high`.
 
-    All are None where nothing can be said, `low` and `high` for a single seed.  `bound` says what censored runs make of it: the
-    true effect is this, or at least, or at most this.
+    All three are None if the effect is unknown.  `low` and `high` are None for a single seed.  `bound` says how censored runs
+    change the mean: the true effect is exactly this, at least this, or at most this.
     """
 
     mean: float | None
@@ -42,7 +42,7 @@ UNKNOWN = Effect(None, None, None, "unknown")
 
 
 def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """95 % percentile bootstrap of the mean; (None, None) for a single value, of which nothing can be said."""
+    """The 95 % percentile bootstrap interval of the mean; (None, None) for a single value, which has none."""
     if len(values) < 2:
         return None, None
     draw = random.Random(0)
@@ -51,10 +51,10 @@ def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
 
 
 def saved(candidate: Sequence[Need], reference: Sequence[Need]) -> Effect:
-    """Share of the reference's need that the candidate saves, 1 - candidate / reference, paired by position (the seed).
+    """The share of the reference's need that the candidate saves: 1 - candidate / reference, paired by position (the seed).
 
-    A censored reference needs more than it is counted with, so the candidate saves at least this; a censored candidate saves
-    at most this.  Where both of a pair are censored, or pairs err in both ways, nothing can be said.
+    A censored reference needs more than it is counted with, so the candidate saves at least this.  A censored candidate saves
+    at most this.  If there are censored runs on both sides, the effect is unknown.
     """
     pairs = list(zip(candidate, reference, strict=True))
     at_most, at_least = any(c.censored for c, _ in pairs), any(r.censored for _, r in pairs)
@@ -64,19 +64,22 @@ def saved(candidate: Sequence[Need], reference: Sequence[Need]) -> Effect:
 
 
 def difference(candidate: Sequence[float | None], reference: Sequence[float | None]) -> Effect:
-    """candidate - reference, paired by position; unknown where a value is missing, for leaving its pair out would flatter."""
-    pairs = list(zip(candidate, reference, strict=True))
-    if not pairs or any(value is None for pair in pairs for value in pair):
-        return UNKNOWN
-    return _effect([c - r for c, r in pairs], "exact")
+    """candidate - reference, paired by position; unknown if a value is missing, since leaving its pair out would flatter."""
+    pairs = _complete(candidate, reference)
+    return _effect([c - r for c, r in pairs], "exact") if pairs else UNKNOWN
 
 
 def change(candidate: Sequence[float | None], reference: Sequence[float | None]) -> Effect:
-    """candidate / reference - 1, paired by position; unknown where a value is missing."""
+    """candidate / reference - 1, paired by position; unknown if a value is missing."""
+    pairs = _complete(candidate, reference)
+    return _effect([c / r - 1 for c, r in pairs], "exact") if pairs else UNKNOWN
+
+
+def _complete(candidate: Sequence[float | None], reference: Sequence[float | None]) -> list[tuple[float, float]]:
+    """The pairs by position; none at all if a single value is missing."""
     pairs = list(zip(candidate, reference, strict=True))
-    if not pairs or any(value is None for pair in pairs for value in pair):
-        return UNKNOWN
-    return _effect([c / r - 1 for c, r in pairs], "exact")
+    known = [(c, r) for c, r in pairs if c is not None and r is not None]
+    return known if len(known) == len(pairs) else []
 
 
 def _effect(values: list[float], bound: Literal["exact", "at least", "at most"]) -> Effect:
@@ -84,15 +87,15 @@ def _effect(values: list[float], bound: Literal["exact", "at least", "at most"])
 
 
 def rank(needs: Sequence[Need]) -> tuple[int, float]:
-    """Sorts arms, best first: fewest runs that missed the target, then the least mean need."""
+    """A key that sorts arms, the best first: by the number of runs that missed the target, then by the mean need."""
     return sum(need.censored for need in needs), statistics.mean(need.value for need in needs)
 
 
 def crossing(along: Sequence[float], losses: Sequence[float | None], target: float) -> float | None:
-    """Where the loss first is at or below the target, linear between looks; None where it never is.
+    """The step or second at which the loss first is at or below the target; None if it never is.
 
-    `along` (steps, seconds) belongs to `losses`, None where a loss was not finite.  A first look that is already there counts
-    as it is.
+    `along` has the step or second of each of `losses`.  A loss that was not finite is None.  Between looks the loss is taken as
+    linear.  If the first look is already at the target, its own step counts.
     """
     before: tuple[float, float] | None = None
     for at, loss in zip(along, losses, strict=True):
@@ -103,7 +106,10 @@ def crossing(along: Sequence[float], losses: Sequence[float | None], target: flo
 
 
 def value_at(along: Sequence[float], losses: Sequence[float | None], where: float) -> float:
-    """The loss at `where`, linear between looks and level beyond them; infinite where it was not finite."""
+    """The loss at `where`: linear between looks, constant before the first and after the last.
+
+    It is infinite if a look beside `where` was not finite.
+    """
     looks = list(zip(along, losses, strict=True))
     after = next((i for i, (at, _) in enumerate(looks) if at >= where), len(looks))
     (x0, y0), (x1, y1) = looks[max(0, after - 1)], looks[min(after, len(looks) - 1)]

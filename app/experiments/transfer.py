@@ -1,11 +1,11 @@
-"""`experiment transfer`: is a lattice sooner there when it grows from a smaller one?
+"""`experiment transfer`: does a lattice reach the target sooner if it grows from a smaller one?
 
-`scratch` trains the preset's last stage alone.  `grown` trains all of its stages; where there is one only, a lattice of half
-its size along each axis goes before it, its strides halved too, for a share of the steps.  Both arms have the same number of
-steps in all, the same schedule and the same sentences; the target counts in the last stage alone, since that is the
+`scratch` trains only the last stage of the preset.  `grown` trains all stages.  If the preset has one stage only, a lattice of
+half its size along each axis, with half its strides, is trained before it for a share of the steps.  Both arms have the same
+total number of steps, the same schedule and the same sentences.  The target counts in the last stage alone, since that is the
 lattice that is wanted.  The held-out loss is also taken right before and right after every growth.
 
-The effect is the share of CPU seconds to the target that `grown` saves, its smaller lattices counted.
+The effect is the share of CPU seconds to the target that `grown` saves.  The time of its smaller lattices counts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LEAST_STRIDE = 2
 
 
 class GrowthLooks(Looks):
-    """Looks in the last stage alone, and right before and after every growth."""
+    """Takes looks in the last stage alone, and right before and right after every growth."""
 
     def __init__(self, conditions: Conditions) -> None:
         super().__init__(conditions)
@@ -55,7 +55,7 @@ class GrowthLooks(Looks):
 
 
 def arms_of(config: RunConfig, before: float) -> list[Arm]:
-    """`before` is the share of the steps on the smaller lattice, where the preset has one stage only.  Raises Stop."""
+    """Both arms.  If the preset has one stage only, `before` is the share of the steps on the smaller lattice.  Raises Stop."""
     *_, last = stages = [*config.stages]
     if len(stages) == 1:
         if last.steps < 2:
@@ -67,7 +67,7 @@ def arms_of(config: RunConfig, before: float) -> list[Arm]:
 
 
 def halved(stage: Stage, steps: int) -> Stage:
-    """The stage at half its size along each axis and half its strides."""
+    """The stage with half its size along each axis and half its strides, for `steps` steps."""
     strides = {
         axis: tuple(sorted({max(LEAST_STRIDE, stride // 2) for stride in getattr(stage.strides, axis)})) for axis in "xyz"
     }
@@ -81,7 +81,7 @@ def _stages(stages: list[Stage]) -> str:
 
 
 def run(request: Request, before: float) -> None:
-    """Trains and prints.  BLEU is scored only where runs go to their end.  Raises Stop."""
+    """Trains both arms with every seed and prints what was found.  Scores BLEU only if runs go to their end.  Raises Stop."""
     conditions = dataclasses.replace(request.conditions, score=request.conditions.to_end)
     request = dataclasses.replace(request, conditions=conditions)
     plot.check(request.plot)
@@ -104,6 +104,6 @@ def run(request: Request, before: float) -> None:
 
 
 def growth_ratios(runs: list[Outcome]) -> list[float]:
-    """Loss after over loss before, for every growth; infinite where the loss after it was not finite."""
+    """The loss after every growth divided by the loss before it; infinite if the loss after it was not finite."""
     pairs = [pair for run in runs for pair in run.growths]
     return [math.inf if after is None else after / before for before, after in pairs if before]

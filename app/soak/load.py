@@ -1,7 +1,7 @@
-"""What a soak puts on a run besides training: a screen in a terminal, viewers that come and go, commands, nonsense.
+"""The load that a soak puts on a run besides training: a screen in a terminal, viewers, commands and nonsense.
 
-One thread outside the engine's, talking to it over its socket as anybody would.  What goes wrong against expectation is kept
-in `errors`; a run that ends meanwhile is none.
+A thread of its own talks to the engine over its socket, as any other process would.  Unexpected failures are kept in `errors`.
+It is no failure if the run ends in the middle of an act.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ PAUSE_S = 0.25
 """Mean time between two acts."""
 
 MOST_ERRORS = 100
-"""Kept; a soak of days must not leak by its own complaints."""
+"""At most this many errors are kept, since a list that grows for days would look like a leak."""
 
 SCREEN_BACK_S = 10.0
-"""A screen that could not be attached, as between two runs, is tried again after this."""
+"""Pause before the next try if no screen could be attached, for example between two runs."""
 
 WHO = "soak"
 
 
 class Load:
-    """Acts on the newest run of `runs_dir` from `start` to `stop`; without `chaos` only the screen is there."""
+    """Acts on the newest run of `runs_dir` from `start` to `stop`.  Without `chaos` it only keeps a screen attached."""
 
     def __init__(self, runs_dir: Path, chaos: bool, seed: int) -> None:
         self._runs_dir, self._chaos = runs_dir, chaos
@@ -48,7 +48,7 @@ class Load:
         self.errors: list[str] = []
 
     def screen_pid(self) -> int | None:
-        """Process of the attached screen, where one is."""
+        """The process of the attached screen; None if there is none."""
         return self._screen.program.pid if self._screen is not None else None
 
     def start(self) -> None:
@@ -60,8 +60,8 @@ class Load:
         self._end_screen()
 
     def _act(self) -> None:
-        acts = [self._watch, self._leave_at_once, self._nonsense, self._refused, self._edit, self._edit, self._pause]
-        acts += [self._command("decode"), self._command("checkpoint"), self._hold]
+        acts: list[Callable[[RunFolder], None]] = [self._watch, self._leave_at_once, self._nonsense, self._refused]
+        acts += [self._edit, self._edit, self._pause, self._command("decode"), self._command("checkpoint"), self._hold]
         while not self._leaving.wait(self._draw.uniform(0, 2 * PAUSE_S)):
             folder = self._newest()
             if folder is None:
@@ -78,7 +78,7 @@ class Load:
                     self._wrong(f"{act.__name__.strip('_')}: {error}")
 
     def _newest(self) -> RunFolder | None:
-        """The newest run, once it can be talked to."""
+        """The newest run, if its engine listens already."""
         with contextlib.suppress(RunFolderError):
             for row in list_runs(self._runs_dir)[:1]:
                 folder = RunFolder(Path(row["path"]))
@@ -92,7 +92,7 @@ class Load:
     # The screen
 
     def _keep_screen(self, folder: RunFolder) -> None:
-        """One screen for as long as the run lasts; what it has drawn is thrown away."""
+        """Keeps one screen attached while the run lasts, and throws away what it has drawn."""
         if self._screen is not None:
             self._screen.forget()
             if self._screen.program.poll() is None:
@@ -129,7 +129,7 @@ class Load:
             connection.close()
 
     def _nonsense(self, folder: RunFolder) -> None:
-        """Bytes that are no frame: the engine hangs up, and nothing else happens."""
+        """Sends bytes that are no frame.  The engine should hang up, and nothing else should happen."""
         path = folder.read_info().socket
         if path is None:
             return

@@ -1,4 +1,4 @@
-"""A soak as a picture: every meter over the steps of its window, with the slope that it was judged by."""
+"""Draws a soak: every meter over the steps of its window, with the slope by which it was judged."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ COLOURS = {"leak": "tab:red", "suspicious": "tab:orange", "flat": "tab:blue", "m
 
 
 def check(out: Path) -> None:
-    """Raises Stop before anything runs where the picture could not be written afterwards."""
+    """Raises Stop if the picture could not be written.  Called before the soak, so that no time is lost."""
     there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise Stop(ExitCode.USAGE, f"--out {out}: no folder can be written there")
 
 
 def draw(path: Path, report: Mapping[str, Any], windows: Mapping[str, Window]) -> None:
-    """Writes the PNG.  Raises OSError where that fails."""
+    """Writes the PNG.  Raises OSError if that fails."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FuncFormatter
 

@@ -1,12 +1,13 @@
-"""`soak`: a long run under everything that a run meets, and whether this process leaks under it.
+"""`soak`: trains for a long time under everything that a run can meet, and tells whether this process leaks memory.
 
-    long     one run, a small stage and then the preset's last: decoding, re-clustering, discovery, plasticity, pruning and
-             regrowth, checkpoints
-    cycles   short runs of both stages, one after the other: engines, sockets, optimizers and lattices come and go, up and down
+    long     one run of two stages, a small one and then the preset's last, with decoding, re-clustering, discovery, plasticity,
+             pruning and regrowth, and checkpoints
+    cycles   short runs of both stages, one after another: engines, sockets, optimizers and lattices are made and freed
 
-A screen is attached in a terminal of its own all the while, its memory a meter.  With `chaos`, viewers come and go, commands
-edit, pause, prune and save, and some send nonsense.  Training runs in this process, so that all of it is metered together;
-cycles have a window of their own, since what a run frees at its end would hide in it.  Each run is removed at its end.
+A screen is attached in a terminal of its own all the time, and its memory is one of the meters.  With `chaos`, viewers come and
+go, commands edit, pause, prune and save, and some clients send nonsense.  Training runs in this process, so that all of it is
+metered together.  The cycles have a window of their own: in one window with the long run, the memory that this frees at its end
+would hide a leak.  Each run is removed at its end.
 """
 
 from __future__ import annotations
@@ -45,33 +46,33 @@ from monitors.text_safety import printable
 from presets.schema import RunConfig
 
 LONG_SHARE = 0.5
-"""Of the time, for the long run."""
+"""Share of the time for the long run."""
 
 ENDLESS = 10**9
 """Steps of the long run: more than anybody waits for."""
 
 FIRST_STAGE_STEPS = 60
 CYCLE_STEPS = 10
-"""Of each of a cycle's stages; the sample of a stage is taken at its end."""
+"""Steps of each stage of a cycle.  The leak detector takes its sample at the end of a stage."""
 
 LOOK_EVERY = 10
 SENTENCES = 3000
-"""Of the corpus, where the preset names none: a soak wears out the machinery, and that starts sooner with few."""
+"""Sentences of the corpus, if the preset names none.  A small one is enough, and the runs start sooner."""
 
 CLUSTERS = 4
 SPARSITY = 0.3
-"""Where the preset asks for none: pruned to in the first PRUNED_AT steps of a stage."""
+"""Sparsity, if the preset asks for none.  It is reached in the first PRUNED_AT steps of a stage."""
 
 PRUNED_AT = 4
 REGROW = ("activity", "gradient")
-"""By what connections come back, in the first stage and in the last."""
+"""The criterion by which connections come back, in the first stage and in the last."""
 
 TOLD_EVERY_S = 30.0
 
 
 @dataclass
 class Phase:
-    """One of the two, with its detector; runs, steps and events of each kind so far."""
+    """The long run or the cycles, with a leak detector, and the counts of runs, steps and events of each kind so far."""
 
     name: str
     detector: Detector
@@ -81,14 +82,14 @@ class Phase:
     failures: list[str] = field(default_factory=list)
 
     def meters(self) -> list[dict[str, Any]]:
-        """What `--json` says of each."""
+        """The meters, each as `--json` shows it."""
         return [
             {"name": f"{self.name}: {meter.name}"} | meter.model_dump(exclude={"name"}) for meter in self.detector.latest.meters
         ]
 
 
 class Until(Callback):
-    """Ends the run when the phase's time is up; says now and then how the detector stands."""
+    """Ends the run when the time of the phase is up, and prints the detector's verdict now and then."""
 
     def __init__(self, phase: Phase, end: float, console: Console) -> None:
         self._phase, self._end, self._console = phase, end, console
@@ -109,10 +110,10 @@ class Until(Callback):
 
 
 def run(hours: float, preset: str, assignments: list[str], chaos: bool, out: Path, trace: bool, as_json: bool) -> None:
-    """Soaks, prints the verdict, writes soak.json and soak.png to `out`.
+    """Runs the soak, prints the verdict, and writes soak.json and soak.png to `out`.
 
-    Raises Stop: before anything is started where that is not possible; at the end with 4 for a leak, 1 for errors, 130 where
-    it was interrupted and no leak was found so far.
+    Raises Stop before anything starts if something is wrong with the options.  At the end it raises Stop with exit code 4 for a
+    leak, 1 for errors, and 130 if the soak was interrupted and had found no leak.
     """
     plot.check(out)
     config = configure.load(preset, None, assignments).config
@@ -153,7 +154,10 @@ def run(hours: float, preset: str, assignments: list[str], chaos: bool, out: Pat
 
 
 def configs(config: RunConfig, corpus: str) -> tuple[RunConfig, RunConfig]:
-    """Of the long run and of a cycle: the preset's last stage after a smaller one, with all that can be switched on."""
+    """The configs of the long run and of a cycle.
+
+    Both have the preset's last stage after a smaller one, with everything switched on that can be.
+    """
     data = config.model_dump()
     last = data["stages"][-1]
     first = data["stages"][0] if len(data["stages"]) > 1 else _smaller(last, config.text.grid)
@@ -185,7 +189,7 @@ def configs(config: RunConfig, corpus: str) -> tuple[RunConfig, RunConfig]:
 
 
 def _smaller(stage: dict[str, Any], grid: int) -> dict[str, Any]:
-    """Half as wide: the way from face to face, and with it the reach, stays as it is."""
+    """The stage at half its width.  The distance between the faces, and with it the reach, stays the same."""
     x, y, z = stage["shape"]
     shape = (max(grid, x // 2), max(grid, y // 2), z)
     strides = stage["strides"] | {
@@ -204,7 +208,7 @@ def _corpus(place: Path, seed: int) -> str:
 def _soak(
     phase: Phase, config: RunConfig, preset: str, runs_dir: Path, end: float, console: Console, every: int = LOOK_EVERY
 ) -> None:
-    """One run.  Raises KeyboardInterrupt where a signal ended it."""
+    """Does one run.  Raises KeyboardInterrupt if a signal ended it."""
     monitor = LeakMonitor(phase.detector, every)
     phase.runs += 1
     try:
@@ -248,7 +252,7 @@ def _write(out: Path, report: dict[str, Any], phases: list[Phase]) -> None:
 
 
 def _show(report: dict[str, Any], out: Path) -> None:
-    table = Table("meter", "now", "growth", "a step", "at least", "verdict", box=None, pad_edge=False)
+    table = Table("meter", "now", "growth", "per step", "at least", "verdict", box=None, pad_edge=False)
     for column in table.columns[1:5]:
         column.justify = "right"
     for meter in report["meters"]:

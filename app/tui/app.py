@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,6 @@ class LatticeApp(App[None]):
     TITLE = "lattice-tui"
     CSS_PATH = "app.tcss"
     ENABLE_COMMAND_PALETTE = True
-    BINDINGS = ()
 
     def __init__(
         self,
@@ -45,14 +44,14 @@ class LatticeApp(App[None]):
         super().__init__()
         self.runs_dir, self.read_only = runs_dir, read_only
         self.plain = environment.is_plain() if plain is None else plain
-        self._attach, self._still = attach, still
+        self._attached_run, self._still = attach, still
         if environment.has_few_colours():
             self.theme = "ansi-dark"
 
     def on_mount(self) -> None:
         self.set_class(self.plain, "-plain")
-        if self._attach is not None:
-            self.open_run(self._attach)
+        if self._attached_run is not None:
+            self.open_run(self._attached_run)
         else:
             self.push_screen(HomeScreen())
 
@@ -74,7 +73,7 @@ class LatticeApp(App[None]):
                 continue
             yield SystemCommand(f"{key.group}: {key.does}", f"key {key.shown}", self._doing(screen, key.action))
 
-    def _doing(self, screen: Screen, action: str):
+    def _doing(self, screen: Screen, action: str) -> Callable[[], Awaitable[None]]:
         async def do() -> None:
             await screen.run_action(action)
 

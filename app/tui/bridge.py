@@ -19,9 +19,10 @@ from typing import Any
 import psutil
 
 from app import planning
+from app.tui.fold import fold
 from app.tui.messages import SnapshotRead
 from app.tui.series import MOST_RECENT
-from app.tui.snapshot import Host, Position, Snapshot, View, fold
+from app.tui.snapshot import Host, Position, Snapshot, View
 from monitors.events import VolumeSaved, read_events
 from monitors.gauges import Absent, gpus
 from monitors.runs import RunFolder, RunFolderError, RunInfo, state_of
@@ -133,14 +134,10 @@ class Reader(threading.Thread):
         return self._view
 
     def _poll(self, elapsed_s: float, send: bool = True) -> None:
-        changes: dict[str, object] = {"trouble": ""}
-        try:
-            changes |= {"info": self._folder.read_info(), "state": state_of(self._folder)}
-        except RunFolderError as error:
-            changes["trouble"] = str(error)
+        view = self._with_state(self._view)
         if not self._config_read:
-            changes |= self._read_config()
-        self._view = replace(self._view, **changes)  # a long log is shown as it is read; its first part says this, too
+            view = self._with_config(view)
+        self._view = view  # a long log is shown as it is read; its first part says this, too
         try:
             self._read_log(send)
             self._show(elapsed_s)
@@ -153,6 +150,13 @@ class Reader(threading.Thread):
         self._view = self._placed(view)
         if send:
             self._send()
+
+    def _with_state(self, view: View) -> View:
+        try:
+            info, state = self._folder.read_info(), state_of(self._folder)
+        except RunFolderError as error:
+            return replace(view, trouble=str(error))
+        return replace(view, info=info, state=state, trouble="")
 
     def _placed(self, view: View) -> View:
         with self._lock:
@@ -242,17 +246,17 @@ class Reader(threading.Thread):
                 if self._playing:
                     self._wanted = self._shown.lines
 
-    def _read_config(self) -> dict[str, object]:
+    def _with_config(self, view: View) -> View:
         try:
             text = self._folder.read_config()
             config = from_toml(text, str(self._folder.config_toml))
         except (OSError, UnicodeDecodeError):
-            return {}  # a run that is just starting has none yet
+            return view  # a run that is just starting has none yet
         except ConfigError as error:
             self._config_read = True
-            return {"trouble": f"config.toml: {error.problems[0]}"}
+            return replace(view, trouble=f"config.toml: {error.problems[0]}")
         self._config_read, self._config, self._edits = True, config, ()
-        return {"config": config, "plans": planning.here(config)}
+        return replace(view, config=config, plans=planning.here(config))
 
 
 def edited(config: RunConfig, edits: dict[str, Any]) -> RunConfig:

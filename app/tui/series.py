@@ -21,16 +21,16 @@ class Span(NamedTuple):
     low: float
     high: float
     mean: float
-    count: int
+    points: int
 
     @classmethod
     def of(cls, step: int, value: float) -> Span:
         return cls(step, step, value, value, value, 1)
 
     def join(self, later: Span) -> Span:
-        count = self.count + later.count
-        mean = (self.mean * self.count + later.mean * later.count) / count
-        return Span(self.first, later.last, min(self.low, later.low), max(self.high, later.high), mean, count)
+        points = self.points + later.points
+        mean = (self.mean * self.points + later.mean * later.points) / points
+        return Span(self.first, later.last, min(self.low, later.low), max(self.high, later.high), mean, points)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Series:
         if not new:
             return self
         for span in new:
-            if whole and whole[-1].count < stride:
+            if whole and whole[-1].points < stride:
                 whole[-1] = whole[-1].join(span)
             else:
                 whole.append(span)
@@ -87,7 +87,7 @@ def smoothed(spans: Iterable[Span], weight: float) -> list[Span]:
     out: list[Span] = []
     running: float | None = None
     for span in spans:
-        kept = weight**span.count
+        kept = weight**span.points
         running = span.mean if running is None else kept * running + (1 - kept) * span.mean
-        out.append(Span(span.first, span.last, running, running, running, span.count))
+        out.append(Span(span.first, span.last, running, running, running, span.points))
     return out

@@ -1,53 +1,23 @@
-"""What the screens show, as frozen values, and the pure fold that makes it from a run's events.
-
-    fold(Snapshot(), events) == fold(fold(Snapshot(), first_half), second_half)
+"""What the screens show, as frozen values.  app.tui.fold makes them from a run's events.
 
 Everything here is bounded, so that watching a run for days costs no more than watching it for an hour.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app import formats
 from app.tui.series import Series
-from monitors.events import (
-    AnyEvent,
-    BadStep,
-    Clustered,
-    Decoded,
-    Edited,
-    LeaksJudged,
-    MemorySampled,
-    Plastic,
-    Rewired,
-    RolledBack,
-    RunEnded,
-    RunStarted,
-    Sample,
-    Saved,
-    StageEnded,
-    StageStarted,
-    Trained,
-    VolumeSaved,
-    Warned,
-)
+from monitors.events import Clustered, LeaksJudged, MemorySampled, Plastic, Rewired, RunEnded, Sample, VolumeSaved
 from monitors.gauges import Absent, Gpu
 from monitors.runs import RunInfo
-from monitors.text_safety import printable
 from monitors.volumes import Volume
 from presets.plan import StagePlan
 from presets.schema import RunConfig
 
-MOST_LOOKS = 100
-"""Looks of the decode monitor whose samples are kept for scrolling back."""
-
 THINNED_LOOKS = 8
-"""Of these, kept in a keyframe."""
-
-MOST_LOG_LINES = 1000
+"""Looks of the decode monitor that a keyframe keeps."""
 
 PACE_STEPS = 50
 """Steps that pace and time left are averaged over."""
@@ -214,152 +184,3 @@ class View:
     @property
     def is_live(self) -> bool:
         return self.state in ("starting", "running", "paused")
-
-
-def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
-    """The snapshot after some more events, in the order of the log."""
-    events = list(events)
-    if not events:
-        return snapshot
-    points: dict[str, list[tuple[int, float]]] = {name: [] for name in CURVES}
-    looks, stages, log = list(snapshot.looks), list(snapshot.stages), list(snapshot.log)
-    saved, ended, edits, held = snapshot.saved, snapshot.ended, dict(snapshot.edits), snapshot.held
-    memory, plastic, volume = snapshot.memory, snapshot.plastic, snapshot.volume
-    leaks = snapshot.leaks
-    clustering, rewiring = snapshot.clustering, snapshot.rewiring
-    for event in events:
-        ended = event if isinstance(event, RunEnded) else None if isinstance(event, RunStarted) else ended
-        match event:
-            case Trained():
-                measured = {"loss": event.loss, "learning rate": event.learning_rate, "step time": event.step_s}
-                _note(points, event.step, measured)
-            case Decoded():
-                _note(points, event.step, {"BLEU": event.bleu, "chrF": event.chrf, "held-out loss": event.valid_loss})
-                looks.append(_look(event))
-            case StageStarted():
-                stages = [mark for mark in stages if mark.index != event.stage]  # a resumed stage starts once more
-                stages.append(_mark(event))
-                held = False
-                # Of the lattice that was, and of no other: a new stage has cells and connections of its own.
-                plastic = plastic if plastic and plastic.stage == event.stage else None
-                clustering, rewiring = _of_stage(clustering, event.stage), _of_stage(rewiring, event.stage)
-            case StageEnded():
-                stages = [
-                    replace(mark, ended_step=event.step, reason=event.reason) if mark.index == event.stage else mark
-                    for mark in stages
-                ]
-            case Saved():
-                saved = Checkpointed(event.step, event.bytes, event.best)
-            case MemorySampled():
-                memory = event
-            case LeaksJudged():
-                leaks = event
-            case RunStarted():
-                leaks = None
-            case Clustered():
-                clustering = Clustering(event, clustering.times + 1)
-            case Plastic():
-                plastic = event
-            case Rewired():
-                rewiring = Rewiring(event, rewiring.pruned + event.pruned, rewiring.regrown + event.regrown)
-            case VolumeSaved():
-                volume = event
-            case Edited() if event.command == "set":
-                edits[event.key] = event.new
-            case Edited() if event.key == "held":
-                held = bool(event.new)
-        if line := log_line(event):
-            log.append(line)
-    return Snapshot(
-        events=snapshot.events + len(events),
-        last_time=events[-1].time,
-        step=events[-1].step,
-        stage=events[-1].stage,
-        curves={name: series.extended(points[name]) for name, series in snapshot.curves.items()},
-        looks=tuple(looks[-MOST_LOOKS:]),
-        stages=tuple(stages),
-        saved=saved,
-        memory=memory,
-        leaks=leaks,
-        clustering=clustering,
-        plastic=plastic,
-        rewiring=rewiring,
-        volume=volume,
-        log=tuple(log[-MOST_LOG_LINES:]),
-        edits=tuple(edits.items()),
-        held=held,
-        ended=ended,
-    )
-
-
-def log_line(event: AnyEvent) -> LogLine | None:
-    """The event in one line, or None for those that curves and panels tell better."""
-    match event:
-        case Trained() | MemorySampled() | Plastic() | VolumeSaved() | LeaksJudged():
-            return None
-        case Clustered():
-            silhouette = "" if event.silhouette is None else f", silhouette {event.silhouette:.2f}"
-            return _line(event, "note", f"{formats.count(event.count)} clusters formed{silhouette}")
-        case Rewired():
-            told = f"{formats.count(event.pruned)} connections pruned, {formats.count(event.regrown)} regrown"
-            return _line(event, "note", f"{told}; sparsity {event.sparsity:.0%}")
-        case RunStarted():
-            return _line(event, "note", f"{'resumed' if event.resumed else 'started'}: {event.message}")
-        case StageStarted():
-            return _line(event, "note", f"stage {event.name}: {formats.shape(event.shape)} cells, {event.ticks} ticks")
-        case StageEnded():
-            return _line(event, "note", f"stage {event.name} ended ({event.reason})")
-        case Decoded():
-            best = ", best" if event.best else ""
-            text = f"BLEU {formats.score(event.bleu)}, chrF {formats.score(event.chrf)}, {event.exact:.0%} exact{best}"
-            return _line(event, "good" if event.best else "note", text)
-        case Saved():
-            return _line(event, "note", f"checkpoint saved, {formats.bytes_(event.bytes)}")
-        case BadStep():
-            return _line(event, "error", f"step skipped ({event.in_a_row} in a row): {event.reason}")
-        case RolledBack():
-            return _line(event, "error", f"back to the weights of step {event.to_step}: {event.reason}")
-        case Warned():
-            return _line(event, "warning", event.message)
-        case Edited():
-            told = event.key not in ("", "paused", "held")  # the command says those
-            change = f" {event.key}: {event.old} -> {event.new}" if told else ""
-            return _line(event, "command", f"{event.command}{change} (by {event.who})")
-        case RunEnded():
-            tone = "error" if event.state == "failed" else "note"
-            return _line(event, tone, f"{event.state}: {event.reason} (exit code {event.exit_code})")
-    return _line(event, "note", _in_words(event))
-
-
-def _of_stage(kept: Clustering | Rewiring, stage: int) -> Any:
-    """Without the newest event where it is another stage's; what was counted over the run stays."""
-    return kept if kept.latest is None or kept.latest.stage == stage else replace(kept, latest=None)
-
-
-def _line(event: AnyEvent, tone: str, text: str) -> LogLine:
-    return LogLine(event.time, event.step, tone, printable(text))
-
-
-def _in_words(event: AnyEvent) -> str:
-    """An event of a kind that this screen has no sentence for."""
-    fields = event.model_dump(exclude={"time", "step", "stage", "kind"})
-    return f"{event.kind.replace('_', ' ')}: " + ", ".join(f"{name} {value}" for name, value in fields.items())
-
-
-def _note(points: dict[str, list[tuple[int, float]]], step: int, measured: dict[str, float | None]) -> None:
-    for name, value in measured.items():
-        if value is not None:
-            points[name].append((step, value))
-
-
-def _look(event: Decoded) -> Look:
-    scores = {name: getattr(event, name) for name in ("step", "bleu", "chrf", "exact", "count", "signature", "best", "seconds")}
-    return Look(**scores, samples=event.samples)
-
-
-def _mark(event: StageStarted) -> StageMark:
-    names = (
-        "name", "shape", "ticks", "kernel", "plan_bytes", "micro_batch", "accumulation", "carried", "checkpoint_ticks",
-        "learned_bytes", "learned_from",
-    )  # fmt: skip
-    return StageMark(index=event.stage, started_step=event.step, **{name: getattr(event, name) for name in names})

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 
 from app.exit_codes import ExitCode, Stop
 from app.run_process.runs import open_run
-from app.tui.snapshot import Snapshot, fold, log_line
+from app.tui.fold import fold, log_line
+from app.tui.snapshot import Snapshot
 from lattice.data.batches import Sentences, TokenizedCorpus, corpus_tokenizer
 from lattice.data.corpus import Corpus, DataError, Pair, load_corpus
 from lattice.data.grammar import generate

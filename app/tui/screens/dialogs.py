@@ -44,7 +44,7 @@ class Choose(ModalScreen[str | None]):
         event.stop()
         self.dismiss(event.option_id)
 
-    def on_key(self, event) -> None:
+    def on_key(self, event: events.Key) -> None:
         starting = [value for value in self._answers if event.character and value.startswith(event.character)]
         if len(starting) == 1:
             event.stop()

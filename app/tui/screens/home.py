@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import psutil
 from rich.text import Text
@@ -29,6 +29,9 @@ from monitors.text_safety import printable
 from presets import layers
 from presets.plan import StagePlan, explain
 from presets.schema import RunConfig
+
+if TYPE_CHECKING:
+    from app.tui.app import LatticeApp
 
 REFRESH_S = 2.0
 MOST_RUNS = 200
@@ -79,6 +82,14 @@ class HomeScreen(Screen[None]):
         self.has_listed = False
         """Whether the runs have been read once."""
 
+    @property
+    def _program(self) -> LatticeApp:
+        """The app, which knows where the runs are and whether it only watches."""
+        from app.tui.app import LatticeApp  # here: that module imports this one
+
+        assert isinstance(self.app, LatticeApp)
+        return self.app
+
     def compose(self) -> ComposeResult:
         yield Static(id="title")
         yield DataTable(id="presets", cursor_type="row", zebra_stripes=False)
@@ -98,7 +109,7 @@ class HomeScreen(Screen[None]):
         runs.add_columns("run", "state", "stage", "step", "BLEU", "created")
         presets.focus()
         self.show_title()
-        self._lister = Lister(self.app.runs_dir, self.post_message)
+        self._lister = Lister(self._program.runs_dir, self.post_message)
         self._lister.start()
 
     def on_unmount(self) -> None:
@@ -115,9 +126,9 @@ class HomeScreen(Screen[None]):
     def show_title(self) -> None:
         memory = psutil.virtual_memory()
         here = f"{formats.bytes_(memory.available)} of memory free, {formats.bytes_(memory.total)} in all"
-        read_only = "  read-only" if self.app.read_only else ""
+        read_only = "  read-only" if self._program.read_only else ""
         self.query_one("#title", Static).update(Text.assemble(("lattice-tui", "bold"), f"  this machine: {here}{read_only}"))
-        self.query_one("#keys", Hints).update(hint_text(keys.hints(keys.HOME, self.app.read_only), self.size.width))
+        self.query_one("#keys", Hints).update(hint_text(keys.hints(keys.HOME, self._program.read_only), self.size.width))
 
     # What arrives.
 
@@ -142,7 +153,7 @@ class HomeScreen(Screen[None]):
         self.show_place(message.trouble)
 
     def show_place(self, trouble: str = "") -> None:
-        place = printable(formats.path(self.app.runs_dir))
+        place = printable(formats.path(self._program.runs_dir))
         if self._starting:
             text = Text(f"Starting {self._starting}; it opens here as soon as it is up ...", "yellow")
         elif trouble:
@@ -168,7 +179,7 @@ class HomeScreen(Screen[None]):
     def run_chosen(self, event: DataTable.RowSelected) -> None:
         event.stop()
         if event.row_key.value:
-            self.app.open_run(RunFolder(Path(event.row_key.value)))
+            self._program.open_run(RunFolder(Path(event.row_key.value)))
 
     # Starting.
 
@@ -176,7 +187,7 @@ class HomeScreen(Screen[None]):
         """Asks for text and steps, then starts an engine of its own session."""
         if name not in self._configs or self._starting:
             return
-        if self.app.read_only:
+        if self._program.read_only:
             self.notify("This screen is read-only; open it again without --read-only to start runs.", markup=False)
             return
         config, stages = self._configs[name], self._plans[name]
@@ -210,7 +221,7 @@ class HomeScreen(Screen[None]):
         from app.run_process.launch import launch
 
         try:
-            message: Message = RunLaunched(str(launch(arguments, self.app.runs_dir).path))
+            message: Message = RunLaunched(str(launch(arguments, self._program.runs_dir).path))
         except (Stop, RunFolderError, OSError) as error:
             message = LaunchFailed(printable(str(error)))
         self.post_message(message)
@@ -238,7 +249,7 @@ class HomeScreen(Screen[None]):
             self._lister.look()
 
     def action_help(self) -> None:
-        self.app.push_screen(Help(keys.HOME, self.app.read_only))
+        self.app.push_screen(Help(keys.HOME, self._program.read_only))
 
     def action_leave(self) -> None:
         self.app.exit()

@@ -49,7 +49,7 @@ PANELS: dict[str, type[Panel]] = {
 SEEK_SHARE = 50
 """An arrow key moves by this part of the log."""
 
-ORDERS_SHOWN = 3
+COMMANDS_SHOWN = 3
 SHORT = {"Clusters": "Clust", "Plasticity": "Plast"}
 """For narrow terminals."""
 
@@ -82,7 +82,7 @@ class RunScreen(SteeredScreen):
                 panel.plain = self._plain
                 yield panel
         with Container(id="bottom"):
-            yield Hints(id="orders")
+            yield Hints(id="commands")
             yield Hints(id="keys")
 
     def on_mount(self) -> None:
@@ -93,7 +93,7 @@ class RunScreen(SteeredScreen):
                 Text(f"reading what {printable(self._folder.name)} has logged ..."), layout=False
             )
             self._reader.start()
-            self._steering.start()
+            self._sender.start()
         else:
             self.call_after_refresh(self._show_still)  # a screen that is still being mounted hands no view to its panels
 
@@ -142,14 +142,14 @@ class RunScreen(SteeredScreen):
         if self.is_mounted:
             self.place_panels()
             self.show_keys()
-            self.show_orders()
+            self.show_commands()
 
     def on_resize(self) -> None:
         self.place_panels()
         self.show_keys()
         if self.view is not None:
             self.show_head(self._held_back or self.view)
-        self.show_orders()
+        self.show_commands()
 
     def place_panels(self) -> None:
         """Puts the panels where the terminal's size has room for them."""
@@ -179,13 +179,13 @@ class RunScreen(SteeredScreen):
         line = head(view, self.size.width, self.frozen, self._read_only, self._plain)
         self.query_one("#head", Static).update(line, layout=False)
 
-    def show_orders(self) -> None:
+    def show_commands(self) -> None:
         """The newest commands and what became of them; where none was given, how this screen is left."""
-        text = Text(" | ", "dim").join([said for _, _, said in self._orders[-ORDERS_SHOWN:]][::-1])
-        if not self._orders and self._is_alone():  # the line below has the panels' numbers then
+        text = Text(" | ", "dim").join([said for _, _, said in self._commands[-COMMANDS_SHOWN:]][::-1])
+        if not self._commands and self._is_alone():  # the line below has the panels' numbers then
             text = self._hints(self.size.width)
         text.truncate(max(0, self.size.width - 1), overflow="ellipsis")
-        self.query_one("#orders", Hints).update(text, layout=False)
+        self.query_one("#commands", Hints).update(text, layout=False)
 
     def show_keys(self) -> None:
         if self._is_alone():

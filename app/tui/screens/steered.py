@@ -1,6 +1,7 @@
-"""A screen that steers a run: the questions asked before a command, and what became of those that were sent.
+"""A screen that steers a run: it asks what a command needs, sends the command, and keeps what became of it.
 
-Commands go to the engine by a thread of their own (app.tui.steering); `show_orders` is called whenever one has changed.
+A thread of its own sends the commands to the engine (app.tui.sender).  `show_commands` is called whenever the state of one has
+changed.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from app import formats
 from app.tui import keys
 from app.tui.messages import CommandAnswered
 from app.tui.screens.dialogs import Ask, Check, Choose, number_in, whole_number
+from app.tui.sender import CommandSender, SentCommand
 from app.tui.snapshot import View
-from app.tui.steering import Order, Steering
 from monitors.runs import RunFolder
 from monitors.text_safety import printable
 
@@ -37,49 +38,49 @@ class SteeredScreen(Screen[None]):
     def __init__(self, folder: RunFolder, read_only: bool) -> None:
         super().__init__()
         self._read_only = read_only
-        self._steering = Steering(folder, self.post_message)
-        self._orders: list[tuple[Order, str, Text]] = []  # order, state, what is said of it
+        self._sender = CommandSender(folder, self.post_message)
+        self._commands: list[tuple[SentCommand, str, Text]] = []  # the command, its state, what is said of it
         self._sent = 0
 
     def on_unmount(self) -> None:
-        self._steering.close()
+        self._sender.close()
 
-    def show_orders(self) -> None:
+    def show_commands(self) -> None:
         raise NotImplementedError
 
     @on(CommandAnswered)
     def answered(self, message: CommandAnswered) -> None:
         message.stop()
-        for i, (order, _, _) in enumerate(self._orders):
-            if order.number == message.number:
+        for i, (sent, _, _) in enumerate(self._commands):
+            if sent.number == message.number:
                 if message.ok:
-                    said = Text(f"{order.words}: applied at step {message.step}", "green")
+                    said = Text(f"{sent.words}: applied at step {message.step}", "green")
                 else:
-                    said = Text(f"{order.words}: refused, {printable(message.error)}", "bold red")
-                self._orders[i] = order, "applied" if message.ok else "refused", said
-        self.show_orders()
+                    said = Text(f"{sent.words}: refused, {printable(message.error)}", "bold red")
+                self._commands[i] = sent, "applied" if message.ok else "refused", said
+        self.show_commands()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return not (self._read_only and any(key.steers and key.action.partition("(")[0] == action for key in keys.RUN))
 
-    def order(self, command: str, args: dict[str, Any], words: str) -> None:
+    def send_command(self, command: str, args: dict[str, Any], words: str) -> None:
         """Sends a command; refused here where the run is known to hear none."""
         if self._read_only:
             self.notify("This screen is read-only; open it again without --read-only to steer.", markup=False)
             return
         self._sent += 1
-        order = Order(self._sent, command, args, words)
+        sent = SentCommand(self._sent, command, args, words)
         if self.view is not None and not self.view.is_live:
             said = Text(f"{words}: refused, the run is {self.view.state} and hears no commands", "bold red")
-            self._orders.append((order, "refused", said))
+            self._commands.append((sent, "refused", said))
         else:
-            self._orders.append((order, "pending", Text(f"{words}: pending", "yellow")))
-            self._steering.order(order)
-        del self._orders[:-20]
-        self.show_orders()
+            self._commands.append((sent, "pending", Text(f"{words}: pending", "yellow")))
+            self._sender.send(sent)
+        del self._commands[:-20]
+        self.show_commands()
 
     def action_decode_now(self) -> None:
-        self.order("decode", {}, "decode now")
+        self.send_command("decode", {}, "decode now")
 
     def action_decode_every(self) -> None:
         every = str(self.view.config.decode.every) if self.view and self.view.config else ""
@@ -99,7 +100,7 @@ class SteeredScreen(Screen[None]):
 
         def set_it(profile: str | None) -> None:
             if profile:
-                self.order("set", {"key": key, "value": profile}, f"{key} = {profile}")
+                self.send_command("set", {"key": key, "value": profile}, f"{key} = {profile}")
 
         self.app.push_screen(Choose("Plasticity profile of this stage", PROFILES), set_it)
 
@@ -110,16 +111,16 @@ class SteeredScreen(Screen[None]):
     def action_stage_next(self) -> None:
         def go(answer: str | None) -> None:
             if answer == "next":
-                self.order("stage", {"action": "next"}, "next stage")
+                self.send_command("stage", {"action": "next"}, "next stage")
 
         answers = {"next": "next: end this stage after the step in progress", "back": "back: let it go on"}
         self.app.push_screen(Choose("End this stage now?", answers), go)
 
     def action_stage_hold(self) -> None:
-        self.order("stage", {"action": "hold"}, "hold this stage")
+        self.send_command("stage", {"action": "hold"}, "hold this stage")
 
     def action_stage_release(self) -> None:
-        self.order("stage", {"action": "release"}, "release this stage")
+        self.send_command("stage", {"action": "release"}, "release this stage")
 
     def action_stage_goto(self) -> None:
         if self.view is None or self.view.config is None:
@@ -132,22 +133,22 @@ class SteeredScreen(Screen[None]):
         def go(answer: str | None) -> None:
             if answer is not None:
                 index = int(answer.removeprefix("s"))
-                self.order("stage", {"action": "goto", "stage": index}, f"go to stage {index}")
+                self.send_command("stage", {"action": "goto", "stage": index}, f"go to stage {index}")
 
         answers = {f"s{i}": f"{i} {stage.name}, {formats.shape(stage.shape)} cells" for i, stage in later}
         self.app.push_screen(Choose("Go to which stage? Those between are left out.", answers), go)
 
     def action_pause(self) -> None:
         paused = self.view is not None and self.view.state == "paused"
-        self.order("resume" if paused else "pause", {}, "resume" if paused else "pause")
+        self.send_command("resume" if paused else "pause", {}, "resume" if paused else "pause")
 
     def action_checkpoint(self) -> None:
-        self.order("checkpoint", {}, "checkpoint")
+        self.send_command("checkpoint", {}, "checkpoint")
 
     def action_stop(self) -> None:
         def stop(answer: str | None) -> None:
             if answer == "stop":
-                self.order("stop", {}, "stop")
+                self.send_command("stop", {}, "stop")
 
         answers = {"back": "back: let it go on", "stop": "stop: save a checkpoint and end; `train --resume` continues it"}
         self.app.push_screen(Choose("Stop this run?", answers), stop)
@@ -158,7 +159,7 @@ class SteeredScreen(Screen[None]):
     def _ask_setting(self, key: str, question: str, now: str, check: Check, kind: type) -> None:
         def set_it(typed: str | None) -> None:
             if typed is not None:
-                self.order("set", {"key": key, "value": kind(typed)}, f"{key} = {typed}")
+                self.send_command("set", {"key": key, "value": kind(typed)}, f"{key} = {typed}")
 
         self.app.push_screen(Ask(f"{question} ({key})", now, check), set_it)
 
@@ -182,11 +183,11 @@ class SteeredScreen(Screen[None]):
         self.app.push_screen(Choose("Leave this run", answers), leave)
 
     def _stop_and_leave(self) -> None:
-        self.order("stop", {}, "stop")
+        self.send_command("stop", {}, "stop")
         number = self._sent
 
         def check() -> None:
-            state = next((state for order, state, _ in self._orders if order.number == number), "applied")
+            state = next((state for sent, state, _ in self._commands if sent.number == number), "applied")
             if state == "applied":
                 self.app.exit()
             elif state == "refused":

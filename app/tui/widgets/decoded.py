@@ -23,8 +23,8 @@ class DecodedText(Panel):
 
     wanted: reactive[str] = reactive("", repaint=False)
 
-    def __init__(self, number: int, **options: object) -> None:
-        super().__init__(number, **options)
+    def __init__(self, number: int, id: str | None = None) -> None:
+        super().__init__(number, id)
         self._looks: dict[tuple[int, int, bool, str, int], list[Text]] = {}
         self._at = -1
 

@@ -45,8 +45,8 @@ class Panel(Widget):
             super().__init__()
             self.panel = panel
 
-    def __init__(self, number: int, **options: object) -> None:
-        super().__init__(**options)
+    def __init__(self, number: int, id: str | None = None) -> None:
+        super().__init__(id=id)
         self.number = number
         self._top: int | None = None  # None: the end where it sticks there, else the start
         self._made: list[Text] = []

@@ -103,7 +103,8 @@ def fixed_view(monkeypatch: pytest.MonkeyPatch):
     """A view whose every number is written here: stage 1 of `tiny` under way after 40 steps."""
     import math
 
-    from app.tui.snapshot import Host, Position, Snapshot, View, fold
+    from app.tui.fold import fold
+    from app.tui.snapshot import Host, Position, Snapshot, View
     from monitors import events as e
     from monitors.gauges import Absent
     from monitors.runs import RunInfo
@@ -179,7 +180,7 @@ def fixed_view(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def lit_view(fixed_view):
     """The fixed view after a clustering, plasticity and a rewiring."""
-    from app.tui.snapshot import fold
+    from app.tui.fold import fold
     from monitors import events as e
 
     here = {"time": fixed_view.snapshot.last_time, "step": 40, "stage": 1}

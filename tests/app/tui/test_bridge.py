@@ -9,7 +9,8 @@ import pytest
 
 from app.tui import bridge
 from app.tui.bridge import Reader
-from app.tui.snapshot import Snapshot, View, fold
+from app.tui.fold import fold
+from app.tui.snapshot import Snapshot, View
 from monitors.events import EventLog, Trained, Warned, read_events
 from monitors.runs import RunFolder
 

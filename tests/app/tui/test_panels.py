@@ -12,7 +12,8 @@ from app import formats
 from app.tui import slices
 from app.tui.app import LatticeApp
 from app.tui.bridge import Reader, volume_at
-from app.tui.snapshot import Look, Snapshot, View, fold
+from app.tui.fold import fold
+from app.tui.snapshot import Look, Snapshot, View
 from app.tui.widgets.decoded import look_lines
 from app.tui.widgets.memory import gpus, sensors
 from app.tui.widgets.panel import spark

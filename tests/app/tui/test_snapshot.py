@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.tui import series, snapshot
+from app.tui import fold as fold_file
+from app.tui import series
+from app.tui.fold import fold, log_line
 from app.tui.series import MOST_RECENT, MOST_SPANS, Series, Span, smoothed
-from app.tui.snapshot import Snapshot, fold, log_line
+from app.tui.snapshot import Snapshot
 from monitors.events import (
     BadStep,
     Clustered,
@@ -163,9 +165,9 @@ def test_memory_and_volume_are_the_newest_of_the_run():
 
 
 def test_looks_and_log_stay_bounded(monkeypatch):
-    monkeypatch.setattr(snapshot, "MOST_LOG_LINES", 7)
+    monkeypatch.setattr(fold_file, "MOST_LOG_LINES", 7)
     seen = fold(Snapshot(), [decoded(step) for step in range(1, 301)])
-    assert len(seen.looks) == snapshot.MOST_LOOKS and seen.looks[-1].step == 300
+    assert len(seen.looks) == fold_file.MOST_LOOKS and seen.looks[-1].step == 300
     assert [line.step for line in seen.log] == list(range(294, 301))
 
 
@@ -192,11 +194,11 @@ def test_a_series_joined_many_times_keeps_extrema_count_mean_and_ends(numbers, c
     assert [(span.first, span.mean) for span in made.recent] == points[-5:]
     at = 0
     for span in made.whole:
-        part = numbers[at : at + span.count]
-        assert (span.first, span.last) == (at + 1, at + span.count)
+        part = numbers[at : at + span.points]
+        assert (span.first, span.last) == (at + 1, at + span.points)
         assert (span.low, span.high) == (min(part), max(part))
         assert span.mean == pytest.approx(sum(part) / len(part), abs=1e-9)
-        at += span.count
+        at += span.points
     assert at == len(numbers)
 
 
