@@ -227,8 +227,9 @@ def _choose(config: RunConfig, stage: Stage, budget: int, kernel: str | None, le
     fits, and of the two what measured runs say is faster, or all states where ENOUGH sentences fit that way."""
     training = config.training
     sizes = [training.micro_batch] if training.micro_batch else _divisors(training.batch)
-    segments = [training.checkpoint_ticks]
-    if training.checkpoint_ticks == "auto":
+    if training.checkpoint_ticks != "auto":
+        segments = [training.checkpoint_ticks]
+    else:
         segments = [0] if config.lattice.arm == "identity" else [0, _root(stage)]
 
     def choice(segment: int, size: int) -> _Choice:
@@ -247,7 +248,7 @@ def _choose(config: RunConfig, stage: Stage, budget: int, kernel: str | None, le
         return choice(segments[-1], sizes[-1])
     whole, parts = fitting[0], fitting[-1]
     if whole.lesson and parts.lesson:
-        return min(fitting, key=lambda each: each.lesson.step_s)
+        return whole if whole.lesson.step_s <= parts.lesson.step_s else parts
     enough = whole.micro_batch >= min(ENOUGH, sizes[0]) or whole.micro_batch >= parts.micro_batch
     return whole if enough else parts
 
@@ -270,11 +271,14 @@ def _features(
     config: RunConfig, stage: Stage, micro_batch: int, kernel: str | None, components: Mapping[str, int]
 ) -> dict[str, float]:
     """What a measurement is remembered by: the plan's components in bytes, and what sets memory and time beside them."""
-    return dict(components) | {
+    segment = config.training.checkpoint_ticks
+    assert segment != "auto", "the plan has chosen one by now"
+    return {
+        **components,
         "cells": math.prod(stage.shape) if config.lattice.arm == "lattice" else 0,
         "ticks": stage.ticks,
         "kept": stage.kept(),
-        "segment": min(config.training.checkpoint_ticks or 1, stage.ticks),
+        "segment": min(segment or 1, stage.ticks),
         "micro_batch": micro_batch,
         "batch": config.training.batch,
         "compiled": int((kernel or assumed_kernel(config)) in ("compiled", "reference")),

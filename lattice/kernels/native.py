@@ -245,7 +245,7 @@ class NativeKernel:
         weights: torch.Tensor,
         pattern: Pattern | None,
         batch: int,
-        *arguments: torch.Tensor | ctypes._SimpleCData | ctypes._Pointer | None,
+        *arguments: torch.Tensor | ctypes._SimpleCData | ctypes._CArgObject | None,
     ) -> None:
         offsets = len(self._topology.offsets)
         steps, periodic = [ctypes.addressof(step) for step in self._steps], self._topology.boundary == "periodic"

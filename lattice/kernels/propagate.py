@@ -10,7 +10,7 @@ import torch
 
 from lattice.kernels import pages, reference
 from lattice.kernels.compiled import CompiledKernel
-from lattice.kernels.native import PRECISIONS, KernelUnavailable, NativeKernel
+from lattice.kernels.native import PRECISIONS, KernelUnavailable, NativeKernel, Transposed
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.kernels.triton_kernel import TritonKernel
 from presets.topology import Topology
@@ -29,14 +29,34 @@ class Kernel(Protocol):
     """Takes compact weights with their pattern; where not, `propagate` hands it expanded ones."""
 
     def empty_state(self, shape: tuple[int, ...], zero: bool = False) -> torch.Tensor: ...
-    def forward(self, state, weights, cells, extra, drive, epsilon, pattern=None) -> torch.Tensor: ...
-    def transposed(self, weights, pattern) -> object | None:
+    def forward(
+        self,
+        state: torch.Tensor,
+        weights: torch.Tensor,
+        cells: torch.Tensor,
+        extra: torch.Tensor | None,
+        drive: torch.Tensor | None,
+        epsilon: float,
+        pattern: Pattern | None = None,
+    ) -> torch.Tensor: ...
+    def transposed(self, weights: torch.Tensor, pattern: Pattern | None) -> Transposed | None:
         """What the backwards of all ticks can share and take as `heard`; None where there is nothing."""
 
     def backward(
-        self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive,
-        pattern=None, fresh=False, heard=None,
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...  # fmt: skip
+        self,
+        grad_out: torch.Tensor,
+        state: torch.Tensor,
+        weights: torch.Tensor,
+        cells: torch.Tensor,
+        extra: torch.Tensor | None,
+        epsilon: float,
+        grad_cells: torch.Tensor,
+        grad_weights: torch.Tensor | None,
+        grad_drive: torch.Tensor | None,
+        pattern: Pattern | None = None,
+        fresh: bool = False,
+        heard: Transposed | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 class Observer(Protocol):
@@ -125,11 +145,25 @@ class _Run:
     face: bool
     """Only the output face is wanted: neither the last state nor a gradient of its size is then kept beside it."""
 
-    def tick(self, tick: int, state, drive, weights, cells) -> torch.Tensor:
+    def tick(
+        self, tick: int, state: torch.Tensor, drive: torch.Tensor, weights: torch.Tensor, cells: torch.Tensor
+    ) -> torch.Tensor:
         """The state before the tick after `tick`, from the one before it."""
         extra = None if self.functional is None else self.functional.message(state)
-        drive = drive if tick + 1 < self.ticks else None
-        return self.kernel.forward(state, weights, cells, extra, drive, NORM_EPSILON, self.pattern)
+        next_drive = drive if tick + 1 < self.ticks else None
+        return self.kernel.forward(state, weights, cells, extra, next_drive, NORM_EPSILON, self.pattern)
+
+
+class _Context(Protocol):
+    """What autograd hands from a forward to its backward."""
+
+    states: dict[int, torch.Tensor]
+    run: _Run
+    needs_input_grad: tuple[bool, ...]
+
+    @property
+    def saved_tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]: ...
+    def save_for_backward(self, *tensors: torch.Tensor | None) -> None: ...
 
 
 class _Propagate(torch.autograd.Function):
@@ -141,7 +175,15 @@ class _Propagate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, drive, weights, cells, gain, run, keep):
+    def forward(
+        ctx: _Context,
+        drive: torch.Tensor,
+        weights: torch.Tensor,
+        cells: torch.Tensor,
+        gain: torch.Tensor | None,
+        run: _Run,
+        keep: bool,
+    ) -> torch.Tensor:
         batch, x, y, channels = drive.shape
         state = run.kernel.empty_state((batch, x, y, channels, weights.shape[-1]), zero=True)
         state[..., 0] = drive
@@ -160,16 +202,20 @@ class _Propagate(torch.autograd.Function):
         return state[..., -1].contiguous() if run.face else state
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: _Context, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad,) = grads
         drive, weights, cells, gain = ctx.saved_tensors
         states, run = ctx.states, ctx.run
         if not states:
             raise RuntimeError("propagate: the states were freed by an earlier backward; run the ticks again")
         functional, kernel = run.functional, run.kernel
         (grad_weights, grad_cells), inside = _totals(weights if ctx.needs_input_grad[1] else None, cells)
+        assert grad_cells is not None
         fresh = not any(inside)  # the last tick's backward, the first to run, then writes; those after it add
-        gain_inside = gain is not None and gain.is_leaf and gain.grad is not None
-        grad_gain = gain.grad if gain_inside else None if gain is None else torch.zeros_like(gain)
+        grad_gain, gain_inside = None, False
+        if gain is not None:
+            gain_inside = gain.is_leaf and gain.grad is not None
+            grad_gain = gain.grad if gain_inside else torch.zeros_like(gain)
         grad_drive = torch.zeros(drive.shape, dtype=torch.float32, device=drive.device)
         if run.face:
             face, grad = grad, run.kernel.empty_state((*drive.shape, weights.shape[-1]), zero=True)
@@ -191,20 +237,21 @@ class _Propagate(torch.autograd.Function):
             )  # fmt: skip
             fresh = False
             if functional is not None:
+                assert grad_gain is not None
                 functional.add_gradients(grad_message, state, grad_gain, grad, grad_drive)
             del state, extra, grad_message  # before the next tick makes its own
-        totals, inside = (grad_weights, grad_cells, grad_gain), (*inside, gain_inside)
-        given = [None if there else total for total, there in zip(totals, inside, strict=True)]
+        totals = zip((grad_weights, grad_cells, grad_gain), (*inside, gain_inside), strict=True)
+        given = [None if there else total for total, there in totals]
         return grad_drive.to(drive.dtype), *given, None, None
 
 
 def _totals(*parameters: torch.Tensor | None) -> tuple[list[torch.Tensor | None], list[bool]]:
     """(where to add each one's gradient, whether that is the gradient it has); not yet written to where none has one."""
     inside = [p is not None and p.is_leaf and p.grad is not None for p in parameters]
-    totals = []
+    totals: list[torch.Tensor | None] = []
     for p, there in zip(parameters, inside, strict=True):
         if p is None or there:
-            totals.append(p.grad if there else None)
+            totals.append(None if p is None else p.grad)
         else:
             fresh = pages.empty(p.shape, p.dtype, p.device)
             totals.append(fresh.zero_() if any(inside) else fresh)
@@ -233,7 +280,7 @@ def propagate(
     Raises ValueError where shapes do not belong together.
     """
     x, y, z = topology.shape
-    expected = {"drive": (drive.shape[1:3], (x, y))}
+    expected: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {"drive": (drive.shape[1:3], (x, y))}
     if pattern is not None:
         expected["pattern"] = ((pattern.offsets, *pattern.index.shape[1:]), (len(topology.offsets), x, y, -(-z // TILE)))
     kept = len(topology.offsets) if pattern is None else len(pattern.index)

@@ -11,7 +11,7 @@ import contextlib
 import torch
 
 from lattice.kernels.agreement import disagreement
-from lattice.kernels.native import KernelUnavailable
+from lattice.kernels.native import KernelUnavailable, Transposed
 from lattice.kernels.sparse import TILE, Pattern
 from presets.topology import Topology
 
@@ -78,7 +78,16 @@ class TritonKernel:
         make = torch.zeros if zero else torch.empty
         return make(shape, dtype=self._dtype, device=self._device)
 
-    def forward(self, state, weights, cells, extra, drive, epsilon, pattern=None):
+    def forward(
+        self,
+        state: torch.Tensor,
+        weights: torch.Tensor,
+        cells: torch.Tensor,
+        extra: torch.Tensor | None,
+        drive: torch.Tensor | None,
+        epsilon: float,
+        pattern: Pattern | None = None,
+    ) -> torch.Tensor:
         out, index = torch.empty_like(state), None if pattern is None else pattern.index
         self._launch(
             "forward", state, state, weights, index, cells, extra, drive, self._steps, out, *self._sizes(state),
@@ -86,13 +95,24 @@ class TritonKernel:
         )  # fmt: skip
         return out
 
-    def transposed(self, weights, pattern):
+    def transposed(self, weights: torch.Tensor, pattern: Pattern | None) -> None:
         return None
 
     def backward(
-        self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive,
-        pattern=None, fresh=False, heard=None,
-    ):  # fmt: skip
+        self,
+        grad_out: torch.Tensor,
+        state: torch.Tensor,
+        weights: torch.Tensor,
+        cells: torch.Tensor,
+        extra: torch.Tensor | None,
+        epsilon: float,
+        grad_cells: torch.Tensor,
+        grad_weights: torch.Tensor | None,
+        grad_drive: torch.Tensor | None,
+        pattern: Pattern | None = None,
+        fresh: bool = False,
+        heard: Transposed | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         grad_message, sizes = torch.empty_like(state), self._sizes(state)
         index, slots = (None, None) if pattern is None else (pattern.index, pattern.slots)
         self._launch(

@@ -8,7 +8,9 @@ order: the same input gives the same labels.  Pure functions; lattice.training.r
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -173,7 +175,12 @@ def _rename(labels: torch.Tensor, table: torch.Tensor) -> None:
 
 
 def _sizes(labels: torch.Tensor, count: int) -> torch.Tensor:
-    return sum(torch.bincount(part, minlength=count) for part in labels.split(_chunk(0, 0)))
+    return _counts(labels.split(_chunk(0, 0)), count)
+
+
+def _counts(parts: Iterable[torch.Tensor], count: int) -> torch.Tensor:
+    """How often each number below `count` stands in the parts together [count]; there is at least one part."""
+    return functools.reduce(torch.add, (torch.bincount(part, minlength=count) for part in parts))
 
 
 # Two clusterings of the same rows
@@ -182,7 +189,7 @@ def _sizes(labels: torch.Tensor, count: int) -> torch.Tensor:
 def overlap(labels: torch.Tensor, others: torch.Tensor, count: int) -> torch.Tensor:
     """[count, count]: how many rows have label i in the one and label j in the other labelling [N]."""
     parts = zip(labels.split(_chunk(0, 0)), others.split(_chunk(0, 0)), strict=True)
-    return sum(torch.bincount(a * count + b, minlength=count**2) for a, b in parts).view(count, count)
+    return _counts((a * count + b for a, b in parts), count**2).view(count, count)
 
 
 def continued(clustering: Clustering, before: torch.Tensor) -> Clustering:
