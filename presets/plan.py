@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from presets.optimizer_state import CELL_VECTORS, state_bytes
 from presets.schema import RunConfig, Stage
 from presets.text_memory import TEXT_BYTES, activations, encoder_size, ports_size, text_on_disk
-from presets.topology import reach
+from presets.topology import TILE, reach
 
 GB = 1_000_000_000
 RUNTIME_BYTES = 400_000_000
@@ -39,9 +39,6 @@ CONTEXT_BYTES = 600_000_000
 
 FLOAT, LABEL = 4, 8
 """Bytes of a parameter or running mean (always fp32), and of a cell's cluster label (int64)."""
-
-TILE = 16
-"""Cells along z that keep the same connections in a pruned lattice, as in lattice.kernels.sparse."""
 
 STATE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 

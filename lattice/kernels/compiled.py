@@ -12,9 +12,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from lattice.kernels.native import KernelUnavailable, Transposed
+from lattice.kernels.kernel import Gradients, KernelUnavailable, Parameters, Transposed
 from lattice.kernels.reference import neighbour
-from lattice.kernels.sparse import Pattern
 from presets.topology import LOCAL_OFFSETS, Offset, Topology
 
 _MAX_FUSED_READS = 64
@@ -144,44 +143,34 @@ class CompiledKernel:
         return make(shape, dtype=self._dtype, device=self._device)
 
     def forward(
-        self,
-        state: torch.Tensor,
-        weights: torch.Tensor,
-        cells: torch.Tensor,
-        extra: torch.Tensor | None,
-        drive: torch.Tensor | None,
-        epsilon: float,
-        pattern: Pattern | None = None,
+        self, state: torch.Tensor, parameters: Parameters, extra: torch.Tensor | None, drive: torch.Tensor | None
     ) -> torch.Tensor:
-        assert pattern is None, "dense connections only"
-        return self._forward(state, weights, cells, extra, drive, self._topology, epsilon)
+        assert parameters.pattern is None, "dense connections only"
+        weights, cells = parameters.weights, parameters.cells
+        return self._forward(state, weights, cells, extra, drive, self._topology, parameters.epsilon)
 
-    def transposed(self, weights: torch.Tensor, pattern: Pattern | None) -> None:
+    def transposed(self, parameters: Parameters) -> None:
         return None
 
     def backward(
         self,
         grad_out: torch.Tensor,
         state: torch.Tensor,
-        weights: torch.Tensor,
-        cells: torch.Tensor,
+        parameters: Parameters,
         extra: torch.Tensor | None,
-        epsilon: float,
-        grad_cells: torch.Tensor,
-        grad_weights: torch.Tensor | None,
-        grad_drive: torch.Tensor | None,
-        pattern: Pattern | None = None,
+        gradients: Gradients,
         fresh: bool = False,
-        heard: Transposed | None = None,
+        transposed: Transposed | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        assert pattern is None, "dense connections only"
-        total_weights = [] if grad_weights is None else list(grad_weights)
+        assert parameters.pattern is None, "dense connections only"
+        total_weights = [] if gradients.weights is None else list(gradients.weights)
         if fresh:
-            for total in (grad_cells, *total_weights):
+            for total in (gradients.cells, *total_weights):
                 total.zero_()
+        weights, cells, epsilon = parameters.weights, parameters.cells, parameters.epsilon
         grad_state, grad_message = self._backward(
-            grad_out, state, weights, cells, extra, self._topology, epsilon, list(grad_cells), total_weights
+            grad_out, state, weights, cells, extra, self._topology, epsilon, list(gradients.cells), total_weights
         )
-        if grad_drive is not None:
-            grad_drive += grad_state[..., 0]
+        if gradients.drive is not None:
+            gradients.drive.add_(grad_state[..., 0])
         return grad_state, grad_message

@@ -10,53 +10,13 @@ import torch
 
 from lattice.kernels import pages, reference
 from lattice.kernels.compiled import CompiledKernel
-from lattice.kernels.native import PRECISIONS, KernelUnavailable, NativeKernel, Transposed
+from lattice.kernels.kernel import NORM_EPSILON, Gradients, Kernel, KernelUnavailable, Parameters
+from lattice.kernels.native import PRECISIONS, NativeKernel
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.kernels.triton_kernel import TritonKernel
 from presets.topology import Topology
 
-NORM_EPSILON = 1e-3
-"""Added to the mean square of a message: a silent neighbourhood stays near zero instead of being blown up to one."""
-
 IMPLEMENTATIONS = ("auto", "native", "triton", "compiled", "reference")
-
-
-class Kernel(Protocol):
-    """One tick forward and backward; see NativeKernel for shapes."""
-
-    name: str
-    sparse: bool
-    """Takes compact weights with their pattern; where not, `propagate` hands it expanded ones."""
-
-    def empty_state(self, shape: tuple[int, ...], zero: bool = False) -> torch.Tensor: ...
-    def forward(
-        self,
-        state: torch.Tensor,
-        weights: torch.Tensor,
-        cells: torch.Tensor,
-        extra: torch.Tensor | None,
-        drive: torch.Tensor | None,
-        epsilon: float,
-        pattern: Pattern | None = None,
-    ) -> torch.Tensor: ...
-    def transposed(self, weights: torch.Tensor, pattern: Pattern | None) -> Transposed | None:
-        """What the backwards of all ticks can share and take as `heard`; None where there is nothing."""
-
-    def backward(
-        self,
-        grad_out: torch.Tensor,
-        state: torch.Tensor,
-        weights: torch.Tensor,
-        cells: torch.Tensor,
-        extra: torch.Tensor | None,
-        epsilon: float,
-        grad_cells: torch.Tensor,
-        grad_weights: torch.Tensor | None,
-        grad_drive: torch.Tensor | None,
-        pattern: Pattern | None = None,
-        fresh: bool = False,
-        heard: Transposed | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 class Observer(Protocol):
@@ -71,7 +31,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Functional:
-    """The functional tier: each cell hears gain [X, Y, C, Z] times the mean pre-tick state of its cluster.
+    """The functional tier: gain [X, Y, C, Z] times the mean state of its cluster is added to each cell's message.
 
     labels [X, Y, Z] (int64) name the cluster of each cell, 0 <= label < count.
     """
@@ -109,10 +69,10 @@ class Functional:
 
     def message(self, state: torch.Tensor) -> torch.Tensor:
         """gain * mu of each cell's cluster [B, X, Y, C, Z] in the gain's dtype, contiguous."""
-        means, heard = self.means(state), pages.empty(state.shape, self.gain.dtype, state.device)
+        means, message = self.means(state), pages.empty(state.shape, self.gain.dtype, state.device)
         for c in range(state.shape[3]):
-            torch.mul(self.gain[:, :, c], means[:, c, self.labels], out=heard[:, :, :, c])
-        return heard
+            torch.mul(self.gain[:, :, c], means[:, c, self.labels], out=message[:, :, :, c])
+        return message
 
     def add_gradients(
         self,
@@ -132,26 +92,38 @@ class Functional:
 
 
 @dataclass(frozen=True)
+class Options:
+    """How ticks are run.  Nothing here changes the numbers that come out."""
+
+    observer: Observer | None = None
+    segment: int = 0
+    """Of every `segment` ticks one state is kept for the backward, which computes the others again; 0 keeps all."""
+    face: bool = False
+    """Return the output face only; then neither the last state nor a gradient of its size is kept."""
+
+
+_DEFAULT = Options()
+
+
+@dataclass(frozen=True)
 class _Run:
     """What all ticks of one run share beside its tensors."""
 
     kernel: Kernel
     functional: Functional | None
     pattern: Pattern | None
-    observer: Observer | None
     ticks: int
-    segment: int
-    """Of so many ticks' states one is kept; the backward makes the others again."""
-    face: bool
-    """Only the output face is wanted: neither the last state nor a gradient of its size is then kept beside it."""
+    options: Options
 
-    def tick(
-        self, tick: int, state: torch.Tensor, drive: torch.Tensor, weights: torch.Tensor, cells: torch.Tensor
-    ) -> torch.Tensor:
+    @property
+    def segment(self) -> int:
+        return self.options.segment or 1
+
+    def tick(self, tick: int, state: torch.Tensor, drive: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """The state before the tick after `tick`, from the one before it."""
         extra = None if self.functional is None else self.functional.message(state)
         next_drive = drive if tick + 1 < self.ticks else None
-        return self.kernel.forward(state, weights, cells, extra, next_drive, NORM_EPSILON, self.pattern)
+        return self.kernel.forward(state, parameters, extra, next_drive)
 
 
 class _Context(Protocol):
@@ -187,19 +159,20 @@ class _Propagate(torch.autograd.Function):
         batch, x, y, channels = drive.shape
         state = run.kernel.empty_state((batch, x, y, channels, weights.shape[-1]), zero=True)
         state[..., 0] = drive
+        parameters, observer = Parameters(weights, cells, run.pattern), run.options.observer
         states: dict[int, torch.Tensor] = {}
         last_segment = (run.ticks - 1) // run.segment * run.segment
         for tick in range(run.ticks):
             if keep and (tick % run.segment == 0 or tick >= last_segment):
                 states[tick] = state
-            if run.observer is not None:
-                run.observer.observe(tick, state, False)
-            state = run.tick(tick, state, drive, weights, cells)
-        if run.observer is not None:
-            run.observer.observe(run.ticks, state, True)
+            if observer is not None:
+                observer.observe(tick, state, False)
+            state = run.tick(tick, state, drive, parameters)
+        if observer is not None:
+            observer.observe(run.ticks, state, True)
         ctx.save_for_backward(drive, weights, cells, gain)
         ctx.states, ctx.run = states, run
-        return state[..., -1].contiguous() if run.face else state
+        return state[..., -1].contiguous() if run.options.face else state
 
     @staticmethod
     def backward(ctx: _Context, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -208,7 +181,7 @@ class _Propagate(torch.autograd.Function):
         states, run = ctx.states, ctx.run
         if not states:
             raise RuntimeError("propagate: the states were freed by an earlier backward; run the ticks again")
-        functional, kernel = run.functional, run.kernel
+        functional, kernel, observer = run.functional, run.kernel, run.options.observer
         (grad_weights, grad_cells), inside = _totals(weights if ctx.needs_input_grad[1] else None, cells)
         assert grad_cells is not None
         fresh = not any(inside)  # the last tick's backward, the first to run, then writes; those after it add
@@ -217,24 +190,23 @@ class _Propagate(torch.autograd.Function):
             gain_inside = gain.is_leaf and gain.grad is not None
             grad_gain = gain.grad if gain_inside else torch.zeros_like(gain)
         grad_drive = torch.zeros(drive.shape, dtype=torch.float32, device=drive.device)
-        if run.face:
+        if run.options.face:
             face, grad = grad, run.kernel.empty_state((*drive.shape, weights.shape[-1]), zero=True)
             grad[..., -1] = face
         else:
             grad = grad.clone(memory_format=torch.contiguous_format)  # kernels overwrite it, and it is not ours
-        heard = kernel.transposed(weights, run.pattern)
+        parameters = Parameters(weights, cells, run.pattern)
+        gradients = Gradients(grad_cells, grad_weights, grad_drive)
+        transposed = kernel.transposed(parameters)
         for tick in reversed(range(run.ticks)):
             if tick not in states:
                 for begun in range(tick // run.segment * run.segment, tick):
-                    states[begun + 1] = run.tick(begun, states[begun], drive, weights, cells)
+                    states[begun + 1] = run.tick(begun, states[begun], drive, parameters)
             state = states.pop(tick)  # freed as soon as it is used
-            if run.observer is not None:
-                run.observer.signal(tick, grad, state)
+            if observer is not None:
+                observer.signal(tick, grad, state)
             extra = None if functional is None else functional.message(state)
-            grad, grad_message = kernel.backward(
-                grad, state, weights, cells, extra, NORM_EPSILON, grad_cells, grad_weights, grad_drive,
-                run.pattern, fresh, heard,
-            )  # fmt: skip
+            grad, grad_message = kernel.backward(grad, state, parameters, extra, gradients, fresh, transposed)
             fresh = False
             if functional is not None:
                 assert grad_gain is not None
@@ -267,17 +239,15 @@ def propagate(
     kernel: Kernel | None = None,
     functional: Functional | None = None,
     pattern: Pattern | None = None,
-    observer: Observer | None = None,
-    segment: int = 0,
-    face: bool = False,
+    options: Options = _DEFAULT,
 ) -> torch.Tensor:
     """The state after `ticks` ticks from silence, with `drive` added to the input face before each of them.
 
-    drive [B, X, Y, C] in the state dtype (fp32, bf16, fp16); weights [K, X, Y, Z] and cells [6, X, Y, C, Z] in fp32;
-    returns [B, X, Y, C, Z], or its output face [B, X, Y, C] where only the `face` is wanted.  With a `pattern`, weights are
-    compact: [kept, X, Y, Z].  `kernel=None` runs the reference.  With a `segment`, of every so many ticks only the first
-    one's state is kept for the backward, which observers do not see run again; the reference keeps all that autograd needs.
-    Raises ValueError where shapes do not belong together.
+    drive [B, X, Y, C] in the state dtype (fp32, bf16, fp16); weights [K, X, Y, Z], or with a `pattern` the compact
+    [kept, X, Y, Z], and cells [6, X, Y, C, Z] in fp32.  Returns [B, X, Y, C, Z], or only its output face [B, X, Y, C] if
+    `options.face`.  `kernel=None` runs the reference, which keeps all that autograd needs, whatever `options.segment` says.
+    An observer sees each tick once, also if the backward runs it again.
+    Raises ValueError if shapes do not belong together.
     """
     x, y, z = topology.shape
     expected: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {"drive": (drive.shape[1:3], (x, y))}
@@ -294,8 +264,9 @@ def propagate(
     if kernel is not None:
         keep = torch.is_grad_enabled()
         gain = functional.gain if functional is not None else None
-        run = _Run(kernel, functional, pattern, observer, ticks, segment or 1, face)
+        run = _Run(kernel, functional, pattern, ticks, options)
         return _Propagate.apply(drive.contiguous(), weights, cells, gain, run, keep)
+    observer = options.observer
     state = torch.zeros(*drive.shape, z, dtype=drive.dtype, device=drive.device)
     for tick in range(ticks):
         state = torch.cat([state[..., 0:1] + drive[..., None], state[..., 1:]], dim=-1)
@@ -308,7 +279,7 @@ def propagate(
             state.register_hook(partial(_signal, observer, tick, before.detach()))
     if observer is not None:
         observer.observe(ticks, state, True)
-    return state[..., -1] if face else state
+    return state[..., -1] if options.face else state
 
 
 def _signal(observer: Observer, tick: int, before: torch.Tensor, grad: torch.Tensor) -> None:

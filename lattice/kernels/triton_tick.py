@@ -71,8 +71,8 @@ def _message(
         there, z_there, inside = _neighbour(k, 1, x, y, z, steps, size_x, size_y, size_z, PERIODIC)
         inside = inside & (z < size_z)
         w = tl.cast(tl.load(weights + (slot * columns + column) * size_z + z, mask=inside, other=0.0), tl.float32)
-        heard = state + (there * CHANNELS * size_z + z_there)[None, :] + channels
-        s = tl.cast(tl.load(heard, mask=lanes & inside[None, :], other=0.0), tl.float32)
+        source = state + (there * CHANNELS * size_z + z_there)[None, :] + channels
+        s = tl.cast(tl.load(source, mask=lanes & inside[None, :], other=0.0), tl.float32)
         total += w[None, :] * s
     return total
 
@@ -211,8 +211,8 @@ def backward_state(
                 slot = tl.cast(tl.load(slots + tile, mask=inside, other=_NONE), tl.int64)
                 inside = inside & (slot != _NONE)
             w = tl.cast(tl.load(weights + (slot * columns + owner) * size_z + z_owner, mask=inside, other=0.0), tl.float32)
-            hearing = grad_message + of_sample + (owner * CHANNELS * size_z + z_owner)[None, :] + channels
-            total += w[None, :] * _load(hearing, lanes & inside[None, :])
+            reader = grad_message + of_sample + (owner * CHANNELS * size_z + z_owner)[None, :] + channels
+            total += w[None, :] * _load(reader, lanes & inside[None, :])
         tl.store(grad_state + of_sample + here, total, mask=lanes)
 
 
@@ -233,10 +233,10 @@ def backward_weights(
             tile = (slot * columns + column) * tl.cdiv(size_z, _TILE) + z // _TILE
             k = tl.cast(tl.load(index + tile, mask=z < size_z, other=0), tl.int32)
         there, z_there, inside = _neighbour(k, 1, x, y, z, steps, size_x, size_y, size_z, PERIODIC)
-        heard = (there * CHANNELS * size_z + z_there)[None, :] + channels
+        source = (there * CHANNELS * size_z + z_there)[None, :] + channels
         total = tl.zeros((C_BLOCK, Z_BLOCK), tl.float32)
         for b in range(batch):
             of_sample = tl.cast(b, tl.int64) * sample
-            s = _load(state + of_sample + heard, lanes & inside[None, :])
+            s = _load(state + of_sample + source, lanes & inside[None, :])
             total += _load(grad_message + of_sample + here, lanes) * s
         _add_to(grad_weights + (slot * columns + column) * size_z + z, tl.sum(total, 0), z < size_z, FRESH)

@@ -115,7 +115,7 @@ def _library() -> ctypes.CDLL | None:
     """The compiled step, or None where it can't be built."""
     source = resources.files("lattice.optimizers").joinpath("adam8bit.c").read_text()
     try:
-        return compiled("adam8bit.c", {"adam8bit.c": source}, f"-DBLOCK={BLOCK}")
+        return compiled("adam8bit.c", {"adam8bit.c": source}, f"-DBLOCK={BLOCK}", f"-DEPSILON={EPSILON}f", f"-DTINY={TINY}f")
     except KernelUnavailable:
         return None
 

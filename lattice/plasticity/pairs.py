@@ -21,7 +21,9 @@ from lattice.plasticity.spikes import traces
 from presets.topology import Topology
 
 MAX_TICKS, MAX_BATCH = 32, 8
-"""As in pairs.c."""
+"""Ticks and sentences that pairs.c takes at once.  It keeps a bit of a 32-bit word for each tick."""
+
+DEFINES = (f"-DMAX_TICKS={MAX_TICKS}", f"-DMAX_BATCH={MAX_BATCH}")
 
 
 @torch.no_grad()
@@ -40,7 +42,7 @@ def pairs(
     `quiet` as for products; where it is not 0, traces and products are taken.
     """
     fits = spiking[0].device.type == "cpu" and len(spiking) <= MAX_TICKS and not quiet
-    kernel = library("pairs.c") if fits else None
+    kernel = library("pairs.c", *DEFINES) if fits else None
     if kernel is None:
         return plain_pairs(spiking, stdp, topology, sums, quiet, pattern)
     (_, x, y, z), ticks, total, work = spiking[0].shape, len(spiking), Work(0, 0), (ctypes.c_int64 * 2)()

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from lattice.kernels import pages
-from lattice.kernels.propagate import NORM_EPSILON
+from lattice.kernels.kernel import NORM_EPSILON
 from lattice.kernels.sparse import Pattern
 from lattice.plasticity import competition, rules
 from lattice.plasticity.pairs import pairs

@@ -23,7 +23,7 @@ RULE = STDP(A_plus=1.0, A_minus=1.0, tau_plus=2.0, tau_minus=5.0, w_min=0.0, w_m
 @pytest.fixture(autouse=True)
 def _has_the_compiled_kernel():
     """Where it could not be built everything would pass all the same: the plain version steps in."""
-    assert module.library("pairs.c") is not None
+    assert module.library("pairs.c", *module.DEFINES) is not None
 
 
 def spikes(topology: Topology, batch: int, ticks: int, share: float, seed: int = 0) -> list[torch.Tensor]:
@@ -117,7 +117,7 @@ def test_traces_serve_where_the_kernel_does_not(monkeypatch, reason):
     spiking = spikes(topology, 2, MAX_TICKS + 1 if reason == "many ticks" else 5, 0.3)
     quiet, found, wanted = 0.5 if reason == "quiet" else 0.0, zeros(topology), zeros(topology)
     if reason == "no compiler":
-        monkeypatch.setattr(module, "library", lambda main: None)
+        monkeypatch.setattr(module, "library", lambda main, *defines: None)
     work = pairs(spiking, RULE, topology, found, quiet)
     assert work == plain_pairs(spiking, RULE, topology, wanted, quiet)
     assert all(map(torch.equal, found, wanted)) and wanted[0].any()
