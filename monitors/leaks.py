@@ -19,12 +19,14 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     import numpy as np
 
 Verdict = Literal["measuring", "flat", "suspicious", "leak"]
+
+_Number = TypeVar("_Number", int, float)
 
 WARM_UP = 4
 """First samples, which are not judged: pools, caches and kernels fill."""
@@ -128,9 +130,9 @@ class Window:
         if (self._seen - 1) % self._stride:
             return
         if self._count == CAPACITY:
-            for column in (self._steps, self._works, *self._columns.values()):
-                for i in range(CAPACITY // 2):
-                    column[i] = column[2 * i]
+            _thin(self._works)
+            for column in (self._steps, *self._columns.values()):
+                _thin(column)
             self._count, self._stride = CAPACITY // 2, 2 * self._stride
         at, self._count = self._count, self._count + 1
         self._steps[at] = step
@@ -148,6 +150,12 @@ class Window:
         """Every meter that was ever read."""
         judged = [judge(meter, *self.series(meter.name)) for meter in self.meters if self.series(meter.name)[0]]
         return confirm(judged)
+
+
+def _thin(column: array[_Number]) -> None:
+    """Moves every other entry of a full column into its first half."""
+    for i in range(CAPACITY // 2):
+        column[i] = column[2 * i]
 
 
 def judge(meter: Meter, steps: Sequence[float], values: Sequence[float], works: Sequence[int] | None = None) -> Judged:

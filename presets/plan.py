@@ -27,7 +27,7 @@ from pydantic import ValidationError
 from presets.optimizer_state import CELL_VECTORS, state_bytes
 from presets.schema import RunConfig, Stage
 from presets.text_memory import TEXT_BYTES, activations, encoder_size, ports_size, text_on_disk
-from presets.topology import reach
+from presets.topology import TILE, reach
 
 GB = 1_000_000_000
 RUNTIME_BYTES = 400_000_000
@@ -39,9 +39,6 @@ CONTEXT_BYTES = 600_000_000
 
 FLOAT, LABEL = 4, 8
 """Bytes of a parameter or running mean (always fp32), and of a cell's cluster label (int64)."""
-
-TILE = 16
-"""Cells along z that keep the same connections in a pruned lattice, as in lattice.kernels.sparse."""
 
 STATE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
@@ -227,8 +224,9 @@ def _choose(config: RunConfig, stage: Stage, budget: int, kernel: str | None, le
     fits, and of the two what measured runs say is faster, or all states where ENOUGH sentences fit that way."""
     training = config.training
     sizes = [training.micro_batch] if training.micro_batch else _divisors(training.batch)
-    segments = [training.checkpoint_ticks]
-    if training.checkpoint_ticks == "auto":
+    if training.checkpoint_ticks != "auto":
+        segments = [training.checkpoint_ticks]
+    else:
         segments = [0] if config.lattice.arm == "identity" else [0, _root(stage)]
 
     def choice(segment: int, size: int) -> _Choice:
@@ -247,7 +245,7 @@ def _choose(config: RunConfig, stage: Stage, budget: int, kernel: str | None, le
         return choice(segments[-1], sizes[-1])
     whole, parts = fitting[0], fitting[-1]
     if whole.lesson and parts.lesson:
-        return min(fitting, key=lambda each: each.lesson.step_s)
+        return whole if whole.lesson.step_s <= parts.lesson.step_s else parts
     enough = whole.micro_batch >= min(ENOUGH, sizes[0]) or whole.micro_batch >= parts.micro_batch
     return whole if enough else parts
 
@@ -270,11 +268,14 @@ def _features(
     config: RunConfig, stage: Stage, micro_batch: int, kernel: str | None, components: Mapping[str, int]
 ) -> dict[str, float]:
     """What a measurement is remembered by: the plan's components in bytes, and what sets memory and time beside them."""
-    return dict(components) | {
+    segment = config.training.checkpoint_ticks
+    assert segment != "auto", "the plan has chosen one by now"
+    return {
+        **components,
         "cells": math.prod(stage.shape) if config.lattice.arm == "lattice" else 0,
         "ticks": stage.ticks,
         "kept": stage.kept(),
-        "segment": min(config.training.checkpoint_ticks or 1, stage.ticks),
+        "segment": min(segment or 1, stage.ticks),
         "micro_batch": micro_batch,
         "batch": config.training.batch,
         "compiled": int((kernel or assumed_kernel(config)) in ("compiled", "reference")),

@@ -13,6 +13,7 @@ import math
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic.config import JsonDict
 
 from presets.topology import REACH_FLOOR, Topology, reach, ticks_for_reach
 
@@ -22,7 +23,7 @@ MAX_SLOT_NUMBERS = 1024
 MIN_FEED_FORWARD = 16
 """Narrowest feed-forward layer that a decoder is built with."""
 
-LIVE = {"live": True}
+LIVE: JsonDict = {"live": True}
 """Marks a field that can be changed while the run trains (presets.live); of stages, in the current and in later ones."""
 
 Count = Annotated[int, Field(ge=1)]

@@ -16,7 +16,12 @@ from dataclasses import dataclass
 
 Offset = tuple[int, int, int]
 
-LOCAL_OFFSETS: tuple[Offset, ...] = tuple(o for o in itertools.product((-1, 0, 1), repeat=3) if o != (0, 0, 0))
+_STEPS = (-1, 0, 1)
+LOCAL_OFFSETS: tuple[Offset, ...] = tuple(o for o in itertools.product(_STEPS, _STEPS, _STEPS) if o != (0, 0, 0))
+
+TILE = 16
+"""Cells along z that keep the same connections in a pruned lattice: one for each lane of a vector in the C kernels, which get
+this number when they are compiled."""
 
 REACH_FLOOR = 0.9
 """Smallest accepted share of useful cells: the others would never see a gradient."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from lattice.bench.timings import CHANNELS, SPARSITY, pruned_pattern
-from lattice.kernels import choose, propagate
+from lattice.kernels import Options, choose, propagate
 from lattice.kernels.agreement import disagreement
 from lattice.kernels.native import KernelUnavailable
 from lattice.kernels.propagate import Kernel
@@ -160,7 +160,7 @@ def check(name: str, topology: Topology, batch: int, dtype: torch.dtype, device:
     try:
         kernel, _ = choose(name, topology, CHANNELS, device, dtype)
         pattern = _on(pruned_pattern(topology, SPARSITY), device) if sparse else None
-        error = disagreement(kernel, topology, CHANNELS, batch, dtype, device, pattern, heard=sparse)
+        error = disagreement(kernel, topology, CHANNELS, batch, dtype, device, pattern, functional=sparse)
     except KernelUnavailable as problem:
         failure = str(problem)
     about = (name, topology.shape, batch, str(dtype).removeprefix("torch."), topology.boundary, sparse)
@@ -243,10 +243,10 @@ def tick_rows(
 
 def _forward(inputs: _Inputs, topology: Topology, kernel: Kernel | None) -> None:
     with torch.no_grad():
-        propagate(*inputs.learning, topology, 1, kernel, pattern=inputs.pattern, face=True)
+        propagate(*inputs.learning, topology, 1, kernel, None, inputs.pattern, Options(face=True))
 
 
 def _both(inputs: _Inputs, topology: Topology, kernel: Kernel | None) -> None:
     for tensor in inputs.learning:
         tensor.grad = None
-    propagate(*inputs.learning, topology, 1, kernel, pattern=inputs.pattern, face=True).float().sum().backward()
+    propagate(*inputs.learning, topology, 1, kernel, None, inputs.pattern, Options(face=True)).float().sum().backward()

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from lattice.bench.timings import CHANNELS, Row, copy_rate, timed
 from lattice.data.batches import Schedule, TokenizedCorpus
 from lattice.data.corpus import load_corpus
-from lattice.kernels import choose, propagate
+from lattice.kernels import Options, choose, propagate
 from lattice.model.lattice3d import initial_cells, initial_weights
 from lattice.plasticity.native import plain
 from lattice.plasticity.plasticity import Plasticity
@@ -73,7 +73,7 @@ def bench_update(shape: tuple[int, int, int], repeats: int, settings: Settings) 
     kernel, _ = choose("auto", topology, CHANNELS, torch.device("cpu"), torch.float32)
     states: list[torch.Tensor] = []
     with torch.no_grad():
-        propagate(drive, weights, cells, topology, TICKS, kernel, observer=_Keeper(states))
+        propagate(drive, weights, cells, topology, TICKS, kernel, options=Options(_Keeper(states)))
     plasticity = Plasticity(settings, topology, CHANNELS, 0.01)
 
     def update() -> None:

@@ -19,7 +19,7 @@ import torch
 
 from lattice.data.batches import Schedule, TokenizedCorpus
 from lattice.data.corpus import load_corpus
-from lattice.kernels import choose, propagate
+from lattice.kernels import Options, choose, propagate
 from lattice.kernels.native import KernelUnavailable
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.model.lattice3d import initial_cells, initial_weights
@@ -143,7 +143,7 @@ def bench_tick(
 
     def face(kernel, dtype, connections, pattern) -> torch.Tensor:
         ticks = 1 if pattern is None else SPARSE_TICKS
-        return propagate(drive.to(dtype), connections, cells, topology, ticks, kernel, pattern=pattern, face=True)
+        return propagate(drive.to(dtype), connections, cells, topology, ticks, kernel, None, pattern, Options(face=True))
 
     def forward(*variant) -> None:
         with torch.no_grad():

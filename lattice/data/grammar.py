@@ -794,7 +794,7 @@ def _compile(text: str) -> Text:
             if part:
                 pieces.append(part)
         elif part in _SUBJECT_SLOTS:
-            pieces.append(("subject", Subject._fields.index(_SUBJECT_SLOTS[part])))
+            pieces.append(("subject", _SUBJECT_SLOTS[part]))
         elif part == "O":
             pieces.append(("other", None))
         elif part == "was":
@@ -908,7 +908,7 @@ def _expand(
         if kind == "words":
             subject = _expand(_pick(rng, data), rng, subject, scene, out)
         elif kind == "subject":
-            out.append(subject[data])
+            out.append(getattr(subject, data))
         elif kind == "agree":
             out.append(data[1] if subject.singular else data[0])
         elif kind == "action":

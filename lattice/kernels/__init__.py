@@ -6,6 +6,6 @@ gates in the backward, and add parameter gradients over the ticks in place, so t
 one per tick.
 """
 
-from lattice.kernels.propagate import Functional, choose, propagate
+from lattice.kernels.propagate import Functional, Options, choose, propagate
 
-__all__ = ["Functional", "choose", "propagate"]
+__all__ = ["Functional", "Options", "choose", "propagate"]

@@ -5,27 +5,25 @@ from __future__ import annotations
 import torch
 
 from lattice.kernels import reference
+from lattice.kernels.kernel import NORM_EPSILON, Gradients, Kernel, Parameters
 from lattice.kernels.sparse import Pattern
 from presets.topology import Topology
 
-EPSILON = 1e-3
-"""Of the message norm, as in lattice.kernels.propagate."""
-
 
 def disagreement(
-    kernel,
+    kernel: Kernel,
     topology: Topology,
     channels: int,
     batch: int,
     dtype: torch.dtype,
     device: torch.device,
     pattern: Pattern | None = None,
-    heard: bool = False,
+    functional: bool = False,
 ) -> float:
     """The worst error of a driven tick and of its gradients to state, message, weights, cells and drive, each as a share of the
     largest value of its tensor; NaN where the kernel gives one.
 
-    Parameter gradients are written first and then added to.  `heard` adds something to the message, as clusters do.
+    Parameter gradients are written first and then added to.  `functional` adds something to the message, as clusters do.
     """
     draw, (x, y, z) = torch.Generator().manual_seed(0), topology.shape
     kept = len(topology.offsets) if pattern is None else pattern.kept
@@ -36,24 +34,26 @@ def disagreement(
     shape = (batch, x, y, channels, z)
     state = kernel.empty_state(shape)
     state.copy_(drawn(*shape))
-    weights, cells, extra = 0.3 * drawn(kept, x, y, z), drawn(6, x, y, channels, z), drawn(*shape) if heard else None
+    weights, cells = 0.3 * drawn(kept, x, y, z), drawn(6, x, y, channels, z)
+    extras = [drawn(*shape)] if functional else []
+    extra = extras[0] if functional else None
     drive, upstream = drawn(batch, x, y, channels).to(dtype), drawn(*shape).to(dtype)
 
-    learning = [t.clone().requires_grad_() for t in (state, weights, cells) + ((extra,) if heard else ())]
+    learning = [t.clone().requires_grad_() for t in (state, weights, cells, *extras)]
     dense = learning[1] if pattern is None else pattern.expand(learning[1])
-    after = reference.tick(learning[0], dense, learning[2], topology, EPSILON, learning[3] if heard else None)
+    after = reference.tick(learning[0], dense, learning[2], topology, NORM_EPSILON, learning[3] if functional else None)
     wanted = list(torch.autograd.grad(after, learning, upstream))
     after = after.detach().clone()
     after[..., 0] += drive
 
-    found = [kernel.forward(state, weights, cells, extra, drive, EPSILON, pattern)]
-    totals = [torch.full_like(cells, torch.nan), torch.full_like(weights, torch.nan)]
+    parameters = Parameters(weights, cells, pattern)
+    found = [kernel.forward(state, parameters, extra, drive)]
+    of_cells, of_weights = torch.full_like(cells, torch.nan), torch.full_like(weights, torch.nan)
     of_drive = torch.zeros(drive.shape, device=device)
     for fresh in (True, False):
-        of_state, of_message = kernel.backward(
-            upstream.clone(), state, weights, cells, extra, EPSILON, *totals, of_drive, pattern, fresh
-        )
-    found += [of_state, totals[1] / 2, totals[0] / 2, *([of_message] if heard else []), of_drive / 2]
+        gradients = Gradients(of_cells, of_weights, of_drive)
+        of_state, of_message = kernel.backward(upstream.clone(), state, parameters, extra, gradients, fresh)
+    found += [of_state, of_weights / 2, of_cells / 2, *([of_message] if functional else []), of_drive / 2]
     wanted = [after, *wanted, wanted[0][..., 0]]
     errors = [
         (one.float() - other.float()).abs().max() / other.float().abs().max() for one, other in zip(found, wanted, strict=True)

@@ -6,10 +6,13 @@ slices of one halo-padded buffer for the local tier, and clipped slices with zer
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
-from lattice.kernels.native import KernelUnavailable
+from lattice.kernels.kernel import Gradients, KernelUnavailable, Parameters, Transposed
 from lattice.kernels.reference import neighbour
 from presets.topology import LOCAL_OFFSETS, Offset, Topology
 
@@ -32,19 +35,27 @@ def _local(values: torch.Tensor, offsets: list[Offset], periodic: bool) -> list[
 def _read(values: torch.Tensor, topology: Topology, sign: int) -> list[torch.Tensor]:
     """values at i + sign * o_k for every offset, in the topology's order."""
     periodic = topology.boundary == "periodic"
-    flipped = [tuple(sign * d for d in offset) for offset in topology.offsets]
+    flipped = [(sign * dx, sign * dy, sign * dz) for dx, dy, dz in topology.offsets]
     near, far = flipped[: len(LOCAL_OFFSETS)], flipped[len(LOCAL_OFFSETS) :]
     return _local(values, near, periodic) + [neighbour(values, offset, periodic) for offset in far]
 
 
-def _message(s, weights, extra, topology):
+def _message(s: torch.Tensor, weights: torch.Tensor, extra: torch.Tensor | None, topology: Topology) -> torch.Tensor:
     total = extra if extra is not None else torch.zeros_like(s)
     for weight, read in zip(weights, _read(s, topology, +1), strict=True):
         total = total + weight[:, :, None] * read
     return total
 
 
-def _forward(state, weights, cells, extra, drive, topology, epsilon):
+def _forward(
+    state: torch.Tensor,
+    weights: torch.Tensor,
+    cells: torch.Tensor,
+    extra: torch.Tensor | None,
+    drive: torch.Tensor | None,
+    topology: Topology,
+    epsilon: float,
+) -> torch.Tensor:
     s = state.float()
     m = _message(s, weights, extra, topology)
     m = m * torch.rsqrt(m.square().mean(3, keepdim=True) + epsilon)
@@ -58,7 +69,17 @@ def _forward(state, weights, cells, extra, drive, topology, epsilon):
     return out.to(state.dtype)
 
 
-def _backward(grad_out, state, weights, cells, extra, topology, epsilon, total_cells, total_weights):
+def _backward(
+    grad_out: torch.Tensor,
+    state: torch.Tensor,
+    weights: torch.Tensor,
+    cells: torch.Tensor,
+    extra: torch.Tensor | None,
+    topology: Topology,
+    epsilon: float,
+    total_cells: list[torch.Tensor],
+    total_weights: list[torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Adds to the totals, lists of [X, Y, C, Z] and [X, Y, Z] (none for connections that do not learn), in place: the sums
     over the batch end in them, where a tick's own gradient of every parameter would be as large as the parameters."""
     s, grad = state.float(), grad_out.float()
@@ -97,7 +118,10 @@ class CompiledKernel:
         torch._dynamo.reset()
         # One shape a batch size, with and without drive: past torch's limit of eight it would go on uncompiled and say nothing.
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-        options = {"realize_reads_threshold": _MAX_FUSED_READS, "realize_acc_reads_threshold": _MAX_FUSED_READS}
+        options: dict[str, str | int | bool | Callable[..., Any]] = {
+            "realize_reads_threshold": _MAX_FUSED_READS,
+            "realize_acc_reads_threshold": _MAX_FUSED_READS,
+        }
         self._forward = torch.compile(_forward, dynamic=False, options=options)
         self._backward = torch.compile(_backward, dynamic=False, options=options)
         self._probe(channels)
@@ -118,25 +142,35 @@ class CompiledKernel:
         make = torch.zeros if zero else torch.empty
         return make(shape, dtype=self._dtype, device=self._device)
 
-    def forward(self, state, weights, cells, extra, drive, epsilon, pattern=None):
-        assert pattern is None, "dense connections only"
-        return self._forward(state, weights, cells, extra, drive, self._topology, epsilon)
+    def forward(
+        self, state: torch.Tensor, parameters: Parameters, extra: torch.Tensor | None, drive: torch.Tensor | None
+    ) -> torch.Tensor:
+        assert parameters.pattern is None, "dense connections only"
+        weights, cells = parameters.weights, parameters.cells
+        return self._forward(state, weights, cells, extra, drive, self._topology, parameters.epsilon)
 
-    def transposed(self, weights, pattern):
+    def transposed(self, parameters: Parameters) -> None:
         return None
 
     def backward(
-        self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive,
-        pattern=None, fresh=False, heard=None,
-    ):  # fmt: skip
-        assert pattern is None, "dense connections only"
-        total_weights = [] if grad_weights is None else list(grad_weights)
+        self,
+        grad_out: torch.Tensor,
+        state: torch.Tensor,
+        parameters: Parameters,
+        extra: torch.Tensor | None,
+        gradients: Gradients,
+        fresh: bool = False,
+        transposed: Transposed | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert parameters.pattern is None, "dense connections only"
+        total_weights = [] if gradients.weights is None else list(gradients.weights)
         if fresh:
-            for total in (grad_cells, *total_weights):
+            for total in (gradients.cells, *total_weights):
                 total.zero_()
+        weights, cells, epsilon = parameters.weights, parameters.cells, parameters.epsilon
         grad_state, grad_message = self._backward(
-            grad_out, state, weights, cells, extra, self._topology, epsilon, list(grad_cells), total_weights
+            grad_out, state, weights, cells, extra, self._topology, epsilon, list(gradients.cells), total_weights
         )
-        if grad_drive is not None:
-            grad_drive += grad_state[..., 0]
+        if gradients.drive is not None:
+            gradients.drive.add_(grad_state[..., 0])
         return grad_state, grad_message

@@ -16,14 +16,14 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import torch
 
 from lattice.kernels import pages
-from lattice.kernels.sparse import TILE, Pattern
+from lattice.kernels.kernel import Gradients, KernelUnavailable, Parameters, Transposed
+from lattice.kernels.sparse import TILE
 from presets.topology import Topology
 
 SOURCES = ("vectors.h", "tiles.h", "tick.c")
@@ -32,16 +32,12 @@ PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 """What states may be in."""
 
 MAX_OFFSETS = 128
-"""Connections a cell may have; as in tiles.h, whose buffers are this long."""
+"""Connections that a cell may have; the buffers in tiles.h are this long."""
 
-SLACK = 16
-"""Zeroed numbers before and after each state buffer, so that a 16-lane load beside a row stays inside the allocation."""
+SLACK = TILE
+"""Zeroed numbers before and after each state buffer, so that loading a tile beside a row stays inside the allocation."""
 
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
-
-
-class KernelUnavailable(RuntimeError):
-    """The native kernel can't be built here; the message says why in one sentence."""
 
 
 class Geometry(ctypes.Structure):
@@ -59,23 +55,13 @@ class _Connections(ctypes.Structure):
 
 
 class _Transposed(ctypes.Structure):
+    """As in tiles.h.  It points into the tensors that it is made of, and must not outlive them."""
+
     _fields_ = [(name, ctypes.c_void_p) for name in ("start", "offset", "weight")]
 
-
-@dataclass(frozen=True)
-class Transposed:
-    """Sparse connections by the tile of 16 cells that they lead to: tile t's are start[t] to start[t + 1] (int64).
-
-    offset [M] (uint8) says which offsets these are, weight [M, 16] what their owners hear the tile's cells with.
-    """
-
-    start: torch.Tensor
-    offset: torch.Tensor
-    weight: torch.Tensor
-
-    def pointers(self) -> _Transposed:
-        """As tiles.h takes them."""
-        return _Transposed(pointer(self.start, torch.int64), pointer(self.offset, torch.uint8), pointer(self.weight))
+    @classmethod
+    def of(cls, transposed: Transposed) -> _Transposed:
+        return cls(pointer(transposed.start, torch.int64), pointer(transposed.offset, torch.uint8), pointer(transposed.weight))
 
 
 def cache_dir() -> Path:
@@ -91,7 +77,9 @@ def library(channels: int, dtype: torch.dtype = torch.float32) -> ctypes.CDLL:
     Raises KernelUnavailable where it can't be built or loaded.
     """
     folder = resources.files("lattice.kernels")
-    defines = (f"-DCHANNELS={channels}", *(["-DBF16"] if dtype == torch.bfloat16 else []))
+    defines = [f"-DCHANNELS={channels}", f"-DTILE={TILE}", f"-DMAX_OFFSETS={MAX_OFFSETS}"]
+    if dtype == torch.bfloat16:
+        defines.append("-DBF16")
     return compiled("tick.c", {name: folder.joinpath(name).read_text() for name in SOURCES}, *defines)
 
 
@@ -170,71 +158,51 @@ class NativeKernel:
         return state_buffer(shape, zero, self._dtype)
 
     def forward(
-        self,
-        state: torch.Tensor,
-        weights: torch.Tensor,
-        cells: torch.Tensor,
-        extra: torch.Tensor | None,
-        drive: torch.Tensor | None,
-        epsilon: float,
-        pattern: Pattern | None = None,
+        self, state: torch.Tensor, parameters: Parameters, extra: torch.Tensor | None, drive: torch.Tensor | None
     ) -> torch.Tensor:
-        """The next state [B, X, Y, C, Z]; `drive` [B, X, Y, C], if given, is added to its input face.
-
-        weights [K, X, Y, Z], or [kept, X, Y, Z] with the `pattern` that says of which offsets.
-        """
         out = self.empty_state(state.shape)
         now, given, then = self._states(state, drive, out)
-        self._call("tick_forward", weights, pattern, len(state), now, cells, extra, given, ctypes.c_float(epsilon), then)
+        epsilon = ctypes.c_float(parameters.epsilon)
+        self._call("tick_forward", parameters, len(state), now, parameters.cells, extra, given, epsilon, then)
         return out
 
     def backward(
         self,
         grad_out: torch.Tensor,
         state: torch.Tensor,
-        weights: torch.Tensor,
-        cells: torch.Tensor,
+        parameters: Parameters,
         extra: torch.Tensor | None,
-        epsilon: float,
-        grad_cells: torch.Tensor,
-        grad_weights: torch.Tensor | None,
-        grad_drive: torch.Tensor | None,
-        pattern: Pattern | None = None,
+        gradients: Gradients,
         fresh: bool = False,
-        heard: Transposed | None = None,
+        transposed: Transposed | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(grad_state, grad_message), both [B, X, Y, C, Z]; grad_state takes the place of `grad_out`.
-
-        Adds to the three parameter gradients; where `fresh`, grad_cells and grad_weights are written, whatever they held.
-        `heard` is what `transposed` makes of these connections; without it they are transposed for this tick alone.
-        """
-        heard = heard or self.transposed(weights, pattern)
+        if transposed is None:
+            transposed = self.transposed(parameters)
         grad_message = self.empty_state(state.shape)
         now, of_state, of_message = self._states(state, grad_out, grad_message)
         self._call(
-            "tick_backward_cells", weights, pattern, len(state), now, cells, extra, of_state, ctypes.c_float(epsilon),
-            ctypes.c_int32(fresh), of_message, of_state, grad_cells, grad_weights,
+            "tick_backward_cells", parameters, len(state), now, parameters.cells, extra, of_state,
+            ctypes.c_float(parameters.epsilon), ctypes.c_int32(fresh), of_message, of_state, gradients.cells, gradients.weights,
         )  # fmt: skip
-        places = None if heard is None else ctypes.byref(heard.pointers())
-        self._call("tick_backward_state", weights, pattern, len(state), places, of_message, of_state, grad_drive)
+        outputs = None if transposed is None else ctypes.byref(_Transposed.of(transposed))
+        self._call("tick_backward_state", parameters, len(state), outputs, of_message, of_state, gradients.drive)
         return grad_out, grad_message
 
-    def transposed(self, weights: torch.Tensor, pattern: Pattern | None) -> Transposed | None:
-        """Sparse connections by the tile that they lead to, for all ticks of a backward; None for dense ones, which need none.
+    def transposed(self, parameters: Parameters) -> Transposed | None:
+        """Sparse connections by the tile that they read, for all ticks of a backward; None for dense ones, which need none.
 
-        They take 65 bytes for each tile and offset that one of the owners keeps, who lie in two tiles where the offset goes
-        along z: 1.3 times as much as the weights themselves where 17 of 42 offsets are kept at random.
+        They take 65 bytes for each tile that is read, each offset, and each tile that keeps it.  The cells that read a tile lie
+        in two tiles if the offset goes along z.  If 17 of 42 offsets are kept at random, that is 1.3 times the weights.
         """
+        pattern = parameters.pattern
         if pattern is None:
             return None
         start = torch.empty(pattern.index[0].numel() + 1, dtype=torch.int64)
-        self._call("tick_count_hearing", weights, pattern, 1, pointer(start, torch.int64))
+        self._call("tick_count_outputs", parameters, 1, pointer(start, torch.int64))
         count = int(start[-1])
-        heard = Transposed(start, pages.empty((count,), torch.uint8), pages.empty((count, TILE)))
-        self._call(
-            "tick_transpose", weights, pattern, 1, pointer(start, torch.int64), pointer(heard.offset, torch.uint8), heard.weight
-        )
-        return heard
+        offset, weight = pages.empty((count,), torch.uint8), pages.empty((count, TILE))
+        self._call("tick_transpose", parameters, 1, pointer(start, torch.int64), pointer(offset, torch.uint8), weight)
+        return Transposed(start, offset, weight)
 
     def _states(self, *states: torch.Tensor | None) -> list[ctypes.c_void_p]:
         return [pointer(state, self._dtype) for state in states]
@@ -242,12 +210,11 @@ class NativeKernel:
     def _call(
         self,
         function: str,
-        weights: torch.Tensor,
-        pattern: Pattern | None,
+        parameters: Parameters,
         batch: int,
-        *arguments: torch.Tensor | ctypes._SimpleCData | ctypes._Pointer | None,
+        *arguments: torch.Tensor | ctypes._SimpleCData | ctypes._CArgObject | None,
     ) -> None:
-        offsets = len(self._topology.offsets)
+        weights, pattern, offsets = parameters.weights, parameters.pattern, len(self._topology.offsets)
         steps, periodic = [ctypes.addressof(step) for step in self._steps], self._topology.boundary == "periodic"
         geometry = Geometry(batch, *weights.shape[1:], offsets, *steps, periodic)
         index, slots = (pattern.index, pattern.slots) if pattern is not None else (None, None)

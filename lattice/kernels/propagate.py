@@ -10,33 +10,13 @@ import torch
 
 from lattice.kernels import pages, reference
 from lattice.kernels.compiled import CompiledKernel
-from lattice.kernels.native import PRECISIONS, KernelUnavailable, NativeKernel
+from lattice.kernels.kernel import NORM_EPSILON, Gradients, Kernel, KernelUnavailable, Parameters
+from lattice.kernels.native import PRECISIONS, NativeKernel
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.kernels.triton_kernel import TritonKernel
 from presets.topology import Topology
 
-NORM_EPSILON = 1e-3
-"""Added to the mean square of a message: a silent neighbourhood stays near zero instead of being blown up to one."""
-
 IMPLEMENTATIONS = ("auto", "native", "triton", "compiled", "reference")
-
-
-class Kernel(Protocol):
-    """One tick forward and backward; see NativeKernel for shapes."""
-
-    name: str
-    sparse: bool
-    """Takes compact weights with their pattern; where not, `propagate` hands it expanded ones."""
-
-    def empty_state(self, shape: tuple[int, ...], zero: bool = False) -> torch.Tensor: ...
-    def forward(self, state, weights, cells, extra, drive, epsilon, pattern=None) -> torch.Tensor: ...
-    def transposed(self, weights, pattern) -> object | None:
-        """What the backwards of all ticks can share and take as `heard`; None where there is nothing."""
-
-    def backward(
-        self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive,
-        pattern=None, fresh=False, heard=None,
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...  # fmt: skip
 
 
 class Observer(Protocol):
@@ -51,7 +31,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class Functional:
-    """The functional tier: each cell hears gain [X, Y, C, Z] times the mean pre-tick state of its cluster.
+    """The functional tier: gain [X, Y, C, Z] times the mean state of its cluster is added to each cell's message.
 
     labels [X, Y, Z] (int64) name the cluster of each cell, 0 <= label < count.
     """
@@ -89,10 +69,10 @@ class Functional:
 
     def message(self, state: torch.Tensor) -> torch.Tensor:
         """gain * mu of each cell's cluster [B, X, Y, C, Z] in the gain's dtype, contiguous."""
-        means, heard = self.means(state), pages.empty(state.shape, self.gain.dtype, state.device)
+        means, message = self.means(state), pages.empty(state.shape, self.gain.dtype, state.device)
         for c in range(state.shape[3]):
-            torch.mul(self.gain[:, :, c], means[:, c, self.labels], out=heard[:, :, :, c])
-        return heard
+            torch.mul(self.gain[:, :, c], means[:, c, self.labels], out=message[:, :, :, c])
+        return message
 
     def add_gradients(
         self,
@@ -112,24 +92,50 @@ class Functional:
 
 
 @dataclass(frozen=True)
+class Options:
+    """How ticks are run.  Nothing here changes the numbers that come out."""
+
+    observer: Observer | None = None
+    segment: int = 0
+    """Of every `segment` ticks one state is kept for the backward, which computes the others again; 0 keeps all."""
+    face: bool = False
+    """Return the output face only; then neither the last state nor a gradient of its size is kept."""
+
+
+_DEFAULT = Options()
+
+
+@dataclass(frozen=True)
 class _Run:
     """What all ticks of one run share beside its tensors."""
 
     kernel: Kernel
     functional: Functional | None
     pattern: Pattern | None
-    observer: Observer | None
     ticks: int
-    segment: int
-    """Of so many ticks' states one is kept; the backward makes the others again."""
-    face: bool
-    """Only the output face is wanted: neither the last state nor a gradient of its size is then kept beside it."""
+    options: Options
 
-    def tick(self, tick: int, state, drive, weights, cells) -> torch.Tensor:
+    @property
+    def segment(self) -> int:
+        return self.options.segment or 1
+
+    def tick(self, tick: int, state: torch.Tensor, drive: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """The state before the tick after `tick`, from the one before it."""
         extra = None if self.functional is None else self.functional.message(state)
-        drive = drive if tick + 1 < self.ticks else None
-        return self.kernel.forward(state, weights, cells, extra, drive, NORM_EPSILON, self.pattern)
+        next_drive = drive if tick + 1 < self.ticks else None
+        return self.kernel.forward(state, parameters, extra, next_drive)
+
+
+class _Context(Protocol):
+    """What autograd hands from a forward to its backward."""
+
+    states: dict[int, torch.Tensor]
+    run: _Run
+    needs_input_grad: tuple[bool, ...]
+
+    @property
+    def saved_tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]: ...
+    def save_for_backward(self, *tensors: torch.Tensor | None) -> None: ...
 
 
 class _Propagate(torch.autograd.Function):
@@ -141,70 +147,83 @@ class _Propagate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, drive, weights, cells, gain, run, keep):
+    def forward(
+        ctx: _Context,
+        drive: torch.Tensor,
+        weights: torch.Tensor,
+        cells: torch.Tensor,
+        gain: torch.Tensor | None,
+        run: _Run,
+        keep: bool,
+    ) -> torch.Tensor:
         batch, x, y, channels = drive.shape
         state = run.kernel.empty_state((batch, x, y, channels, weights.shape[-1]), zero=True)
         state[..., 0] = drive
+        parameters, observer = Parameters(weights, cells, run.pattern), run.options.observer
         states: dict[int, torch.Tensor] = {}
         last_segment = (run.ticks - 1) // run.segment * run.segment
         for tick in range(run.ticks):
             if keep and (tick % run.segment == 0 or tick >= last_segment):
                 states[tick] = state
-            if run.observer is not None:
-                run.observer.observe(tick, state, False)
-            state = run.tick(tick, state, drive, weights, cells)
-        if run.observer is not None:
-            run.observer.observe(run.ticks, state, True)
+            if observer is not None:
+                observer.observe(tick, state, False)
+            state = run.tick(tick, state, drive, parameters)
+        if observer is not None:
+            observer.observe(run.ticks, state, True)
         ctx.save_for_backward(drive, weights, cells, gain)
         ctx.states, ctx.run = states, run
-        return state[..., -1].contiguous() if run.face else state
+        return state[..., -1].contiguous() if run.options.face else state
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: _Context, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad,) = grads
         drive, weights, cells, gain = ctx.saved_tensors
         states, run = ctx.states, ctx.run
         if not states:
             raise RuntimeError("propagate: the states were freed by an earlier backward; run the ticks again")
-        functional, kernel = run.functional, run.kernel
+        functional, kernel, observer = run.functional, run.kernel, run.options.observer
         (grad_weights, grad_cells), inside = _totals(weights if ctx.needs_input_grad[1] else None, cells)
+        assert grad_cells is not None
         fresh = not any(inside)  # the last tick's backward, the first to run, then writes; those after it add
-        gain_inside = gain is not None and gain.is_leaf and gain.grad is not None
-        grad_gain = gain.grad if gain_inside else None if gain is None else torch.zeros_like(gain)
+        grad_gain, gain_inside = None, False
+        if gain is not None:
+            gain_inside = gain.is_leaf and gain.grad is not None
+            grad_gain = gain.grad if gain_inside else torch.zeros_like(gain)
         grad_drive = torch.zeros(drive.shape, dtype=torch.float32, device=drive.device)
-        if run.face:
+        if run.options.face:
             face, grad = grad, run.kernel.empty_state((*drive.shape, weights.shape[-1]), zero=True)
             grad[..., -1] = face
         else:
             grad = grad.clone(memory_format=torch.contiguous_format)  # kernels overwrite it, and it is not ours
-        heard = kernel.transposed(weights, run.pattern)
+        parameters = Parameters(weights, cells, run.pattern)
+        gradients = Gradients(grad_cells, grad_weights, grad_drive)
+        transposed = kernel.transposed(parameters)
         for tick in reversed(range(run.ticks)):
             if tick not in states:
                 for begun in range(tick // run.segment * run.segment, tick):
-                    states[begun + 1] = run.tick(begun, states[begun], drive, weights, cells)
+                    states[begun + 1] = run.tick(begun, states[begun], drive, parameters)
             state = states.pop(tick)  # freed as soon as it is used
-            if run.observer is not None:
-                run.observer.signal(tick, grad, state)
+            if observer is not None:
+                observer.signal(tick, grad, state)
             extra = None if functional is None else functional.message(state)
-            grad, grad_message = kernel.backward(
-                grad, state, weights, cells, extra, NORM_EPSILON, grad_cells, grad_weights, grad_drive,
-                run.pattern, fresh, heard,
-            )  # fmt: skip
+            grad, grad_message = kernel.backward(grad, state, parameters, extra, gradients, fresh, transposed)
             fresh = False
             if functional is not None:
+                assert grad_gain is not None
                 functional.add_gradients(grad_message, state, grad_gain, grad, grad_drive)
             del state, extra, grad_message  # before the next tick makes its own
-        totals, inside = (grad_weights, grad_cells, grad_gain), (*inside, gain_inside)
-        given = [None if there else total for total, there in zip(totals, inside, strict=True)]
+        totals = zip((grad_weights, grad_cells, grad_gain), (*inside, gain_inside), strict=True)
+        given = [None if there else total for total, there in totals]
         return grad_drive.to(drive.dtype), *given, None, None
 
 
 def _totals(*parameters: torch.Tensor | None) -> tuple[list[torch.Tensor | None], list[bool]]:
     """(where to add each one's gradient, whether that is the gradient it has); not yet written to where none has one."""
     inside = [p is not None and p.is_leaf and p.grad is not None for p in parameters]
-    totals = []
+    totals: list[torch.Tensor | None] = []
     for p, there in zip(parameters, inside, strict=True):
         if p is None or there:
-            totals.append(p.grad if there else None)
+            totals.append(None if p is None else p.grad)
         else:
             fresh = pages.empty(p.shape, p.dtype, p.device)
             totals.append(fresh.zero_() if any(inside) else fresh)
@@ -220,20 +239,18 @@ def propagate(
     kernel: Kernel | None = None,
     functional: Functional | None = None,
     pattern: Pattern | None = None,
-    observer: Observer | None = None,
-    segment: int = 0,
-    face: bool = False,
+    options: Options = _DEFAULT,
 ) -> torch.Tensor:
     """The state after `ticks` ticks from silence, with `drive` added to the input face before each of them.
 
-    drive [B, X, Y, C] in the state dtype (fp32, bf16, fp16); weights [K, X, Y, Z] and cells [6, X, Y, C, Z] in fp32;
-    returns [B, X, Y, C, Z], or its output face [B, X, Y, C] where only the `face` is wanted.  With a `pattern`, weights are
-    compact: [kept, X, Y, Z].  `kernel=None` runs the reference.  With a `segment`, of every so many ticks only the first
-    one's state is kept for the backward, which observers do not see run again; the reference keeps all that autograd needs.
-    Raises ValueError where shapes do not belong together.
+    drive [B, X, Y, C] in the state dtype (fp32, bf16, fp16); weights [K, X, Y, Z], or with a `pattern` the compact
+    [kept, X, Y, Z], and cells [6, X, Y, C, Z] in fp32.  Returns [B, X, Y, C, Z], or only its output face [B, X, Y, C] if
+    `options.face`.  `kernel=None` runs the reference, which keeps all that autograd needs, whatever `options.segment` says.
+    An observer sees each tick once, also if the backward runs it again.
+    Raises ValueError if shapes do not belong together.
     """
     x, y, z = topology.shape
-    expected = {"drive": (drive.shape[1:3], (x, y))}
+    expected: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {"drive": (drive.shape[1:3], (x, y))}
     if pattern is not None:
         expected["pattern"] = ((pattern.offsets, *pattern.index.shape[1:]), (len(topology.offsets), x, y, -(-z // TILE)))
     kept = len(topology.offsets) if pattern is None else len(pattern.index)
@@ -247,8 +264,9 @@ def propagate(
     if kernel is not None:
         keep = torch.is_grad_enabled()
         gain = functional.gain if functional is not None else None
-        run = _Run(kernel, functional, pattern, observer, ticks, segment or 1, face)
+        run = _Run(kernel, functional, pattern, ticks, options)
         return _Propagate.apply(drive.contiguous(), weights, cells, gain, run, keep)
+    observer = options.observer
     state = torch.zeros(*drive.shape, z, dtype=drive.dtype, device=drive.device)
     for tick in range(ticks):
         state = torch.cat([state[..., 0:1] + drive[..., None], state[..., 1:]], dim=-1)
@@ -261,7 +279,7 @@ def propagate(
             state.register_hook(partial(_signal, observer, tick, before.detach()))
     if observer is not None:
         observer.observe(ticks, state, True)
-    return state[..., -1] if face else state
+    return state[..., -1] if options.face else state
 
 
 def _signal(observer: Observer, tick: int, before: torch.Tensor, grad: torch.Tensor) -> None:

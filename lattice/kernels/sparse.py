@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-TILE = 16
-"""Cells along z that share one pattern: the lanes of a vector in the C kernel."""
+from presets.topology import TILE
 
 NONE = 255
 """In `Pattern.slots`: this tile does not keep the offset."""

@@ -5,12 +5,12 @@
  * All functions loop alike:
  *
  *     strips, shared out among the threads: gather the connections of the strip's tiles (tiles.h)
- *       tiles: 16 cells side by side along z
+ *       tiles: TILE cells side by side along z
  *         samples: the tile's weights and parameters are in the first-level cache by now, read from memory once per batch
  *           connections x channels: the C sums of the message stay in registers
  *
  * Every output element is written by exactly one thread and summed in a fixed order: results do not depend on the number of
- * threads.  Compiled at first use with -DCHANNELS=C (native.py).
+ * threads.  Compiled at first use with -DCHANNELS=C, -DTILE and -DMAX_OFFSETS (native.py).
  */
 #include "tiles.h"
 
@@ -52,11 +52,12 @@ static inline vec message(const Tile *tile, const number *at, const float *extra
     return factor;
 }
 
-/* What the tiles of the next column need is asked for while those of this one run, CHANNELS lines of each tensor a tile, in the
- * order in which they lie in memory: a tile reads one line of each of 6 * CHANNELS rows, which neither the hardware's prefetchers
- * nor the pages of the memory see coming.  In the order of use, forward was a fifth slower at a depth of 75.
- * From the tile's first cell to the first of its lines in the next column, in numbers (bf16 ones take half a line, and are asked
- * for twice): */
+/* Prefetching.  A tile reads one line of each of 6 * CHANNELS rows, which the hardware does not foresee.  So while a tile is
+ * computed, it prefetches its share of the next column: CHANNELS lines of each tensor, in the order in which they lie in memory.
+ * In the order of use instead, forward was a fifth slower at a depth of 75.
+ *
+ * This is the distance from the tile's first cell to the first of those lines, in numbers.  In bf16 a number takes half as much,
+ * and every line is prefetched twice. */
 static inline int64_t to_lines_ahead(const Tile *tile, int64_t Z) { return CHANNELS * Z + (CHANNELS - 1) * tile->z0; }
 
 /* One line of each of the six parameters, or of their gradients, which will be written. */
@@ -67,10 +68,10 @@ static inline void prefetch_grad_cells(float *p, int64_t sample) {
     for (int v = 0; v < 6; v++) __builtin_prefetch(p + v * sample, 1);
 }
 
-/* Weight gradients lie in a stream for each offset; they are asked for so many tiles before they are written. */
+/* Weight gradients lie in one stream for each offset, and are prefetched so many tiles before they are written. */
 #define TILES_AHEAD 3
 
-/* out = tick(state); then out[z = 0] += drive where drive [B, X, Y, C] is given (it is the next tick's input). */
+/* out = tick(state); then out[z = 0] += drive [B, X, Y, C], which is the next tick's input; `drive` may be null. */
 void tick_forward(const Geometry *g, const Connections *net, const number *state, const float *cells, const float *extra,
                   const number *drive, float epsilon, number *out) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, block = CHANNELS * Z, sample = columns * block;
@@ -78,7 +79,7 @@ void tick_forward(const Geometry *g, const Connections *net, const number *state
     for (int64_t strip = 0; strip < strips(g); strip++) {
         Tile tiles[STRIP];
         const int count = place_strip(tiles, g, strip);
-        gather_heard(tiles, count, g, net, CHANNELS);
+        gather_inputs(tiles, count, g, net, CHANNELS);
         for (const Tile *tile = tiles; tile < tiles + count; tile++) {
             const int n = tile->n;
             const int64_t base = tile->column * block + tile->z0, ahead = to_lines_ahead(tile, Z);
@@ -115,19 +116,19 @@ typedef struct {
     vec cells[6][CHANNELS], weights[MAX_OFFSETS];
 } Sums;
 
-/* Which of a batch's samples this is.  The first begins the sums; the last writes them to the gradient tensors, a few lines at
- * a time in between its other work, as memory takes them. */
+/* Which of a batch's samples this is.  The first one begins the sums.  The last one writes them to the gradient tensors, a few
+ * lines at a time between its other work, so that it does not wait for memory. */
 enum { FIRST = 1, LAST = 2 };
 
-/* Adds v to a sum of the samples; the last of them moves it to p[0 .. n), added to what is there unless `fresh`. */
+/* Adds v to a sum over the samples.  The last sample stores the sum in p[0 .. n), or adds it there unless `fresh`. */
 static inline void sum_up(vec *sum, vec v, int sample, int fresh, float *p, int n) {
     if (!(sample & FIRST)) v += *sum;
     if (!(sample & LAST)) *sum = v;
     else store_lanes(p, fresh ? v : v + load_lanes(p, 0, n), n);
 }
 
-/* The backward of one tile and sample as far as it needs only the tile's own output gradient.  `which` is a constant where
- * this is inlined; grad_weights may be null. */
+/* The part of one tile's and sample's backward that needs only the tile's own output gradient.  It is inlined with a constant
+ * `which`; grad_weights may be null. */
 static inline __attribute__((always_inline)) void backward_tile(
     const Geometry *g, const Tile *tile, const number *at, const float *p, const float *extra, const number *grad_out,
     float epsilon, const int which, int fresh, Sums *sums, number *grad_message, number *grad_state, float *grad_cells,
@@ -189,8 +190,8 @@ static inline __attribute__((always_inline)) void backward_tile(
         for (int k = 0; k < tile->silent; k++) store_lanes(grad_weights + tile->silent_slot[k] * size, (vec){0}, n);
 }
 
-/* First half of the backward.  Writes grad_message [B, X, Y, C, Z] and the direct part of grad_state, which may be grad_out;
- * adds to grad_cells and, where given, grad_weights, or writes them where `fresh`. */
+/* First half of the backward.  Writes grad_message [B, X, Y, C, Z] and the direct part of grad_state, which may be grad_out.
+ * Adds to grad_cells and grad_weights, or overwrites them if `fresh`; grad_weights may be null. */
 void tick_backward_cells(const Geometry *g, const Connections *net, const number *state, const float *cells, const float *extra,
                          const number *grad_out, float epsilon, int32_t fresh, number *grad_message, number *grad_state,
                          float *grad_cells, float *grad_weights) {
@@ -199,7 +200,7 @@ void tick_backward_cells(const Geometry *g, const Connections *net, const number
     for (int64_t strip = 0; strip < strips(g); strip++) {
         Tile tiles[STRIP];
         const int count = place_strip(tiles, g, strip);
-        gather_heard(tiles, count, g, net, CHANNELS);
+        gather_inputs(tiles, count, g, net, CHANNELS);
         for (const Tile *tile = tiles; tile < tiles + count; tile++) {
             const int64_t base = tile->column * block + tile->z0;
             float *of_weights = grad_weights ? grad_weights + tile->column * Z + tile->z0 : 0;
@@ -218,17 +219,17 @@ void tick_backward_cells(const Geometry *g, const Connections *net, const number
     }
 }
 
-/* Of sparse connections, how many lead to each tile: start[t + 1] - start[t]. */
-void tick_count_hearing(const Geometry *g, const Connections *net, int64_t *start) {
+/* Counts the sparse connections that read each tile t, start[t + 1] - start[t]. */
+void tick_count_outputs(const Geometry *g, const Connections *net, int64_t *start) {
     const int64_t total = g->size_x * g->size_y * tiles_of_column(g);
 #pragma omp parallel for schedule(static)
     for (int64_t strip = 0; strip < strips(g); strip++) {
         Tile tiles[STRIP];
-        Hearing h;
+        Output out;
         const int count = place_strip(tiles, g, strip);
         for (int t = 0; t < count; t++) {
             int64_t found = 0;
-            for (int64_t k = 0; k < g->offsets; k++) found += heard_by(&h, g, net, &tiles[t], k, CHANNELS);
+            for (int64_t k = 0; k < g->offsets; k++) found += find_output(&out, g, net, &tiles[t], k, CHANNELS);
             start[strip * STRIP + t + 1] = found;
         }
     }
@@ -236,38 +237,38 @@ void tick_count_hearing(const Geometry *g, const Connections *net, int64_t *star
     for (int64_t t = 0; t < total; t++) start[t + 1] += start[t];
 }
 
-/* Their offsets and weights, in the order of tick_count_hearing's `start`. */
+/* Writes their offsets and weights in the order of the `start` that tick_count_outputs has filled. */
 void tick_transpose(const Geometry *g, const Connections *net, const int64_t *start, uint8_t *offset, float *weight) {
     const int64_t size = g->size_x * g->size_y * g->size_z;
 #pragma omp parallel for schedule(static)
     for (int64_t strip = 0; strip < strips(g); strip++) {
         Tile tiles[STRIP];
-        Hearing h;
+        Output out;
         const int count = place_strip(tiles, g, strip);
         int64_t next[STRIP];
         for (int t = 0; t < count; t++) next[t] = start[strip * STRIP + t];
         for (int64_t k = 0; k < g->offsets; k++)
             for (int t = 0; t < count; t++) {
-                if (!heard_by(&h, g, net, &tiles[t], k, CHANNELS)) continue;
+                if (!find_output(&out, g, net, &tiles[t], k, CHANNELS)) continue;
                 vec w = {0};
-                if (h.lower != NONE) w += load_lanes(net->weights + h.lower * size + h.owners, h.first, h.cut);
-                if (h.upper != NONE) w += load_lanes(net->weights + h.upper * size + h.owners, h.cut, h.last);
+                if (out.lower != NONE) w += load_lanes(net->weights + out.lower * size + out.readers, out.first, out.cut);
+                if (out.upper != NONE) w += load_lanes(net->weights + out.upper * size + out.readers, out.cut, out.last);
                 offset[next[t]] = (uint8_t)k;
                 store_lanes(weight + next[t]++ * LANES, w, LANES);
             }
     }
 }
 
-/* Second half: grad_state[j] += sum_k w_k[j - o_k] * grad_message[j - o_k], gathered so that no two threads write one cell;
- * `heard` is null where connections are dense.  Where given, grad_drive [B, X, Y, C] += grad_state[z = 0]. */
-void tick_backward_state(const Geometry *g, const Connections *net, const Transposed *heard, const number *grad_message,
+/* Second half: grad_state[j] += sum_k w_k[j - o_k] * grad_message[j - o_k], gathered so that no two threads write one cell.
+ * Then grad_drive [B, X, Y, C] += grad_state[z = 0]; it may be null.  `transposed` is null if connections are dense. */
+void tick_backward_state(const Geometry *g, const Connections *net, const Transposed *transposed, const number *grad_message,
                          number *grad_state, float *grad_drive) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, block = CHANNELS * Z, sample = columns * block;
 #pragma omp parallel for schedule(static)
     for (int64_t strip = 0; strip < strips(g); strip++) {
         Tile tiles[STRIP];
         const int count = place_strip(tiles, g, strip);
-        gather_hearing(tiles, count, g, net, heard, CHANNELS);
+        gather_outputs(tiles, count, g, net, transposed, CHANNELS);
         for (const Tile *tile = tiles; tile < tiles + count; tile++) {
             const int n = tile->n;
             const int64_t base = tile->column * block + tile->z0, ahead = to_lines_ahead(tile, Z);

@@ -1,16 +1,18 @@
-/* Where a tile's neighbours are and with which weights it hears them.
+/* The connections of a tile: the cells that it reads (its inputs), and the cells that read it (its outputs).
  *
- * A tile is 16 cells of one column (x, y), side by side along z.  Its connections are gathered once and then serve all samples
+ * A tile is TILE cells of one column (x, y), side by side along z.  Its connections are gathered once and then serve all samples
  * and channels.  Lanes whose neighbour lies outside the lattice get a zero weight, so that afterwards every neighbour is one
- * unconditional 16-lane load.  Such a load may reach up to 16 numbers beside its row: state buffers carry 16 zeroed ones before
- * and after them (native.py).  Weights and parameters are ordinary tensors and are only read inside.
+ * unconditional load of LANES numbers.  Such a load may reach up to LANES numbers beside its row, so state buffers have that many
+ * zeroed ones before and after them (native.py).  Weights and parameters are ordinary tensors and are only read inside.
  *
- * Tiles are gathered by the strip, STRIP of them that follow each other in memory: the weights of one offset lie far from those
- * of the next, and reading one line of each in turn would wait for memory every time.
+ * Tiles are gathered in strips of STRIP tiles that follow each other in memory.  The weights of one offset lie far from those of
+ * the next, and reading one line of each in turn would wait for memory every time.
  */
 #include "vectors.h"
 
-#define MAX_OFFSETS 128
+#ifndef MAX_OFFSETS
+#error "compile with -DMAX_OFFSETS=<connections that a cell may have>"
+#endif
 #define STRIP 8
 
 typedef struct {
@@ -20,9 +22,9 @@ typedef struct {
 } Geometry;
 
 /* The connections of all cells.
- * Dense: weights [offsets, X, Y, Z], index and slot null.
- * Sparse: weights [kept, X, Y, Z]; all cells of a tile keep the same offsets, index [kept, X, Y, tiles] says which, and
- * slot [offsets, X, Y, tiles] is its inverse: where an offset is kept, or NONE. */
+ * Dense: weights [offsets, X, Y, Z]; index and slot are null.
+ * Sparse: weights [kept, X, Y, Z].  All cells of a tile keep the same offsets, and index [kept, X, Y, tiles] says which.
+ * slot [offsets, X, Y, tiles] is the inverse of index: the slot that keeps an offset, or NONE. */
 typedef struct {
     const float *weights;
     const uint8_t *index, *slot;
@@ -33,12 +35,12 @@ typedef struct {
 typedef struct {
     int64_t x, y, column, z0;    /* where it lies; column = x * Y + y */
     int n;                       /* cells in it: LANES, or what is left of the column */
-    int count;                   /* connections with a neighbour in at least one lane: */
+    int count;                   /* connections with a neighbour inside the lattice in at least one lane: */
     vec weight[MAX_OFFSETS];
     int64_t shift[MAX_OFFSETS];  /* from a cell to its neighbour in a state buffer, in numbers */
     int32_t offset[MAX_OFFSETS]; /* k of o_k */
-    int32_t slot[MAX_OFFSETS];   /* place on the weight tensor's first axis */
-    int silent;                  /* connections without any, by slot: */
+    int32_t slot[MAX_OFFSETS];   /* index along the weight tensor's first axis */
+    int silent;                  /* connections without such a neighbour, by slot: */
     int32_t silent_slot[MAX_OFFSETS];
 } Tile;
 
@@ -83,6 +85,11 @@ static inline int64_t column_at(const Geometry *g, const Tile *tile, int64_t dx,
     return x * g->size_y + y;
 }
 
+/* From a cell of the tile to the cell dz further in another column: numbers in a state buffer. */
+static inline int64_t shift_to(const Geometry *g, const Tile *tile, int64_t column, int64_t dz, int channels) {
+    return (column - tile->column) * channels * g->size_z + dz;
+}
+
 static inline void append(Tile *tile, vec weight, int64_t shift, int64_t offset, int64_t slot) {
     const int i = tile->count++;
     tile->weight[i] = weight;
@@ -91,8 +98,8 @@ static inline void append(Tile *tile, vec weight, int64_t shift, int64_t offset,
     tile->slot[i] = (int32_t)slot;
 }
 
-/* The tiles' own connections, to the cells i + o_k they hear. */
-static void gather_heard(Tile *tiles, int count, const Geometry *g, const Connections *net, int channels) {
+/* Gathers the connections to the cells i + o_k, which the tiles read. */
+static void gather_inputs(Tile *tiles, int count, const Geometry *g, const Connections *net, int channels) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, per_column = tiles_of_column(g);
     const int64_t kept = net->index ? net->kept : g->offsets;
     for (int64_t slot = 0; slot < kept; slot++)
@@ -108,63 +115,65 @@ static void gather_heard(Tile *tiles, int count, const Geometry *g, const Connec
                 tile->silent_slot[tile->silent++] = (int32_t)slot;
                 continue;
             }
-            append(tile, load_lanes(weights, first, last), (neighbour - tile->column) * channels * Z + g->dz[k], k, slot);
+            append(tile, load_lanes(weights, first, last), shift_to(g, tile, neighbour, g->dz[k], channels), k, slot);
         }
 }
 
-/* A connection of offset k that leads to a tile, from the cells i - o_k that hear it: where their weights are. */
+/* The connections of one offset k by which a tile is read: where the weights are of its readers, the cells i - o_k.  Readers may
+ * lie in two tiles, which keep the offset in different slots or not at all. */
 typedef struct {
-    int first, last, cut;  /* lanes that have an owner inside; `cut` is the first whose owner lies in the second of two tiles */
-    int lower, upper;      /* slots of the two tiles of owners, NONE where they do not keep the offset */
-    int64_t owners, shift; /* from the cells to their owners: in a row of weights, and in a state buffer, in numbers */
-} Hearing;
+    int first, last, cut;   /* lanes that have a reader inside; `cut` is the first whose reader lies in the second of two tiles */
+    int lower, upper;       /* slots of the two tiles of readers; NONE if a tile does not keep the offset */
+    int64_t readers, shift; /* from the cells to their readers: in a row of weights, and in a state buffer, in numbers */
+} Output;
 
-/* Fills `h`; returns whether there is such a connection. */
-static inline int heard_by(Hearing *h, const Geometry *g, const Connections *net, const Tile *tile, int64_t k, int channels) {
-    const int64_t owner = column_at(g, tile, -g->dx[k], -g->dy[k]), start = tile->z0 - g->dz[k]; /* may lie outside */
-    lanes_inside(g, tile, -g->dz[k], &h->first, &h->last);
-    if (owner < 0 || h->first >= h->last) return 0;
-    h->owners = owner * g->size_z + start;
-    h->shift = (owner - tile->column) * channels * g->size_z - g->dz[k];
-    h->cut = h->last;
-    h->lower = h->upper = (int)k;
+/* Fills `out` for offset k; returns whether any cell reads the tile by it. */
+static inline int find_output(Output *out, const Geometry *g, const Connections *net, const Tile *tile, int64_t k,
+                              int channels) {
+    const int64_t reader = column_at(g, tile, -g->dx[k], -g->dy[k]), start = tile->z0 - g->dz[k]; /* may lie outside */
+    lanes_inside(g, tile, -g->dz[k], &out->first, &out->last);
+    if (reader < 0 || out->first >= out->last) return 0;
+    out->readers = reader * g->size_z + start;
+    out->shift = shift_to(g, tile, reader, -g->dz[k], channels);
+    out->cut = out->last;
+    out->lower = out->upper = (int)k;
     if (!net->slot) return 1;
-    const int64_t of_first = (start + h->first) / LANES, next = (of_first + 1) * LANES - start;
-    const uint8_t *slot = net->slot + (k * g->size_x * g->size_y + owner) * tiles_of_column(g) + of_first;
-    if (next < h->last) h->cut = (int)next;
-    h->lower = slot[0];
-    h->upper = h->cut < h->last ? slot[1] : NONE;
-    return h->lower != NONE || h->upper != NONE;
+    const int64_t of_first = (start + out->first) / LANES, next = (of_first + 1) * LANES - start;
+    const uint8_t *slot = net->slot + (k * g->size_x * g->size_y + reader) * tiles_of_column(g) + of_first;
+    if (next < out->last) out->cut = (int)next;
+    out->lower = slot[0];
+    out->upper = out->cut < out->last ? slot[1] : NONE;
+    return out->lower != NONE || out->upper != NONE;
 }
 
-/* Connections by the tile that they lead to (the transpose), for sparse ones, whose places must be looked up one by one:
- * those of tile t, counted along the columns, are start[t] .. start[t + 1]. */
+/* Sparse connections in the order of the tile that is read: those to tile t, counted along the columns, are numbers start[t] up to
+ * start[t + 1].  Without this list every offset of every reader would have to be looked up for each tile and tick. */
 typedef struct {
     const int64_t *start;
     const uint8_t *offset;
-    const float *weight; /* LANES each: what the owners hear the tile's cells with */
+    const float *weight; /* LANES each: one for each cell of the tile that is read */
 } Transposed;
 
-/* The connections that lead to the tiles; `heard` is null where they are dense. */
-static void gather_hearing(Tile *tiles, int count, const Geometry *g, const Connections *net, const Transposed *heard,
+/* Gathers the connections from the cells i - o_k, which read the tiles; `transposed` is null if connections are dense. */
+static void gather_outputs(Tile *tiles, int count, const Geometry *g, const Connections *net, const Transposed *transposed,
                            int channels) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, per_column = tiles_of_column(g);
-    Hearing h;
-    if (!heard) {
+    Output out;
+    if (!transposed) {
         for (int64_t k = 0; k < g->offsets; k++)
             for (int t = 0; t < count; t++) {
-                if (!heard_by(&h, g, net, &tiles[t], k, channels)) continue;
-                const float *weights = net->weights + k * columns * Z + h.owners;
+                if (!find_output(&out, g, net, &tiles[t], k, channels)) continue;
+                const float *weights = net->weights + k * columns * Z + out.readers;
                 __builtin_prefetch(weights + STRIP * LANES);
-                append(&tiles[t], load_lanes(weights, h.first, h.last), h.shift, k, k);
+                append(&tiles[t], load_lanes(weights, out.first, out.last), out.shift, k, k);
             }
         return;
     }
     for (Tile *tile = tiles; tile < tiles + count; tile++) {
         const int64_t number = tile->column * per_column + tile->z0 / LANES;
-        for (int64_t i = heard->start[number]; i < heard->start[number + 1]; i++) {
-            const int64_t k = heard->offset[i], owner = column_at(g, tile, -g->dx[k], -g->dy[k]);
-            append(tile, load(heard->weight + i * LANES), (owner - tile->column) * channels * Z - g->dz[k], k, NONE);
+        for (int64_t i = transposed->start[number]; i < transposed->start[number + 1]; i++) {
+            const int64_t k = transposed->offset[i], reader = column_at(g, tile, -g->dx[k], -g->dy[k]);
+            append(tile, load(transposed->weight + i * LANES), shift_to(g, tile, reader, -g->dz[k], channels), k, NONE);
         }
     }
 }

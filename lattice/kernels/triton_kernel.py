@@ -11,7 +11,7 @@ import contextlib
 import torch
 
 from lattice.kernels.agreement import disagreement
-from lattice.kernels.native import KernelUnavailable
+from lattice.kernels.kernel import Gradients, KernelUnavailable, Parameters, Transposed
 from lattice.kernels.sparse import TILE, Pattern
 from presets.topology import Topology
 
@@ -66,47 +66,57 @@ class TritonKernel:
             raise KernelUnavailable(f"triton computes wrongly on {self._device} (off by {off:.2g} of the largest value)")
 
     def _off_by(self, topology: Topology) -> float:
-        """The worst disagreement with the reference, on dense connections and on compact ones that hear of clusters, too."""
+        """The worst disagreement with the reference, on dense connections, and on compact ones with clusters."""
         self._place(topology)
         tiles = -(-topology.shape[2] // TILE)
         index = torch.arange(3, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, *topology.shape[:2], tiles) * 7 + 4
         pattern = Pattern(index.contiguous().to(self._device), len(topology.offsets))
         of = (self, topology, self._channels, 2, self._dtype, self._device)
-        return float(torch.tensor([disagreement(*of), disagreement(*of, pattern, heard=True)]).max())  # NaN where one is
+        return float(torch.tensor([disagreement(*of), disagreement(*of, pattern, functional=True)]).max())  # NaN where one is
 
     def empty_state(self, shape: tuple[int, ...], zero: bool = False) -> torch.Tensor:
         make = torch.zeros if zero else torch.empty
         return make(shape, dtype=self._dtype, device=self._device)
 
-    def forward(self, state, weights, cells, extra, drive, epsilon, pattern=None):
+    def forward(
+        self, state: torch.Tensor, parameters: Parameters, extra: torch.Tensor | None, drive: torch.Tensor | None
+    ) -> torch.Tensor:
+        weights, pattern = parameters.weights, parameters.pattern
         out, index = torch.empty_like(state), None if pattern is None else pattern.index
         self._launch(
-            "forward", state, state, weights, index, cells, extra, drive, self._steps, out, *self._sizes(state),
-            len(weights), epsilon,
+            "forward", state, state, weights, index, parameters.cells, extra, drive, self._steps, out, *self._sizes(state),
+            len(weights), parameters.epsilon,
         )  # fmt: skip
         return out
 
-    def transposed(self, weights, pattern):
+    def transposed(self, parameters: Parameters) -> None:
         return None
 
     def backward(
-        self, grad_out, state, weights, cells, extra, epsilon, grad_cells, grad_weights, grad_drive,
-        pattern=None, fresh=False, heard=None,
-    ):  # fmt: skip
+        self,
+        grad_out: torch.Tensor,
+        state: torch.Tensor,
+        parameters: Parameters,
+        extra: torch.Tensor | None,
+        gradients: Gradients,
+        fresh: bool = False,
+        transposed: Transposed | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        weights, cells, pattern = parameters.weights, parameters.cells, parameters.pattern
         grad_message, sizes = torch.empty_like(state), self._sizes(state)
         index, slots = (None, None) if pattern is None else (pattern.index, pattern.slots)
         self._launch(
             "backward_cells", state, grad_out, state, weights, index, cells, extra, self._steps, grad_out, grad_message,
-            grad_cells, *sizes, len(weights), epsilon, FRESH=fresh,
+            gradients.cells, *sizes, len(weights), parameters.epsilon, FRESH=fresh,
         )  # fmt: skip
         self._launch("backward_state", state, weights, slots, self._steps, grad_message, grad_out, *sizes, len(self._steps))
-        if grad_weights is not None:
+        if gradients.weights is not None:
             self._launch(
-                "backward_weights", state, grad_message, state, index, self._steps, grad_weights, *sizes, len(weights),
+                "backward_weights", state, grad_message, state, index, self._steps, gradients.weights, *sizes, len(weights),
                 FRESH=fresh,
             )  # fmt: skip
-        if grad_drive is not None:
-            grad_drive += grad_out[..., 0]
+        if gradients.drive is not None:
+            gradients.drive.add_(grad_out[..., 0])
         return grad_out, grad_message
 
     @staticmethod

@@ -24,7 +24,9 @@ _NONE = tl.constexpr(sparse.NONE)
 
 
 @triton.jit
-def _place(size_y, size_z, CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr):
+def _place(
+    size_y: tl.tensor, size_z: tl.tensor, CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
     """Which cells are this program's: (x, y, z [Z_BLOCK], channels [C_BLOCK, 1] as positions in a column, lanes inside)."""
     blocks = tl.cdiv(size_z, Z_BLOCK)
     program = tl.program_id(0)
@@ -36,7 +38,10 @@ def _place(size_y, size_z, CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOC
 
 
 @triton.jit
-def _neighbour(k, sign, x, y, z, steps, size_x, size_y, size_z, PERIODIC: tl.constexpr):
+def _neighbour(
+    k: tl.tensor, sign: int, x: tl.tensor, y: tl.tensor, z: tl.tensor, steps: tl.tensor,
+    size_x: tl.tensor, size_y: tl.tensor, size_z: tl.tensor, PERIODIC: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
     """The cells at i + sign * o_k: (column, z, whether inside), each lane's.  k is one offset, or one a lane."""
     x += sign * tl.load(steps + 3 * k)
     y += sign * tl.load(steps + 3 * k + 1)
@@ -51,9 +56,10 @@ def _neighbour(k, sign, x, y, z, steps, size_x, size_y, size_z, PERIODIC: tl.con
 
 @triton.jit
 def _message(
-    total, state, weights, index, steps, kept, x, y, z, channels, lanes, size_x, size_y, size_z,
-    CHANNELS: tl.constexpr, PERIODIC: tl.constexpr,
-):  # fmt: skip
+    total: tl.tensor, state: tl.tensor, weights: tl.tensor, index: tl.tensor | None, steps: tl.tensor, kept: tl.tensor,
+    x: tl.tensor, y: tl.tensor, z: tl.tensor, channels: tl.tensor, lanes: tl.tensor,
+    size_x: tl.tensor, size_y: tl.tensor, size_z: tl.tensor, CHANNELS: tl.constexpr, PERIODIC: tl.constexpr,
+) -> tl.tensor:  # fmt: skip
     """total + sum_k w_k[i] * s[i + o_k], of one sample."""
     columns, column = tl.cast(size_x, tl.int64) * size_y, x * size_y + y
     for slot in range(kept):
@@ -65,33 +71,33 @@ def _message(
         there, z_there, inside = _neighbour(k, 1, x, y, z, steps, size_x, size_y, size_z, PERIODIC)
         inside = inside & (z < size_z)
         w = tl.cast(tl.load(weights + (slot * columns + column) * size_z + z, mask=inside, other=0.0), tl.float32)
-        heard = state + (there * CHANNELS * size_z + z_there)[None, :] + channels
-        s = tl.cast(tl.load(heard, mask=lanes & inside[None, :], other=0.0), tl.float32)
+        source = state + (there * CHANNELS * size_z + z_there)[None, :] + channels
+        s = tl.cast(tl.load(source, mask=lanes & inside[None, :], other=0.0), tl.float32)
         total += w[None, :] * s
     return total
 
 
 @triton.jit
-def _load(pointer, lanes):
+def _load(pointer: tl.tensor, lanes: tl.tensor) -> tl.tensor:
     return tl.cast(tl.load(pointer, mask=lanes, other=0.0), tl.float32)
 
 
 @triton.jit
-def _sigmoid(v):
+def _sigmoid(v: tl.tensor) -> tl.tensor:
     # exp of a negative number never overflows.
     e = tl.exp(-tl.abs(v))
     return tl.where(v >= 0, 1.0, e) / (1.0 + e)
 
 
 @triton.jit
-def _tanh(v):
+def _tanh(v: tl.tensor) -> tl.tensor:
     e = tl.exp(-2.0 * tl.abs(v))
     size = (1.0 - e) / (1.0 + e)
     return tl.where(v >= 0, size, -size)
 
 
 @triton.jit
-def _add_to(pointer, value, lanes, FRESH: tl.constexpr):
+def _add_to(pointer: tl.tensor, value: tl.tensor, lanes: tl.tensor, FRESH: tl.constexpr) -> None:
     """Adds to what is there, or replaces it where FRESH."""
     if not FRESH:
         value += _load(pointer, lanes)
@@ -100,9 +106,11 @@ def _add_to(pointer, value, lanes, FRESH: tl.constexpr):
 
 @triton.jit(do_not_specialize=_SIZES)
 def forward(
-    state, weights, index, cells, extra, drive, steps, out, batch, size_x, size_y, size_z, kept, epsilon,
+    state: tl.tensor, weights: tl.tensor, index: tl.tensor | None, cells: tl.tensor, extra: tl.tensor | None,
+    drive: tl.tensor | None, steps: tl.tensor, out: tl.tensor,
+    batch: tl.tensor, size_x: tl.tensor, size_y: tl.tensor, size_z: tl.tensor, kept: tl.tensor, epsilon: tl.tensor,
     CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr, PERIODIC: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """out = tick(state); then out[z = 0] += drive [B, X, Y, C] where given."""
     x, y, z, channels, lanes = _place(size_y, size_z, CHANNELS, C_BLOCK, Z_BLOCK)
     columns, column = tl.cast(size_x, tl.int64) * size_y, x * size_y + y
@@ -135,10 +143,11 @@ def forward(
 
 @triton.jit(do_not_specialize=_SIZES)
 def backward_cells(
-    grad_out, state, weights, index, cells, extra, steps, grad_state, grad_message, grad_cells,
-    batch, size_x, size_y, size_z, kept, epsilon,
+    grad_out: tl.tensor, state: tl.tensor, weights: tl.tensor, index: tl.tensor | None, cells: tl.tensor,
+    extra: tl.tensor | None, steps: tl.tensor, grad_state: tl.tensor, grad_message: tl.tensor, grad_cells: tl.tensor,
+    batch: tl.tensor, size_x: tl.tensor, size_y: tl.tensor, size_z: tl.tensor, kept: tl.tensor, epsilon: tl.tensor,
     CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr, PERIODIC: tl.constexpr, FRESH: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Writes grad_message and the direct part of grad_state, which may be grad_out; adds to grad_cells, or writes it."""
     x, y, z, channels, lanes = _place(size_y, size_z, CHANNELS, C_BLOCK, Z_BLOCK)
     columns = tl.cast(size_x, tl.int64) * size_y
@@ -183,9 +192,10 @@ def backward_cells(
 
 @triton.jit(do_not_specialize=_SIZES)
 def backward_state(
-    weights, slots, steps, grad_message, grad_state, batch, size_x, size_y, size_z, offsets,
+    weights: tl.tensor, slots: tl.tensor | None, steps: tl.tensor, grad_message: tl.tensor, grad_state: tl.tensor,
+    batch: tl.tensor, size_x: tl.tensor, size_y: tl.tensor, size_z: tl.tensor, offsets: tl.tensor,
     CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr, PERIODIC: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """grad_state[j] += sum_k w_k[j - o_k] * grad_message[j - o_k], gathered so that no two programs write one cell."""
     x, y, z, channels, lanes = _place(size_y, size_z, CHANNELS, C_BLOCK, Z_BLOCK)
     columns = tl.cast(size_x, tl.int64) * size_y
@@ -201,16 +211,17 @@ def backward_state(
                 slot = tl.cast(tl.load(slots + tile, mask=inside, other=_NONE), tl.int64)
                 inside = inside & (slot != _NONE)
             w = tl.cast(tl.load(weights + (slot * columns + owner) * size_z + z_owner, mask=inside, other=0.0), tl.float32)
-            hearing = grad_message + of_sample + (owner * CHANNELS * size_z + z_owner)[None, :] + channels
-            total += w[None, :] * _load(hearing, lanes & inside[None, :])
+            reader = grad_message + of_sample + (owner * CHANNELS * size_z + z_owner)[None, :] + channels
+            total += w[None, :] * _load(reader, lanes & inside[None, :])
         tl.store(grad_state + of_sample + here, total, mask=lanes)
 
 
 @triton.jit(do_not_specialize=_SIZES)
 def backward_weights(
-    grad_message, state, index, steps, grad_weights, batch, size_x, size_y, size_z, kept,
+    grad_message: tl.tensor, state: tl.tensor, index: tl.tensor | None, steps: tl.tensor, grad_weights: tl.tensor,
+    batch: tl.tensor, size_x: tl.tensor, size_y: tl.tensor, size_z: tl.tensor, kept: tl.tensor,
     CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr, PERIODIC: tl.constexpr, FRESH: tl.constexpr,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """grad_weights[k, i] += sum over samples and channels of grad_message[i] * s[i + o_k], or is written where FRESH."""
     x, y, z, channels, lanes = _place(size_y, size_z, CHANNELS, C_BLOCK, Z_BLOCK)
     columns, column = tl.cast(size_x, tl.int64) * size_y, x * size_y + y
@@ -222,10 +233,10 @@ def backward_weights(
             tile = (slot * columns + column) * tl.cdiv(size_z, _TILE) + z // _TILE
             k = tl.cast(tl.load(index + tile, mask=z < size_z, other=0), tl.int32)
         there, z_there, inside = _neighbour(k, 1, x, y, z, steps, size_x, size_y, size_z, PERIODIC)
-        heard = (there * CHANNELS * size_z + z_there)[None, :] + channels
+        source = (there * CHANNELS * size_z + z_there)[None, :] + channels
         total = tl.zeros((C_BLOCK, Z_BLOCK), tl.float32)
         for b in range(batch):
             of_sample = tl.cast(b, tl.int64) * sample
-            s = _load(state + of_sample + heard, lanes & inside[None, :])
+            s = _load(state + of_sample + source, lanes & inside[None, :])
             total += _load(grad_message + of_sample + here, lanes) * s
         _add_to(grad_weights + (slot * columns + column) * size_z + z, tl.sum(total, 0), z < size_z, FRESH)

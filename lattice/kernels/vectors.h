@@ -1,6 +1,7 @@
-/* Sixteen floats at a time: loads and stores that may be clipped, and the functions the gates and the norm need.
+/* Arithmetic on the cells of a tile at once, a cell in each lane: loads and stores that may be clipped, and the functions that
+ * the gates and the norm need.
  *
- * Vector types are the GCC/Clang extension, so any processor will do; intrinsics stand only where AVX-512 has one instruction
+ * Vector types are the GCC/Clang extension, so any processor will do.  Intrinsics are used only if AVX-512 has one instruction
  * for what takes several otherwise.
  */
 #include <stdint.h>
@@ -9,7 +10,11 @@
 #include <immintrin.h>
 #endif
 
-#define LANES 16
+#ifndef TILE
+#error "compile with -DTILE=<cells of a tile>"
+#endif
+#define LANES TILE
+_Static_assert(LANES == 16, "lanes_between and the AVX-512 intrinsics are written for this many lanes");
 
 typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef float vec_unaligned __attribute__((vector_size(4 * LANES), aligned(4)));
@@ -17,7 +22,7 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 
 static inline vec load(const float *p) { return *(const vec_unaligned *)p; }
 
-/* The lanes [first, last) of the sixteen floats at p, zero elsewhere; memory outside them is not touched. */
+/* The lanes [first, last) of the LANES floats at p, zero elsewhere; memory outside them is not touched. */
 static inline vec load_lanes(const float *p, int first, int last) {
 #ifdef __AVX512F__
     return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << last) - (1u << first)), p);

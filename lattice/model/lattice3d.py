@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lattice.kernels import Functional, propagate
+from lattice.kernels import Functional, Options, propagate
 from lattice.kernels.propagate import Kernel
 from lattice.kernels.sparse import Pattern, moved
 from lattice.plasticity.plasticity import Plasticity
@@ -263,10 +263,8 @@ class Lattice(nn.Module):
         weights = torch.zeros_like(self.weights) if bypass else self.weights
         functional = None if bypass else self.functional
         observer = self.plasticity if self._watched else None
-        return propagate(
-            drive, weights, self.cells, self.topology, ticks, self.kernel, functional, self.pattern, observer,
-            self.segment, face,
-        )  # fmt: skip
+        options = Options(observer, self.segment, face)
+        return propagate(drive, weights, self.cells, self.topology, ticks, self.kernel, functional, self.pattern, options)
 
 
 def block_labels(shape: tuple[int, int, int], clusters: int) -> torch.Tensor:

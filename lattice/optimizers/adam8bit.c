@@ -9,8 +9,9 @@
 #include <math.h>
 #include <stdint.h>
 
-#define EPSILON 1e-8f /* these two as in adam8bit.py */
-#define TINY 1e-38f
+#if !defined BLOCK || !defined EPSILON || !defined TINY
+#error "compile with -DBLOCK, -DEPSILON and -DTINY, which adam8bit.py knows"
+#endif
 
 typedef struct { /* as in adam8bit.py */
     float take, take_square; /* 1 - beta1 and 1 - beta2: what a moment takes of the gradient and its square */

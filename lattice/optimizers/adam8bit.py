@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import resources
 
 import torch
@@ -115,12 +115,13 @@ def _library() -> ctypes.CDLL | None:
     """The compiled step, or None where it can't be built."""
     source = resources.files("lattice.optimizers").joinpath("adam8bit.c").read_text()
     try:
-        return compiled("adam8bit.c", {"adam8bit.c": source}, f"-DBLOCK={BLOCK}")
+        return compiled("adam8bit.c", {"adam8bit.c": source}, f"-DBLOCK={BLOCK}", f"-DEPSILON={EPSILON}f", f"-DTINY={TINY}f")
     except KernelUnavailable:
         return None
 
 
-def _chunks(p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor]):
+def _chunks(p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Matching pieces: weights, gradient, codes and scales of the first moment, codes and scales of the second."""
     size = chunk_size(p.device)
     numbers = [tensor.view(-1).split(size) for tensor in (p, grad, state["exp_avg"], state["exp_avg_sq"])]
     scales = [state[name].split(size // BLOCK) for name in ("exp_avg_scale", "exp_avg_sq_scale")]

@@ -14,7 +14,7 @@ def groups(model: TextLattice, weight_decay: float) -> list[dict[str, Any]]:
     own = {id(p) for p in lattice.parameters()} if lattice is not None else set()
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     connections = [p for _, p in trainable if lattice is not None and p is lattice.weights]
-    cells = [p for _, p in trainable if id(p) in own and p is not lattice.weights]
+    cells = [p for _, p in trainable if lattice is not None and id(p) in own and p is not lattice.weights]
     ports = [p for name, p in trainable if name.startswith(("input_port.", "output_port."))]
     text = [p for name, p in trainable if name.startswith(("encoder.", "decoder."))]
     parts = [

@@ -24,7 +24,7 @@ CONNECTIONS = "lattice.weights/"
 
 def named(optimizer: PartWise, model: TextLattice) -> State:
     """The optimizer's tensors; no copies."""
-    names = {p: name for name, p in model.named_parameters()}
+    names: dict[torch.Tensor, str] = {p: name for name, p in model.named_parameters()}
     return {f"{names[p]}/{key}": value for p, state in optimizer.state.items() for key, value in state.items()}
 
 
@@ -34,8 +34,8 @@ def load(optimizer: PartWise, model: TextLattice, tensors: State) -> None:
     for group in optimizer.param_groups:
         for p in group["params"]:
             expected = _layout(optimizer, group["part"], p)
-            found = {key: tensors.get(f"{names[p]}/{key}") for key in expected}
-            if all(value is not None and (value.shape, value.dtype) == expected[key] for key, value in found.items()):
+            found = {key: value for key in expected if (value := tensors.get(f"{names[p]}/{key}")) is not None}
+            if {key: (value.shape, value.dtype) for key, value in found.items()} == expected:
                 optimizer.state[p] = {key: value.clone().to(p.device) for key, value in found.items()}
 
 

@@ -53,7 +53,7 @@ class PartWise(torch.optim.Optimizer):
         self._adamw.state = self.state
 
     @torch.no_grad()
-    def step(self, closure: None = None, finite: bool = False) -> None:
+    def step(self, closure: None = None, finite: bool = False) -> None:  # type: ignore[override]  # a closure would do nothing here
         """Raises FloatingPointError, and changes nothing, where a gradient that a rule would take is not finite.
 
         `finite` says that all of them are known to be: it spares a pass over them.

@@ -74,7 +74,7 @@ def conserved(
     block = CACHED if u.device.type == "cpu" else max(1, total.numel())
     flat = (u.reshape(len(u), -1), free.reshape(len(u), -1), total.reshape(1, -1).to(u.dtype))
     blocks = zip(*(part.split(block, dim=1) for part in flat), strict=True)
-    scaled = [_scaled(*parts, w_min, w_max) for parts in blocks]
+    scaled = [_scaled(part, exist, wanted, w_min, w_max) for part, exist, wanted in blocks]
     return torch.cat(scaled, dim=1).view(u.shape).movedim(0, dim)
 
 

@@ -1,6 +1,6 @@
 /* Which connections the cells of a tile have, and where these lead: what products.c and update.c share.
  *
- * A tile is 16 cells of one column (x, y), side by side along z, that keep the same offsets.
+ * A tile is TILE cells of one column (x, y), side by side along z, that keep the same offsets.
  */
 #include "vectors.h"
 

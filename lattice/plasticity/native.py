@@ -10,8 +10,9 @@ from importlib import resources
 
 import torch
 
-from lattice.kernels.native import KernelUnavailable, compiled, pointer
-from lattice.kernels.sparse import Pattern
+from lattice.kernels.kernel import KernelUnavailable
+from lattice.kernels.native import compiled, pointer
+from lattice.kernels.sparse import TILE, Pattern
 from presets.topology import Topology
 
 
@@ -57,6 +58,6 @@ def _built(main: str, *defines: str) -> ctypes.CDLL | None:
     sources = {"vectors.h": resources.files("lattice.kernels").joinpath("vectors.h").read_text()}
     sources |= {name: here.joinpath(name).read_text() for name in ("connections.h", main)}
     try:
-        return compiled(main, sources, *defines)
+        return compiled(main, sources, f"-DTILE={TILE}", *defines)
     except KernelUnavailable:
         return None

@@ -4,7 +4,7 @@
  *
  *     pack: a word a cell, bit t for a spike in tick t; a word a tile, the ticks in which any of its cells fires
  *     columns (x, y), shared out among the threads
- *       tiles of 16 cells along z: for each tick, what a spike of a neighbour would add, from the cell's own spikes
+ *       tiles of TILE cells along z: for each tick, what a spike of a neighbour would add, from the cell's own spikes
  *         connections: what it adds, summed over the ticks in which the neighbour fires
  *
  * A pair of spikes counts the same whether the earlier one left a trace or the later one looks ahead; so both traces are the
@@ -14,8 +14,10 @@
  */
 #include "connections.h"
 
-#define MAX_TICKS 32
-#define MAX_BATCH 8
+#if !defined MAX_TICKS || !defined MAX_BATCH
+#error "compile with -DMAX_TICKS and -DMAX_BATCH, the ticks and sentences of a call"
+#endif
+_Static_assert(MAX_TICKS <= 32, "a spike train is a word of 32 bits");
 
 static void pack(const Geometry *g, int64_t ticks, const uint8_t *const *spikes, int32_t *words, uint32_t *busy) {
     const int64_t Z = g->size_z, tiles = tiles_of_column(g);

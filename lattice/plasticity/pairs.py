@@ -1,12 +1,13 @@
 """What STDP sees of a lattice: for every connection the pairs of spikes of its two cells, by which of them fired first.
 
-`pairs` goes over the spikes themselves, in C (`pairs.c`), on the CPU; `plain_pairs` makes traces of them and takes products of
-these with spikes (lattice.plasticity.products), anywhere and for any number of ticks.
+On the CPU, `pairs` goes over the spikes themselves, in C (`pairs.c`).  `plain_pairs` runs anywhere and for any number of ticks:
+it makes traces of the spikes, and products of traces and spikes (lattice.plasticity.products).
 """
 
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 
 import torch
 
@@ -21,7 +22,9 @@ from lattice.plasticity.spikes import traces
 from presets.topology import Topology
 
 MAX_TICKS, MAX_BATCH = 32, 8
-"""As in pairs.c."""
+"""Ticks and sentences that pairs.c takes at once.  It keeps a bit of a 32-bit word for each tick."""
+
+DEFINES = (f"-DMAX_TICKS={MAX_TICKS}", f"-DMAX_BATCH={MAX_BATCH}")
 
 
 @torch.no_grad()
@@ -33,16 +36,17 @@ def pairs(
     quiet: float = 0.0,
     pattern: Pattern | None = None,
 ) -> Work:
-    """Adds Σ exp(-gap / tau) to `sums`, each [kept, X, Y, Z]: over pairs of which i + o_k fired `gap` > 0 ticks before i with
-    tau_plus to the first, over those of which it fired after i with tau_minus to the second.
+    """Adds Σ exp(-gap / tau) over pairs of spikes of connected cells to two `sums`, each [kept, X, Y, Z].
 
-    `spiking` are the spikes of each tick, bool [B, X, Y, Z]; the connections are those of `pattern`, without one all K.
-    `quiet` as for products; where it is not 0, traces and products are taken.
+    The first sum takes the pairs of which i + o_k fired `gap` > 0 ticks before i, with tau_plus.  The second one takes those of
+    which it fired `gap` > 0 ticks after i, with tau_minus.  `spiking` are the spikes of each tick, bool [B, X, Y, Z].  The
+    connections are those of `pattern`, or all K without one.  `quiet` is as for products; if it is not 0, traces and products
+    are taken.
     """
     fits = spiking[0].device.type == "cpu" and len(spiking) <= MAX_TICKS and not quiet
-    kernel = library("pairs.c") if fits else None
+    kernel = library("pairs.c", *DEFINES) if fits else None
     if kernel is None:
-        return plain_pairs(spiking, stdp, topology, sums, quiet, pattern)
+        return plain_pairs(spiking, stdp, sums, lambda pre, post, total: products(pre, post, topology, total, quiet, pattern))
     (_, x, y, z), ticks, total, work = spiking[0].shape, len(spiking), Work(0, 0), (ctypes.c_int64 * 2)()
     decays = [ctypes.c_float(rules.decay(tau)) for tau in (stdp.tau_plus, stdp.tau_minus)]
     for part in zip(*(spikes.split(MAX_BATCH) for spikes in spiking), strict=True):
@@ -62,16 +66,15 @@ def pairs(
 def plain_pairs(
     spiking: list[torch.Tensor],
     stdp: rules.STDP,
-    topology: Topology,
     sums: list[torch.Tensor],
-    quiet: float = 0.0,
-    pattern: Pattern | None = None,
+    add_products: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Work],
 ) -> Work:
     """`pairs` by traces: Σ over samples and ticks of pre_trace · post spike, and of pre spike · post_trace.
 
-    Traces run through all ticks; they are kept for as many sentences and ticks at once as make a slab, or for one tick.
+    `add_products(pre, post, total)` adds the products of two fields [b, X, Y, T, Z] to a sum.  Traces run through all ticks; at
+    most a slab of them is kept at once, or those of one sentence and tick if that is more.
     """
-    ticks, cells, device = len(spiking), topology.cells, spiking[0].device
+    ticks, cells, device = len(spiking), spiking[0][0].numel(), spiking[0].device
     sentences, at_once = max(1, SLAB_NUMBERS // (ticks * cells)), max(1, SLAB_NUMBERS // cells)
     done = possible = 0
     for part in zip(*(spikes.split(sentences) for spikes in spiking), strict=True):
@@ -83,6 +86,6 @@ def plain_pairs(
             for sum_of, tau in enumerate((stdp.tau_plus, stdp.tau_minus)):
                 traces(some, tau, ends[sum_of], fired, trace)
                 pre, post = (trace, fired) if sum_of == 0 else (fired, trace)
-                work = products(pre, post, topology, sums[sum_of], quiet, pattern)
+                work = add_products(pre, post, sums[sum_of])
                 done, possible = done + work.done, possible + work.possible
     return Work(done, possible)

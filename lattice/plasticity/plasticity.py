@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from lattice.kernels import pages
-from lattice.kernels.propagate import NORM_EPSILON
+from lattice.kernels.kernel import NORM_EPSILON
 from lattice.kernels.sparse import Pattern
 from lattice.plasticity import competition, rules
 from lattice.plasticity.pairs import pairs
@@ -276,11 +276,11 @@ class Plasticity(nn.Module):
     def _change_of_message(self, rows: slice, before: torch.Tensor, after: torch.Tensor) -> float:
         """|m' - m| / |m| of the normalised messages to the cells in `rows` of x of one sentence, in the last tick, under two
         sets of their connections [kept, rows, Y, Z]."""
+        probe = self._probe
+        assert probe is not None, "there is one as soon as a sentence was seen"
         if self._pattern is not None:
             before, after = (self._pattern.rows(rows).expand(weights) for weights in (before, after))
-        old, new = (
-            normalised(message(self._probe, weights, self.topology, rows, self._heard.start)) for weights in (before, after)
-        )
+        old, new = (normalised(message(probe, weights, self.topology, rows, self._heard.start)) for weights in (before, after))
         return float((new - old).norm() / old.norm().clamp(min=1e-12))
 
     @torch.no_grad()

@@ -1,12 +1,12 @@
 /* Products of connected cells on the CPU, event-driven: out_k[i] += sum over m of pre_m[i + o_k] * post_m[i], fp32.
  *
  * Layout: fields [B, X, Y, M, Z] (as states), out [kept, X, Y, Z]; z is contiguous.  Row s of `out` belongs to offset
- * index[s, x, y, tile], or to offset s where there is no index.  `loudness` measures every tile of 16 cells of
- * one (sample, value m) once, and `products` only visits connections whose two ends are loud enough together: 16 values are
+ * index[s, x, y, tile], or to offset s where there is no index.  `loudness` measures every tile of TILE cells of
+ * one (sample, value m) once, and `products` only visits connections whose two ends are loud enough together: LANES values are
  * judged by one comparison, and where all of them pass the loop is the plain one.
  *
  *     columns (x, y), shared out among the threads
- *       tiles of 16 cells along z
+ *       tiles of TILE cells along z
  *         connections: samples x values that are loud enough at both ends, summed in registers
  *
  * Every output element is written by exactly one thread and summed in a fixed order: results do not depend on the number of

@@ -111,9 +111,9 @@ def plain_products(
         start = rows.start
         slab = torch.zeros(offsets, rows.stop - start, y, z, device=post.device)
         for k, offset in enumerate(topology.offsets):
-            for (x, *here), (beside, *there) in pairs_of(topology, offset, rows):
-                paired = post[:, x, here[0], :, here[1]] * pre[:, beside, there[0], :, there[1]]
-                slab[k, x.start - start : x.stop - start, *here] = paired.sum((0, 3))
+            for (own_x, own_y, own_z), (other_x, other_y, other_z) in pairs_of(topology, offset, rows):
+                paired = post[:, own_x, own_y, :, own_z] * pre[:, other_x, other_y, :, other_z]
+                slab[k, own_x.start - start : own_x.stop - start, own_y, own_z] = paired.sum((0, 3))
         leads = present(topology, rows, post.device)
         if pattern is not None:
             kept = pattern.rows(rows)
@@ -131,8 +131,8 @@ def present(topology: Topology, rows: slice, device: torch.device | None = None)
     first, last, _ = rows.indices(x)
     inside = torch.zeros(len(topology.offsets), last - first, y, z, dtype=torch.bool, device=device)
     for k, offset in enumerate(topology.offsets):
-        for (x, *here), _ in pairs_of(topology, offset, rows):
-            inside[k, x.start - first : x.stop - first, *here] = True
+        for (own_x, own_y, own_z), _ in pairs_of(topology, offset, rows):
+            inside[k, own_x.start - first : own_x.stop - first, own_y, own_z] = True
     return inside
 
 
@@ -145,7 +145,8 @@ def message(state: torch.Tensor, weights: torch.Tensor, topology: Topology, rows
     first, last, _ = rows.indices(topology.shape[0])
     total = torch.zeros_like(state[:, first - start : last - start])
     for k, offset in enumerate(topology.offsets):
-        for (x, y, z), (beside, *there) in pairs_of(topology, offset, rows):
-            x, beside = slice(x.start - first, x.stop - first), slice(beside.start - start, beside.stop - start)
-            total[:, x, y, :, z] += weights[k, x, y, None, z] * state[:, beside, there[0], :, there[1]]
+        for (own_x, y, z), (other_x, other_y, other_z) in pairs_of(topology, offset, rows):
+            x = slice(own_x.start - first, own_x.stop - first)
+            beside = slice(other_x.start - start, other_x.stop - start)
+            total[:, x, y, :, z] += weights[k, x, y, None, z] * state[:, beside, other_y, :, other_z]
     return total

@@ -12,7 +12,9 @@
  */
 #include "connections.h"
 
-#define MAX_KEPT 128
+#ifndef MAX_KEPT
+#error "compile with -DMAX_KEPT=<connections that a cell may have>"
+#endif
 #define STRIP 8
 
 typedef double wide __attribute__((vector_size(8 * LANES)));

@@ -28,6 +28,8 @@ from presets.topology import Topology
 MAX_KEPT = 128
 """Connections of a cell that update.c takes."""
 
+DEFINES = (f"-DMAX_KEPT={MAX_KEPT}",)
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -78,7 +80,7 @@ def learn(
     The connections are those of `pattern`, without one all K.  Results do not depend on the number of threads.
     """
     fits = weights.dtype == torch.float32 and weights.is_contiguous() and len(weights) <= MAX_KEPT
-    kernel = library("update.c") if fits and weights.device.type == "cpu" else None
+    kernel = library("update.c", *DEFINES) if fits and weights.device.type == "cpu" else None
     if kernel is None:
         return plain_learn(weights, wish, won, settings, topology, pattern)
     stdp, fields = wish.stdp, [wish.sums[0], wish.sums[1] if wish.stdp is not None else None, wish.decay]

@@ -8,7 +8,9 @@ order: the same input gives the same labels.  Pure functions; lattice.training.r
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -31,8 +33,10 @@ COPY = 1e-6
 
 
 @dataclass(frozen=True)
-class Clustering:
-    """labels [N] (int64, 0 <= label < K), centroids [K, C] of length 1 (zero where empty), sizes [K] in rows.
+class Partition:
+    """A division of N rows into clusters.
+
+    labels [N] (int64, 0 <= label < K), centroids [K, C] of length 1 (zero if empty), sizes [K] in rows.
 
     `merged` counts the clusters that were too small and went into their nearest one.
     """
@@ -50,7 +54,7 @@ def spherical_kmeans(
     start: torch.Tensor | None = None,
     sample: int = 16384,
     min_size: int = 1,
-) -> Clustering:
+) -> Partition:
     """Rows [N, C] in at most `count` clusters of at least `min_size` rows, largest first.
 
     `start` [count, C] are the centroids of an earlier clustering to go on from; its zero rows are drawn anew.  There are
@@ -77,7 +81,7 @@ def spherical_kmeans(
         table[group] = label
         centroids[label] = fitted[group[0]] if len(group) == 1 else F.normalize(sums[group].sum(0), dim=0)
     _rename(labels, table)
-    return Clustering(labels, centroids, _sizes(labels, count), int((sizes > 0).sum()) - len(groups))
+    return Partition(labels, centroids, _sizes(labels, count), int((sizes > 0).sum()) - len(groups))
 
 
 def spread_sample(total: int, size: int, generator: torch.Generator) -> torch.Tensor:
@@ -173,7 +177,12 @@ def _rename(labels: torch.Tensor, table: torch.Tensor) -> None:
 
 
 def _sizes(labels: torch.Tensor, count: int) -> torch.Tensor:
-    return sum(torch.bincount(part, minlength=count) for part in labels.split(_chunk(0, 0)))
+    return _counts(labels.split(_chunk(0, 0)), count)
+
+
+def _counts(parts: Iterable[torch.Tensor], count: int) -> torch.Tensor:
+    """How often each number below `count` stands in the parts together [count]; there is at least one part."""
+    return functools.reduce(torch.add, (torch.bincount(part, minlength=count) for part in parts))
 
 
 # Two clusterings of the same rows
@@ -182,21 +191,21 @@ def _sizes(labels: torch.Tensor, count: int) -> torch.Tensor:
 def overlap(labels: torch.Tensor, others: torch.Tensor, count: int) -> torch.Tensor:
     """[count, count]: how many rows have label i in the one and label j in the other labelling [N]."""
     parts = zip(labels.split(_chunk(0, 0)), others.split(_chunk(0, 0)), strict=True)
-    return sum(torch.bincount(a * count + b, minlength=count**2) for a, b in parts).view(count, count)
+    return _counts((a * count + b for a, b in parts), count**2).view(count, count)
 
 
-def continued(clustering: Clustering, before: torch.Tensor) -> Clustering:
-    """The same clusters under the labels of the clustering `before` [N] that share most rows with them (Hungarian method)."""
+def continued(partition: Partition, before: torch.Tensor) -> Partition:
+    """The same clusters, each under the label of `before` [N] whose cluster shares most rows with it (Hungarian method)."""
     from scipy.optimize import linear_sum_assignment  # loads in half a second, which a run without clusters need not wait for
 
-    count = len(clustering.centroids)
-    table = overlap(clustering.labels, before, count)
+    count = len(partition.centroids)
+    table = overlap(partition.labels, before, count)
     _, match = linear_sum_assignment(table.cpu().numpy(), maximize=True)
     name = torch.as_tensor(match, device=before.device)
-    labels, centroids, sizes = clustering.labels.clone(), clustering.centroids.clone(), clustering.sizes.clone()
+    labels, centroids, sizes = partition.labels.clone(), partition.centroids.clone(), partition.sizes.clone()
     _rename(labels, name)
-    centroids[name], sizes[name] = clustering.centroids, clustering.sizes
-    return replace(clustering, labels=labels, centroids=centroids, sizes=sizes)
+    centroids[name], sizes[name] = partition.centroids, partition.sizes
+    return replace(partition, labels=labels, centroids=centroids, sizes=sizes)
 
 
 def mutual_information(table: torch.Tensor) -> float:

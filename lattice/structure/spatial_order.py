@@ -153,7 +153,8 @@ def read(
     if tests > LEVEL * (surrogates + 1):
         need = math.ceil(tests / LEVEL) - 1
         raise ValueError(f"{surrogates} surrogates can't show anything at level {LEVEL} in {tests} fields; use at least {need}")
-    shells = Shells(tuple(field.shape), boundary)
+    x, y, z = field.shape
+    shells = Shells((x, y, z), boundary)
     began = None if start is None else start.detach().float().cpu()
     observed = detrend((field if began is None else field - began)[None])
     if not bool(observed.isfinite().all()):

@@ -12,6 +12,7 @@ import sys
 
 import torch
 
+from lattice.kernels.kernel import Gradients, Parameters
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.kernels.triton_kernel import TritonKernel
 from presets.topology import Topology
@@ -58,9 +59,10 @@ def launches(shape: tuple[int, int, int], dtype: torch.dtype, boundary: str) -> 
     for given, kept in ((None, len(topology.offsets)), (pattern, 1)):
         weights, extra = torch.zeros(kept, *shape), None if given is None else state.float()
         for fresh in (True, False):
-            kernel.forward(state, weights, cells, extra, drive if fresh else None, 1e-3, given)
-            totals = cells.clone(), weights.clone(), of_drive
-            kernel.backward(state.clone(), state, weights, cells, extra, 1e-3, *totals, given, fresh)
+            parameters = Parameters(weights, cells, given)
+            kernel.forward(state, parameters, extra, drive if fresh else None)
+            gradients = Gradients(cells.clone(), weights.clone(), of_drive)
+            kernel.backward(state.clone(), state, parameters, extra, gradients, fresh)
 
 
 def main() -> None:

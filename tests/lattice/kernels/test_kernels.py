@@ -11,8 +11,8 @@ import torch
 
 from lattice.kernels import Functional, choose, propagate
 from lattice.kernels.compiled import CompiledKernel
+from lattice.kernels.kernel import NORM_EPSILON, Gradients, Parameters
 from lattice.kernels.native import NativeKernel
-from lattice.kernels.propagate import NORM_EPSILON
 from lattice.kernels.reference import tick
 from lattice.kernels.sparse import TILE, Pattern
 from presets.topology import LOCAL_OFFSETS, Topology
@@ -90,7 +90,7 @@ def assert_close(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
 
 
 def oracle(case: Case, ticks: int) -> torch.Tensor:
-    """DESIGN §3 cell by cell in Python floats: the state [B, X, Y, C, Z] after `ticks` ticks from silence."""
+    """The tick of docs/lattice.md, cell by cell in Python floats: state [B, X, Y, C, Z] after `ticks` ticks from silence."""
     (X, Y, Z), offsets = case.topology.shape, case.topology.offsets
     wraps = case.topology.boundary == "periodic"
     drive, weights, cells = (t.detach().tolist() for t in (case.drive, case.weights, case.cells))
@@ -204,12 +204,12 @@ def test_native_rounds_states_to_the_nearest_bf16_and_keeps_what_is_not_a_number
     state = kernel.empty_state((1, 1, 1, 12, 37), zero=True)
     cells, weights = torch.zeros(6, 1, 1, 12, 37), torch.zeros(26, *shape)
     cells[2], cells[5] = 43.0, torch.randn(1, 1, 12, 37, generator=torch.Generator().manual_seed(0))
-    found, exact = kernel.forward(state, weights, cells, None, None, NORM_EPSILON)[0], cells[5].tanh()
+    found, exact = kernel.forward(state, Parameters(weights, cells), None, None)[0], cells[5].tanh()
     # Half a step of eight bits is 2^-8 of a number at most; cutting off could miss by twice as much.
     assert ((found.float() - exact).abs() <= exact.abs() * 2**-8 * 1.001).all()
     assert (found == exact.to(dtype)).float().mean() > 0.99  # where tanh in C is off by its last bit, rounding may differ
     state[0, 0, 0, 3, 20] = math.nan
-    spoilt = kernel.forward(state, weights, cells, None, None, NORM_EPSILON)[0].isnan()
+    spoilt = kernel.forward(state, Parameters(weights, cells), None, None)[0].isnan()
     assert spoilt.nonzero().tolist() == [[0, 0, 3, 20]]  # what is heard of it is clamped with the gates' arguments
 
 
@@ -395,17 +395,17 @@ def test_one_compiled_tick_with_a_small_local_tier_equals_reference(dtype, bound
         wanted = torch.cat([wanted[..., :1] + case.drive[..., None], wanted[..., 1:]], -1)
 
     before = compilations()
-    plain = [t.detach() for t in (state, case.weights, case.cells)] + [extra.detach() if clustered else None]
-    out = kernel.forward(*plain, case.drive.detach() if driven else None, NORM_EPSILON)
+    parameters = Parameters(case.weights.detach(), case.cells.detach())
+    plain = state.detach(), parameters, extra.detach() if clustered else None
+    out = kernel.forward(*plain, case.drive.detach() if driven else None)
     assert_close({"out": out}, {"out": wanted.detach()}, TOLERANCE[dtype])
     # Gradients are added to what is there.
-    grad_cells, grad_weights = torch.ones_like(plain[2]), torch.ones_like(plain[1])
-    grad_drive = torch.ones(case.drive.shape)
-    grad_state, grad_message = kernel.backward(upstream, *plain, NORM_EPSILON, grad_cells, grad_weights, grad_drive)
-    found = {"state": grad_state.to(dtype), "weights": grad_weights - 1, "cells": grad_cells - 1}
+    totals = Gradients(torch.ones_like(case.cells), torch.ones_like(case.weights), torch.ones(case.drive.shape))
+    grad_state, grad_message = kernel.backward(upstream, *plain, totals)
+    found = {"state": grad_state.to(dtype), "weights": totals.weights - 1, "cells": totals.cells - 1}
     found |= {"message": grad_message} if clustered else {}
     assert_close(found, gradients, TOLERANCE[dtype])
-    assert_close({"drive": (grad_drive - 1).to(dtype)}, {"drive": gradients["state"][..., 0]}, TOLERANCE[dtype])
+    assert_close({"drive": (totals.drive - 1).to(dtype)}, {"drive": gradients["state"][..., 0]}, TOLERANCE[dtype])
     assert compilations() == before + 2, "it ran without having been compiled"
 
 

@@ -18,10 +18,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lattice.kernels import Functional, choose, propagate
+from lattice.kernels import Functional, Options, choose, propagate
 from lattice.kernels.compiled import CompiledKernel
-from lattice.kernels.native import KernelUnavailable
-from lattice.kernels.propagate import NORM_EPSILON
+from lattice.kernels.kernel import NORM_EPSILON, Gradients, KernelUnavailable, Parameters
 from lattice.kernels.reference import tick
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.kernels.triton_kernel import TritonKernel
@@ -130,8 +129,8 @@ def test_a_tick_forward_and_backward_equals_the_reference(case, few_offsets, mon
         wanted[..., 0] += given["drive"]
 
     kernel = kernel_for(topology, case.channels, case.dtype, monkeypatch)
-    inputs = [given[name] for name in ("state", "weights", "cells", "extra")]
-    out = kernel.forward(*inputs, given["drive"], NORM_EPSILON, pattern)
+    parameters = Parameters(given["weights"], given["cells"], pattern)
+    out = kernel.forward(given["state"], parameters, given["extra"], given["drive"])
     assert out.dtype == case.dtype
     assert_near(out, wanted, case.dtype, "out")
 
@@ -141,7 +140,8 @@ def test_a_tick_forward_and_backward_equals_the_reference(case, few_offsets, mon
             totals[1] = None
         drive = torch.full(given["state"].shape[:4], 2.0, device=DEVICE)
         upstream = given["upstream"].clone()
-        state, message = kernel.backward(upstream, *inputs, NORM_EPSILON, *totals, drive, pattern, fresh)
+        gradients = Gradients(*totals, drive)
+        state, message = kernel.backward(upstream, given["state"], parameters, given["extra"], gradients, fresh)
         assert state.data_ptr() == upstream.data_ptr(), "the gradient of the state takes the place of the one given"
         return {"state": state, "extra": message, "cells": totals[0], "weights": totals[1], "drive": drive}
 
@@ -167,7 +167,7 @@ def test_a_run_of_ticks_with_clusters_and_compact_connections_equals_the_referen
     results = []
     for kernel in (kernel_for(topology, 3, torch.float32, monkeypatch), None):
         functional = Functional(gain, labels, 3)
-        face = propagate(*inputs, topology, 3, kernel, functional, pattern, segment=2, face=True)
+        face = propagate(*inputs, topology, 3, kernel, functional, pattern, Options(segment=2, face=True))
         loss = (face * given["upstream"][..., 0]).sum()
         results.append([face.detach(), *torch.autograd.grad(loss, (*inputs, gain))])
     for name, found, wanted in zip(("face", "drive", "weights", "cells", "gain"), *results, strict=True):

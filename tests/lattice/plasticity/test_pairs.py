@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.plasticity import pairs as module
 from lattice.plasticity.pairs import MAX_BATCH, MAX_TICKS, pairs, plain_pairs
-from lattice.plasticity.products import Work, pairs_of
+from lattice.plasticity.products import Work, pairs_of, products
 from lattice.plasticity.rules import STDP
 from presets.topology import Topology
 
@@ -23,7 +23,7 @@ RULE = STDP(A_plus=1.0, A_minus=1.0, tau_plus=2.0, tau_minus=5.0, w_min=0.0, w_m
 @pytest.fixture(autouse=True)
 def _has_the_compiled_kernel():
     """Where it could not be built everything would pass all the same: the plain version steps in."""
-    assert module.library("pairs.c") is not None
+    assert module.library("pairs.c", *module.DEFINES) is not None
 
 
 def spikes(topology: Topology, batch: int, ticks: int, share: float, seed: int = 0) -> list[torch.Tensor]:
@@ -43,7 +43,11 @@ def some_pattern(topology: Topology, seed: int) -> Pattern:
     return Pattern.of_tiles(torch.zeros_like(order, dtype=torch.bool).scatter_(0, order[: 1 + seed % len(order)], True))
 
 
-@pytest.mark.parametrize("implementation", [pairs, plain_pairs])
+def by_traces(spiking, stdp, topology, sums, quiet=0.0, pattern=None) -> Work:
+    return plain_pairs(spiking, stdp, sums, lambda pre, post, total: products(pre, post, topology, total, quiet, pattern))
+
+
+@pytest.mark.parametrize("implementation", [pairs, by_traces])
 @pytest.mark.parametrize("boundary", ["walls", "periodic"])
 def test_sums_are_those_of_all_pairs_of_spikes(implementation, boundary):
     topology = Topology((3, 4, 21), STRIDES, boundary)
@@ -77,7 +81,7 @@ def test_pairs_from_the_spikes_equal_those_from_traces(shape, boundary, batch, t
     for pattern in (None, some_pattern(topology, seed)):
         fast, plain = ([torch.ones_like(total) for total in zeros(topology, pattern)] for _ in range(2))  # they are added to
         work = pairs(spiking, RULE, topology, fast, pattern=pattern)
-        everything = plain_pairs(spiking, RULE, topology, plain, pattern=pattern)
+        everything = by_traces(spiking, RULE, topology, plain, pattern=pattern)
         torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
         assert 0 <= work.done <= work.possible == everything.possible
 
@@ -117,7 +121,7 @@ def test_traces_serve_where_the_kernel_does_not(monkeypatch, reason):
     spiking = spikes(topology, 2, MAX_TICKS + 1 if reason == "many ticks" else 5, 0.3)
     quiet, found, wanted = 0.5 if reason == "quiet" else 0.0, zeros(topology), zeros(topology)
     if reason == "no compiler":
-        monkeypatch.setattr(module, "library", lambda main: None)
+        monkeypatch.setattr(module, "library", lambda main, *defines: None)
     work = pairs(spiking, RULE, topology, found, quiet)
-    assert work == plain_pairs(spiking, RULE, topology, wanted, quiet)
+    assert work == by_traces(spiking, RULE, topology, wanted, quiet)
     assert all(map(torch.equal, found, wanted)) and wanted[0].any()

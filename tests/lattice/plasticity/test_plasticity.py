@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lattice.kernels import choose, propagate
+from lattice.kernels import Options, choose, propagate
 from lattice.kernels.sparse import Pattern, tile_means
 from lattice.model.lattice3d import Build, Lattice
 from lattice.plasticity import pairs, slabs
@@ -71,7 +71,7 @@ def states_of(lattice: Lattice, drive: torch.Tensor) -> list[torch.Tensor]:
 def observed(lattice: Lattice, drive: torch.Tensor, observer) -> torch.Tensor:
     """The output face, with another observer than the lattice's own."""
     topology = lattice.topology
-    return propagate(drive, lattice.weights, lattice.cells, topology, TICKS, lattice.kernel, observer=observer)[..., -1]
+    return propagate(drive, lattice.weights, lattice.cells, topology, TICKS, lattice.kernel, options=Options(observer))[..., -1]
 
 
 def taught(lattice: Lattice, drive: torch.Tensor, rate: float = 0.1, backward: bool = False) -> torch.Tensor:

@@ -202,7 +202,7 @@ def test_results_do_not_depend_on_the_number_of_threads():
 
 
 def test_without_a_compiler_the_plain_version_serves(monkeypatch):
-    monkeypatch.setattr(module, "library", lambda main: None)
+    monkeypatch.setattr(module, "library", lambda main, *defines: None)
     topology, values = CASES[0]
     pre, post = fields(topology, values, 0.1)
     total = zeros(topology)

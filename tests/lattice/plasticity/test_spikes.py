@@ -88,7 +88,7 @@ def test_a_trace_is_what_all_spikes_before_left_also_in_parts(implementation):
 
 
 def test_without_a_compiler_the_plain_versions_serve(monkeypatch):
-    monkeypatch.setattr(module, "library", lambda main: None)
+    monkeypatch.setattr(module, "library", lambda main, *defines: None)
     now, before, threshold = states(2, 3, 2, 20, 4, 1)
     assert torch.equal(spikes(now, before, threshold), plain_spikes(now, before, threshold))
     fired, trace, end = torch.empty(2, 3, 2, 1, 20), torch.empty(2, 3, 2, 1, 20), torch.ones(2, 3, 2, 20)

@@ -25,7 +25,7 @@ STRIDES = ((2,), (3,), (2, 17))
 @pytest.fixture(autouse=True)
 def _has_the_compiled_kernel():
     """Where it could not be built everything would pass all the same: the plain version steps in."""
-    assert module.library("update.c") is not None
+    assert module.library("update.c", *module.DEFINES) is not None
 
 
 @dataclasses.dataclass
@@ -174,7 +174,7 @@ def test_the_plain_version_serves_where_the_kernel_does_not(monkeypatch, reason)
     some = case(Topology((2, 3, 20)), compete=True)
     match reason:
         case "no compiler":
-            monkeypatch.setattr(module, "library", lambda main: None)
+            monkeypatch.setattr(module, "library", lambda main, *defines: None)
         case "double precision":
             some.weights = some.weights.double()
         case "too many connections":

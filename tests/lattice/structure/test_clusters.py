@@ -15,7 +15,7 @@ from sklearn.metrics import normalized_mutual_info_score, silhouette_score
 from lattice.random_streams import generator
 from lattice.structure import clusters
 from lattice.structure.clusters import (
-    Clustering,
+    Partition,
     assign,
     continued,
     mutual_information,
@@ -227,7 +227,7 @@ def test_names_are_given_so_that_most_rows_keep_theirs(seed):
     drawn = torch.Generator().manual_seed(seed)
     before, labels = (torch.randint(5, (200,), generator=drawn) for _ in range(2))
     centroids = torch.randn(5, 3, generator=drawn)
-    named = continued(Clustering(labels, centroids, torch.bincount(labels, minlength=5), 0), before)
+    named = continued(Partition(labels, centroids, torch.bincount(labels, minlength=5), 0), before)
     kept = [
         sum(name[a] == b for a, b in zip(labels.tolist(), before.tolist(), strict=True))
         for name in itertools.permutations(range(5))
@@ -242,7 +242,7 @@ def test_permuted_names_are_undone_exactly():
     rows, _ = planted(2000, 8, 0.3, 3)
     found = spherical_kmeans(rows, 8, stream())
     name = torch.randperm(8, generator=stream(4))
-    shuffled = Clustering(name[found.labels], found.centroids[name.argsort()], found.sizes[name.argsort()], 0)
+    shuffled = Partition(name[found.labels], found.centroids[name.argsort()], found.sizes[name.argsort()], 0)
     back = continued(shuffled, found.labels)
     assert torch.equal(back.labels, found.labels) and torch.equal(back.centroids, found.centroids)
     assert mutual_information(overlap(shuffled.labels, found.labels, 8)) == pytest.approx(1)
