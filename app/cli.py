@@ -1,57 +1,127 @@
-"""The command line: its entry point, and the commands that start, watch and steer a run; others stand in app.*_commands.
+"""The command line: the list of the commands, and the entry point.
 
-Commands import what they need when they run: `--help` and wrong usage never wait for torch.
+A command is a file of app.commands (those of `experiment` are in app.experiments).  It is imported when it is called, so that
+`--help` and wrong usage never wait for torch.  To add a command, write its file and its entry in COMMANDS.
 
 stdout carries results (tables, or one JSON object with --json), stderr everything else.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
-from pathlib import Path
-from typing import Annotated, NoReturn
+from collections.abc import Iterator, MutableMapping
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from app.commands.bench import bench_app
-from app.commands.options import (
-    AsJson,
-    Assignments,
-    ConfigFile,
-    Data,
-    Detach,
-    Device,
-    Fps,
-    LogFormat,
-    MemoryBudget,
-    Plain,
-    Preset,
-    ReadOnly,
-    RunName,
-    RunsDir,
-    Steps,
-    Task,
-    Valid,
-)
-from app.commands.presets import presets_app
-from app.commands.run_commands import run_app
 from app.exit_codes import ExitCode, Stop
-from app.experiments.commands import experiment_app
+from app.options import Fps, Plain, ReadOnly, RunsDir
 from app.version import VERSION
 from monitors.text_safety import printable
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "attach": (
+        "app.commands.attach:attach",
+        "Watch and steer a live run, or go through a finished one, also in a folder copied from elsewhere.",
+    ),
+    "screenshot": ("app.commands.screenshot:screenshot", "Draw a run's screen, or the home screen, into an SVG file."),
+    "train": ("app.commands.train:train", "Train a lattice, from a preset or where a run left off."),
+    "fork": (
+        "app.commands.fork:fork",
+        "Begin a new run from a checkpoint of another, with its past and some settings changed.",
+    ),
+    "control": ("app.commands.control:control", "Change a live run; prints the step after which the change holds."),
+    "soak": (
+        "app.commands.soak:soak",
+        "Train under load and look for leaks; exit code 4 where one is found. Ctrl-C gives the verdict so far.",
+    ),
+    "plan": ("app.commands.plan:plan", "Show the memory a run will take, part by part, before anything is allocated."),
+    "profile": (
+        "app.commands.profile:profile",
+        "Train a few steps in a process of its own; print what they took beside the plan, and remember it for later plans.",
+    ),
+    "runs": ("app.commands.runs:runs", "List runs, newest first."),
+    "status": ("app.commands.status:status", "Say how one run stands."),
+    "compare": ("app.commands.compare:compare", "Two runs side by side: what was set otherwise, what came out, and how soon."),
+    "export": ("app.commands.export:export", "Write a run's events as CSV tables or TensorBoard files."),
+    "evaluate": (
+        "app.commands.evaluate:evaluate",
+        "Score a run's model on a text file: BLEU, chrF, share of sentences that come back unchanged.",
+    ),
+    "decode": ("app.commands.decode:decode", "Send one text through a run's lattice and print what comes out."),
+    "morphology": (
+        "app.commands.morphology:morphology",
+        "Ask whether a run's connections vary over space with a wavelength of their own, and score how far it has organised.",
+    ),
+    "bench": ("app.commands.bench:bench_app", "Measure this machine: nanoseconds, and how far from the memory-copy floor."),
+    "experiment": ("app.experiments.commands:experiment_app", "Paired runs over seeds, with and without a mechanism."),
+    "presets": ("app.commands.presets:presets_app", "What runs are shipped, and what they set."),
+}
+"""Where each command is (a function, or a group of its own) and its line in `--help`, in the order of that."""
+
+
+class _Loaded(MutableMapping[str, Any]):
+    """The commands by name, each imported when it is looked up."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._found:
+            place, told = COMMANDS[name]
+            module, _, attribute = place.partition(":")
+            here, command = typer.Typer(rich_markup_mode=None), getattr(importlib.import_module(module), attribute)
+            here.callback()(lambda: None)  # a group, whatever it holds
+            if isinstance(command, typer.Typer):
+                here.add_typer(command, name=name, help=told)
+            else:
+                here.command(name, help=told)(command)
+            group = typer.main.get_command(here)
+            assert isinstance(group, TyperGroup)
+            self._found[name] = group.commands[name]
+        return self._found[name]
+
+    def __setitem__(self, name: str, command: Any) -> None:
+        self._found[name] = command
+
+    def __delitem__(self, name: str) -> None:
+        del self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+class Program(TyperGroup):
+    """A group that knows its commands' names without importing them."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = _Loaded()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        limit = formatter.width - 6 - max(map(len, COMMANDS))
+        rows = [(name, TyperCommand(name, help=told).get_short_help_str(limit)) for name, (_, told) in COMMANDS.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
 
 app = typer.Typer(
     name="lattice-tui",
     help="Grow a 3-D cellular lattice into a text model, and watch it learn.",
+    cls=Program,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.add_typer(run_app)
-app.add_typer(bench_app, name="bench")
-app.add_typer(experiment_app, name="experiment")
-app.add_typer(presets_app, name="presets", invoke_without_command=True)
 
 
 def main() -> None:
@@ -101,164 +171,9 @@ def home(
         print(f"lattice-tui {VERSION}")
         raise typer.Exit()
     if context.invoked_subcommand is None:
-        from app.commands import interface as command
+        from app.tui.start import show
 
-        command.home(runs_dir, fps, read_only, plain)
-
-
-@app.command()
-def attach(
-    run: RunName = "last",
-    runs_dir: RunsDir = None,
-    fps: Fps = None,
-    read_only: ReadOnly = False,
-    plain: Plain = False,
-) -> None:
-    """Watch and steer a live run, or go through a finished one, also in a folder copied from elsewhere."""
-    from app.commands import interface as command
-
-    command.attach(run, runs_dir, fps, read_only, plain)
-
-
-@app.command()
-def screenshot(
-    run: RunName = "last",
-    out: Annotated[Path, typer.Option("--out", help="The picture, an SVG file.")] = Path("lattice-tui.svg"),
-    size: Annotated[str, typer.Option("--size", help="Columns x rows.")] = "160x50",
-    home: Annotated[bool, typer.Option("--home", help="The home screen instead of a run's.")] = False,
-    runs_dir: RunsDir = None,
-) -> None:
-    """Draw a run's screen, or the home screen, into an SVG file."""
-    from app.commands import interface as command
-
-    command.screenshot(None if home else run, out, size, runs_dir)
-
-
-@app.command()
-def train(
-    preset: Annotated[str | None, typer.Option("--preset", help="A shipped preset. Default: baseline.")] = None,
-    config: ConfigFile = None,
-    data: Data = None,
-    valid: Valid = None,
-    task: Task = None,
-    assignments: Assignments = [],
-    steps: Steps = None,
-    device: Device = None,
-    memory_budget: MemoryBudget = None,
-    resume: Annotated[str | None, typer.Option("--resume", help="Continue this run from its newest checkpoint.")] = None,
-    detach: Detach = False,
-    runs_dir: RunsDir = None,
-    log_format: LogFormat = "text",
-    as_json: AsJson = False,
-) -> None:
-    """Train a lattice, from a preset or where a run left off."""
-    from app.commands import train as command
-
-    given = {"--data": data, "--valid": valid, "--task": task, "--device": device, "--memory-budget": memory_budget}
-    request = command.Request(preset, config, tuple(assignments), given, steps, resume, runs_dir)
-    if detach:
-        command.detach(request, as_json)
-    else:
-        command.run(request, log_format, as_json)
-
-
-@app.command()
-def fork(
-    run: Annotated[
-        str, typer.Argument(metavar="RUN[@STEP]", help="A run, from its newest checkpoint, that of a step, or @best.")
-    ],
-    assignments: Assignments = [],
-    steps: Annotated[
-        int | None,
-        typer.Option("--steps", min=1, help="Optimizer steps of the whole run, those before the fork included."),
-    ] = None,
-    data: Data = None,
-    valid: Valid = None,
-    task: Task = None,
-    device: Device = None,
-    memory_budget: MemoryBudget = None,
-    detach: Detach = False,
-    runs_dir: RunsDir = None,
-    log_format: LogFormat = "text",
-    as_json: AsJson = False,
-) -> None:
-    """Begin a new run from a checkpoint of another, with its past and some settings changed."""
-    from app.run_process import fork as command
-
-    given = {"--data": data, "--valid": valid, "--task": task, "--device": device, "--memory-budget": memory_budget}
-    changes = command.Changes(tuple(assignments), given, steps)
-    command.run(run, changes, detach, runs_dir, log_format, as_json)
-
-
-@app.command()
-def control(
-    run: RunName,
-    words: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="COMMAND...",
-            help="set a.b=c | stage next|hold|release|goto N | pause | resume | decode | checkpoint | stop",
-        ),
-    ],
-    timeout: Annotated[
-        float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the end of a training step.")
-    ] = 60.0,
-    runs_dir: RunsDir = None,
-    as_json: AsJson = False,
-) -> None:
-    """Change a live run; prints the step after which the change holds."""
-    from app.commands import control as command
-
-    command.run(run, words, runs_dir, timeout, as_json)
-
-
-@app.command()
-def soak(
-    hours: Annotated[float, typer.Option("--hours", min=0.001, help="How long; 0.17 is ten minutes, 24 a day.")],
-    preset: Preset = "baseline",
-    assignments: Assignments = [],
-    chaos: Annotated[
-        bool, typer.Option("--chaos", help="Viewers come and go; commands edit, pause, prune, save; some send nonsense.")
-    ] = False,
-    out: Annotated[Path, typer.Option("--out", help="Folder for soak.json and soak.png.")] = Path("soak"),
-    trace: Annotated[
-        bool, typer.Option("--trace", help="Trace Python's allocations from the start: slower, names suspects sooner.")
-    ] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Train under load and look for leaks; exit code 4 where one is found. Ctrl-C gives the verdict so far."""
-    from app.soak import soak as command
-
-    command.run(hours, preset, assignments, chaos, out, trace, as_json)
-
-
-@app.command()
-def plan(
-    preset: Preset = "baseline", config: ConfigFile = None, assignments: Assignments = [], as_json: AsJson = False
-) -> None:
-    """Show the memory a run will take, part by part, before anything is allocated."""
-    from app.commands import listing as command
-
-    command.plan_table(preset, config, assignments, as_json)
-
-
-@app.command()
-def profile(
-    preset: Preset = "baseline",
-    config: ConfigFile = None,
-    data: Data = None,
-    assignments: Assignments = [],
-    stage: Annotated[int, typer.Option("--stage", min=0, help="Which of the preset's stages.")] = 0,
-    steps: Annotated[int, typer.Option("--steps", min=2, help="Training steps to measure.")] = 3,
-    device: Device = None,
-    memory_budget: MemoryBudget = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train a few steps in a process of its own; print what they took beside the plan, and remember it for later plans."""
-    from app.commands import profile as command
-
-    given = {"--data": data, "--device": device, "--memory-budget": memory_budget}
-    command.run((preset, config, assignments, given), stage, steps, as_json)
+        show(runs_dir, None, fps, read_only, plain)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class StageArguments(Arguments):
     stage: Annotated[int, Field(ge=0)] | None = None
 
     @model_validator(mode="after")
-    def _goto_says_where(self) -> StageArguments:
+    def _goto_says_where(self) -> Self:
         if (self.stage is None) == (self.action == "goto"):
             raise ValueError("stage: goto needs the number of a stage, and nothing else takes one")
         return self

@@ -18,7 +18,7 @@ from rich.console import Console
 from app import configure, formats
 from app.bench.timings import table
 from app.exit_codes import ExitCode, Stop
-from app.experiments.plot import check
+from app.pictures import check_plot, save_plot
 from app.run_process.prepare import free_bytes, prepare
 from lattice.bench.comparators import compare
 from lattice.bench.growth_curve import GROWTH, bench_growth
@@ -36,7 +36,7 @@ def run(preset: str, assignments: list[str], repeats: int, memory: float, plot: 
 
     The growing lattice may take `memory` GB.  Raises Stop if the preset has no lattice or the picture can't be written.
     """
-    check(plot)
+    check_plot(plot)
     config = configure.load(preset, None, assignments).config
     if config.lattice.arm != "lattice":
         raise Stop(ExitCode.USAGE, "lattice.arm: the identity arm has no tick; set lattice.arm=lattice")
@@ -93,7 +93,7 @@ def _show(parts: dict[str, list[Row]], share: float | None, remarks: list[str], 
 
 
 def draw(path: Path, rows: list[Row]) -> None:
-    """Writes the PNG: nanoseconds per cell over the number of cells.  Raises OSError if that fails."""
+    """Writes the PNG: nanoseconds per cell over the number of cells.  Raises Stop if that fails."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
@@ -113,7 +113,7 @@ def draw(path: Path, rows: list[Row]) -> None:
         axis.grid(alpha=0.25)
         axis.legend(fontsize=8)
     figure.suptitle("The C tick as the lattice grows (at the line's end: times the copy floor)", fontsize=11)
-    figure.savefig(path, format="png", dpi=110)
+    save_plot(figure, path, dpi=110)
 
 
 def _lines(rows: list[Row], kind: str) -> Iterator[tuple[str, list[int], list[float], float | None]]:

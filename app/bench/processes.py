@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
+from app import child
 from app.exit_codes import ExitCode, Stop
 from app.terminal import Terminal
 from monitors.runs import RunFolder, list_runs
@@ -22,7 +22,7 @@ from monitors.runs import RunFolder, list_runs
 COLUMNS, ROWS = 160, 50
 """Size of every terminal."""
 
-PROGRAM = (sys.executable, "-P", "-m", "app.cli")
+PROGRAM = tuple(child.command("app.cli"))
 
 
 @contextlib.contextmanager
@@ -66,10 +66,12 @@ def ended_by_signals() -> Iterator[None]:
 
 def environment() -> dict[str, str]:
     """The environment of a log-in over SSH, without variables that change the screen's defaults."""
-    root = str(Path(__file__).resolve().parents[2])
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TEXTUAL", "LATTICE_TUI", "NO_COLOR"))}
+    kept = {
+        name: value
+        for name, value in child.environment().items()
+        if not name.startswith(("TEXTUAL", "LATTICE_TUI", "NO_COLOR"))
+    }
     return kept | {
-        "PYTHONPATH": root,
         "TERM": "xterm-256color",
         "COLORTERM": "truecolor",
         "LANG": "C.UTF-8",

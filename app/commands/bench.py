@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from app.commands.options import AsJson, Assignments, Preset
+from app.options import AsJson, Assignments, Preset
 
 bench_app = typer.Typer(
-    help="Measure this machine: nanoseconds, and how far from the memory-copy floor.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

@@ -13,17 +13,19 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from app import formats
 from app.exit_codes import ExitCode, Stop
+from app.finding import find_run
+from app.options import AsJson, RunsDir
 from monitors.events import Decoded, Edited, StageStarted, Trained, each_event
-from monitors.runs import NoSuchRun, RunFolder, RunFolderError, RunInfo, state_of
-from monitors.runs import runs_dir as place
+from monitors.runs import RunFolder, RunFolderError, RunInfo, state_of
 from monitors.text_safety import printable
 from presets.layers import ConfigError, flatten, from_toml
 from presets.schema import RunConfig
@@ -126,7 +128,12 @@ class Side:
         }
 
 
-def compare(first: str, second: str, runs_dir: Path | None, as_json: bool) -> None:
+def compare(
+    first: Annotated[str, typer.Argument(metavar="RUN", help="A run's name, a unique beginning of it, a path, or `last`.")],
+    second: Annotated[str, typer.Argument(metavar="RUN", help="The one beside it.")],
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
     """Prints both runs side by side.  Raises Stop where one is not there or can't be read."""
     sides = _open(first, runs_dir), _open(second, runs_dir)
     rows, settings, marks, notes = [side.as_json() for side in sides], _settings(*sides), _marks(*sides), _notes(*sides)
@@ -196,12 +203,10 @@ ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
 
 
 def _open(name: str, runs_dir: Path | None) -> Side:
+    folder = find_run(runs_dir, name)
     try:
-        folder = RunFolder.find(place(runs_dir), name)
         info, text = folder.read_info(), folder.read_config()
         return Side(folder, info, from_toml(text, str(folder.config_toml)), _course(folder))
-    except NoSuchRun as error:
-        raise Stop(ExitCode.NO_SUCH_RUN, str(error)) from error
     except ConfigError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
     except (RunFolderError, OSError, UnicodeDecodeError) as error:

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import os
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from app.exit_codes import ExitCode, Stop
-from app.wire.client import ClientError, send
-from monitors.runs import NoSuchRun, RunFolder
-from monitors.runs import runs_dir as place
+from app.finding import find_run
+from app.options import AsJson, RunName, RunsDir
+from app.wire.client import ClientError, send, who
 from monitors.text_safety import printable
 from presets.control_commands import from_words, usages
+
+
+def control(
+    run: RunName,
+    words: Annotated[list[str], typer.Argument(metavar="COMMAND...", help=" | ".join(usages()))],
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0.1, help="Seconds to wait for the end of a training step.")
+    ] = 60.0,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Raises Stop if the words are no command, the run refuses it, or nobody listens."""
+    command, arguments = parse(words)
+    folder = find_run(runs_dir, run)
+    try:
+        reply = send(folder, command, arguments, who(), timeout)
+    except ClientError as error:
+        raise Stop(ExitCode.NO_SUCH_RUN, str(error)) from error
+    if as_json:
+        print(json.dumps({"run": folder.name, "ok": reply.ok, "step": reply.step, "error": reply.error}))
+    if not reply.ok:
+        raise Stop(ExitCode.USAGE, f"run {folder.name} refused: {reply.error}")
+    if not as_json:
+        print(f"{printable(' '.join(words))}: in effect after step {reply.step}")
 
 
 def parse(words: list[str]) -> tuple[str, dict[str, Any]]:
@@ -30,30 +53,3 @@ def parse(words: list[str]) -> tuple[str, dict[str, Any]]:
         raise Stop(ExitCode.USAGE, f"{' '.join(words)!r} is no command; there are {', '.join(most)} or {last}")
     command, arguments = found
     return command, arguments.model_dump(exclude_unset=True)
-
-
-def who() -> str:
-    """How this process signs its commands: user, and process id."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container may have no name for its user
-        user = f"uid {os.getuid()}"
-    return f"{user} (pid {os.getpid()})"
-
-
-def run(name: str, words: list[str], runs_dir: Path | None, timeout_s: float, as_json: bool) -> None:
-    """Sends the command and prints at which step it took effect.  Raises Stop where it is refused or nobody listens."""
-    command, arguments = parse(words)
-    try:
-        folder = RunFolder.find(place(runs_dir), name)
-        reply = send(folder, command, arguments, who(), timeout_s)
-    except NoSuchRun as error:
-        raise Stop(ExitCode.NO_SUCH_RUN, str(error)) from error
-    except ClientError as error:
-        raise Stop(ExitCode.NO_SUCH_RUN, str(error)) from error
-    if as_json:
-        print(json.dumps({"run": folder.name, "ok": reply.ok, "step": reply.step, "error": reply.error}))
-    if not reply.ok:
-        raise Stop(ExitCode.USAGE, f"run {folder.name} refused: {reply.error}")
-    if not as_json:
-        print(f"{printable(' '.join(words))}: in effect after step {reply.step}")

@@ -19,10 +19,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, Literal, TextIO
+
+import typer
 
 from app import formats
 from app.exit_codes import ExitCode, Stop
+from app.finding import find_run
+from app.options import AsJson, RunName, RunsDir
 from monitors.events import (
     AnyEvent,
     BadStep,
@@ -35,8 +39,7 @@ from monitors.events import (
     Trained,
     each_event,
 )
-from monitors.runs import NoSuchRun, RunFolder, RunFolderError
-from monitors.runs import runs_dir as place
+from monitors.runs import RunFolder, RunFolderError
 from monitors.text_safety import printable
 
 KINDS = {kind.model_fields["kind"].default: kind for kind in typing.get_args(AnyEvent)}
@@ -55,7 +58,22 @@ class Written:
     replaced: bool = False
 
 
-def export(run: str, form: str, what: str | None, out: Path | None, force: bool, runs_dir: Path | None, as_json: bool) -> None:
+def export(
+    run: RunName = "last",
+    form: Annotated[
+        Literal["csv", "tensorboard"],
+        typer.Option("--format", help="csv: every event, a table a kind; tensorboard: the numbers of its curves."),
+    ] = "csv",
+    what: Annotated[
+        str | None, typer.Option("--what", help="Only this kind of event, such as trained, as one CSV table (stdout).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the files (default: RUN-csv here); with --what, the file.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there; says which.")] = False,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
     """Writes the files and prints their names, or one table to stdout.  Raises Stop."""
     if what is not None and what not in KINDS:
         raise Stop(ExitCode.USAGE, f"--what: {what!r} is no kind of event; there are {', '.join(KINDS)}")
@@ -64,18 +82,16 @@ def export(run: str, form: str, what: str | None, out: Path | None, force: bool,
     if what is not None and out is None and as_json:
         raise Stop(ExitCode.USAGE, "--what without --out prints the table itself; give --out with --json, or leave --json out")
     unread = Counter[str]()
+    folder = find_run(runs_dir, run)
     try:
-        folder = RunFolder.find(place(runs_dir), run)
         events = _read(folder, unread)
-        if what is not None and out is None:
-            _table(sys.stdout, what, events, safe=sys.stdout.isatty())
-            files = []
-        elif what is not None:
+        if what is None:
+            files = _folder(out or Path(f"{folder.name}-{form}"), form, events, force)
+        elif out is not None:
             files = [_one_table(out, what, events, force)]
         else:
-            files = _folder(out or Path(f"{folder.name}-{form}"), form, events, force)
-    except NoSuchRun as error:
-        raise Stop(ExitCode.NO_SUCH_RUN, str(error)) from error
+            _table(sys.stdout, what, events, safe=sys.stdout.isatty())
+            files = []
     except BrokenPipeError:
         raise
     except (RunFolderError, OSError) as error:

@@ -1,154 +1,29 @@
-"""`morphology`: what a run's connections show in space, and its emergence score beside a fresh and a shuffled lattice's."""
+"""`morphology`: what a run's connections show in space."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import sys
 from pathlib import Path
+from typing import Annotated
 
-import torch
-from rich.console import Console
-from rich.table import Table
+import typer
 
-from app.exit_codes import ExitCode, Stop
-from app.run_process.prepare import choose_device, read_corpus
-from app.run_process.runs import Opened, find_run, open_run
-from lattice.data.batches import Sentences
-from lattice.data.corpus import DataError, read_pairs
-from lattice.kernels.sparse import Pattern
-from lattice.model.text_lattice import TextLattice
-from lattice.random_streams import generator
-from lattice.structure.clusters import spherical_kmeans
-from lattice.structure.emergence import Emergence, emergence, stability
-from lattice.structure.spatial_order import Reading, fields, read_all, shuffle
-from lattice.training import checkpoint
-from lattice.training.progress import Progress
-from monitors.runs import RunFolder
-from monitors.runs import runs_dir as place
-from monitors.text_safety import printable
-
-SENTENCES = 128
-"""Most sentences that drive the cells; each half of them gives one clustering."""
-
-CLUSTERS = 8
-"""Clusters where the stage has none of its own."""
+from app.options import AsJson, Best, Device, RunName, RunsDir
 
 
-def run(run: str, data: Path | None, surrogates: int, best: bool, device: str, runs_dir: Path | None, as_json: bool) -> None:
-    """Reads a run's newest (or best) checkpoint.  Raises Stop."""
-    folder = find_run(place(runs_dir), run)
-    opened = open_run(folder, choose_device(device), best)
-    trained = opened.model
-    if trained.lattice is None:
-        raise Stop(ExitCode.USAGE, f"{folder.name} was trained without a lattice (lattice.arm = identity)")
-    tokens = _tokens(opened, data)
-    topology, seed = trained.lattice.topology, opened.config.run.seed
-    fresh = _fresh(opened)
-    start, since = _start(folder, opened, fresh)
-    if start is None:
-        print("note: the stage's start is not kept; what it began with can't be told from what it learned", file=sys.stderr)
-    began = None if start is None else fields(start, topology)
-    learned = trained.lattice.dense()
-    cases = {
-        "fresh": (fresh, fresh.lattice.dense(), None),
-        "trained": (trained, learned, began),
-        "shuffled": (trained, shuffle(learned, topology, generator(seed, "morphology", "shuffle")), began),
-    }
-    readings: dict[str, dict[str, Reading]] = {}
-    scores: dict[str, Emergence] = {}
-    for name, (model, weights, before) in cases.items():
-        stream = generator(seed, "morphology", name)
-        try:
-            readings[name] = read_all(fields(weights, topology), topology.boundary, stream, before, surrogates)
-            model.lattice.become(weights, None)
-            scores[name] = _score(model, tokens, opened, readings[name], stream)
-        except ValueError as error:
-            raise Stop(ExitCode.USAGE, f"{folder.name}, {name} lattice: {error}") from error
-    if as_json:
-        shown = {"run": folder.name, "step": opened.progress.step, "since": since}
-        shown["fields"] = {name: dataclasses.asdict(reading) for name, reading in readings["trained"].items()}
-        shown["emergence"] = {name: dataclasses.asdict(score) for name, score in scores.items()}
-        print(json.dumps(shown, allow_nan=False))
-        return
-    _show(folder, opened.progress.step, since, readings["trained"], scores)
+def morphology(
+    run: RunName,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Text that drives the cells; without it the run's held-out sentences.")
+    ] = None,
+    surrogates: Annotated[
+        int, typer.Option("--surrogates", min=99, help="Fields drawn for each null: more take longer, and resolve smaller p.")
+    ] = 199,
+    best: Best = False,
+    device: Device = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Raises Stop."""
+    from app.saved_models.organisation import report
 
-
-def _tokens(opened: Opened, data: Path | None) -> list[torch.Tensor]:
-    """Two lists of sentences' token ids [B, N].  Raises Stop."""
-    try:
-        pairs = tuple(read_pairs(data, opened.config.data.task)) if data else read_corpus(opened.config).valid
-    except DataError as error:
-        raise Stop(ExitCode.USAGE, str(error)) from error
-    if len(pairs) < 2:
-        raise Stop(ExitCode.USAGE, f"{data or 'the held-out text'}: at least two sentences are needed to cluster cells twice")
-    sentences = Sentences(pairs[:SENTENCES], opened.tokenizer, opened.config.text.max_tokens)
-    device = next(opened.model.parameters()).device
-    return [sentences.batch(list(range(half, len(sentences), 2)), device)[0] for half in (0, 1)]
-
-
-def _fresh(opened: Opened) -> TextLattice:
-    """The model as its stage would start it from nothing; pruned like the trained one, so that they can be compared."""
-    device = next(opened.model.parameters()).device
-    model = TextLattice(opened.config, opened.progress.stage, opened.tokenizer.vocabulary, device).eval()
-    model.lattice.rewire(opened.model.lattice.pattern, torch.Generator())
-    return model
-
-
-def _start(folder: RunFolder, opened: Opened, fresh: TextLattice) -> tuple[torch.Tensor | None, int | None]:
-    """Weights [K, X, Y, Z] at the stage's start, or as near to it as a checkpoint is kept, and their step; or (None, None).
-
-    The first stage starts from the seed.  Later ones start from what was carried over, which only checkpoints hold.
-    """
-    if opened.progress.stage == 0:
-        return fresh.lattice.dense().clone(), 0
-    for step, path in reversed(checkpoint.steps(folder.checkpoints)):
-        if step >= opened.progress.step:
-            break
-        try:
-            saved = checkpoint.load(path)
-        except checkpoint.CheckpointError as error:
-            print(f"note: {error}", file=sys.stderr)
-            continue
-        if Progress.from_json(saved.state["progress"]).stage == opened.progress.stage:
-            device, offsets, pattern = fresh.lattice.weights.device, len(fresh.lattice.topology.offsets), fresh.lattice.pattern
-            weights, index = saved.model["lattice.weights"].to(device), saved.model.get("lattice.index")
-            if index is not None:
-                weights = Pattern(index.to(device), offsets).expand(weights)
-            return (weights if pattern is None else weights * pattern.mask(weights.shape[-1])), step
-    return None, None
-
-
-@torch.no_grad()
-def _score(
-    model: TextLattice, halves: list[torch.Tensor], opened: Opened, readings: dict[str, Reading], stream: torch.Generator
-) -> Emergence:
-    lattice, total, labels = model.lattice, 0.0, []
-    clusters = lattice.clusters or CLUSTERS
-    for tokens in halves:
-        mean = 0.0
-        for part in tokens.split(opened.chunk):
-            state = lattice.state(model.input_port.drive(model.encoder(part).float()).to(model.state_dtype)).float()
-            mean = mean + state.sum(0)
-            total = total + state.square().sum(dim=(0, 3))
-        rows = mean.permute(0, 1, 3, 2).reshape(lattice.topology.cells, -1).cpu()
-        labels.append(spherical_kmeans(rows, clusters, stream).labels)
-    sentences = sum(len(tokens) for tokens in halves)
-    activity = (total / (sentences * lattice.channels)).sqrt()
-    return emergence(stability(*labels, stream), readings.values(), activity.cpu())
-
-
-def _show(folder: RunFolder, step: int, since: int | None, readings: dict[str, Reading], scores: dict[str, Emergence]) -> None:
-    console = Console(highlight=False)
-    what = f"change since step {since}" if since is not None else "connections"
-    console.print(f"{printable(folder.name)}, step {step}: {what}", markup=False, soft_wrap=True)
-    table = Table("field", "reading", "wavelength", "share", "p shuffled", "p red", "p start", box=None, pad_edge=False)
-    for name, r in readings.items():
-        wavelength = "-" if r.wavelength is None else f"{r.wavelength:.1f} cells"
-        start = "-" if r.p_start is None else f"{r.p_start:.3f}"
-        table.add_row(name, r.verdict, wavelength, f"{r.strength:.1%}", f"{r.p_shuffled:.3f}", f"{r.p_red:.3f}", start)
-    console.print(table)
-    table = Table("lattice", "emergence score", "stability", "morphology", "participation", box=None, pad_edge=False)
-    for name, score in scores.items():
-        table.add_row(name, *(f"{value:.3f}" for value in dataclasses.astuple(score)))
-    console.print(table)
+    report(run, data, surrogates, best, device or "auto", runs_dir, as_json)

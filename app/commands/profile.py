@@ -1,31 +1,36 @@
-"""`profile`: a few training steps in a process of their own, what they took beside the plan, and the record that stays.
-
-A process of its own, because the peak of its memory is known of a process as a whole.  It gets its config on stdin and answers
-with one JSON object; the record is kept by the process that measured.
-"""
+"""`profile`: a few training steps in a process of their own, and what they took beside the plan."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import time
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from app import configure, formats, planning
+import typer
+
+from app import child, configure, formats, planning
 from app.exit_codes import ExitCode, Stop
-from presets.layers import from_toml, to_toml
+from app.options import AsJson, Assignments, ConfigFile, Data, Device, MemoryBudget, Preset
+from presets.layers import to_toml
 from presets.plan import StagePlan
 from presets.schema import RunConfig
 
-_ROOT = Path(__file__).resolve().parents[2]
 
-
-def run(source: tuple[str, Path | None, list[str], configure.Given], stage: int, steps: int, as_json: bool) -> None:
+def profile(
+    preset: Preset = "baseline",
+    config_file: ConfigFile = None,
+    data: Data = None,
+    assignments: Assignments = [],
+    stage: Annotated[int, typer.Option("--stage", min=0, help="Which of the preset's stages.")] = 0,
+    steps: Annotated[int, typer.Option("--steps", min=2, help="Training steps to measure.")] = 3,
+    device: Device = None,
+    memory_budget: MemoryBudget = None,
+    as_json: AsJson = False,
+) -> None:
     """Measures and prints.  Raises Stop."""
-    config = _one_stage(configure.load(*source).config, stage)
+    given = {"--data": data, "--device": device, "--memory-budget": memory_budget}
+    config = _one_stage(configure.load(preset, config_file, assignments, given).config, stage)
     planned = planning.learned_here(config)[0]
     found = _in_a_process(config, steps)
     shown = {"stage": planned.name} | planned.as_json() | found
@@ -38,18 +43,15 @@ def run(source: tuple[str, Path | None, list[str], configure.Given], stage: int,
 def _one_stage(config: RunConfig, stage: int) -> RunConfig:
     if stage >= len(config.stages):
         raise Stop(ExitCode.USAGE, f"--stage: {stage} is not there; the last one is {len(config.stages) - 1}")
-    alone = {"stages": (config.stages[stage],)}
+    alone: dict[str, object] = {"stages": (config.stages[stage],)}
     if config.optimizer.warmup_steps >= config.stages[stage].steps:
         alone["optimizer"] = config.optimizer.model_copy(update={"warmup_steps": 0})
     return config.model_copy(update=alone)
 
 
 def _in_a_process(config: RunConfig, steps: int) -> dict[str, Any]:
-    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), os.fspath(_ROOT)]))
-    command = [sys.executable, "-P", "-m", "app.commands.profile", str(steps)]
-    done = subprocess.run(
-        command, input=to_toml(config), capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}, check=False
-    )
+    command = child.command("app.run_process.measured", str(steps))
+    done = subprocess.run(command, input=to_toml(config), capture_output=True, text=True, env=child.environment(), check=False)
     if done.returncode == 0:
         sys.stderr.write(done.stderr)
         return json.loads(done.stdout)
@@ -82,67 +84,3 @@ def _print(planned: StagePlan, found: dict[str, Any]) -> None:
         + (f"segments of {found['checkpoint_ticks']} ticks" if found["checkpoint_ticks"] else "all states kept")
     )
     print(f"remembered in {found['remembered']}")
-
-
-def _measure(config: RunConfig, steps: int) -> dict[str, Any]:
-    """The measured process: trains, remembers, and says what it found.  Raises Stop."""
-    import statistics
-
-    import scipy.stats  # noqa: F401
-    import sklearn.cluster  # noqa: F401  both come into every run's process, though not with its steps
-    import torch
-
-    from app.run_process.prepare import prepare
-    from lattice.data.batches import Schedule, TokenizedCorpus
-    from lattice.kernels.native import KernelUnavailable
-    from lattice.observing.measuring import device_name, measured
-    from lattice.training import micro_batch
-    from lattice.training.build import build_trainer
-    from monitors import gauges
-    from monitors.measured import add, place
-
-    device, corpus = prepare(config)
-    text = TokenizedCorpus.of(corpus, config)
-    before = gauges.host_memory()
-    try:
-        plans = planning.for_training(config, device.type, device_name(device))
-        trainer = build_trainer(config, text, device, planning=plans)
-        state = trainer.state
-        schedule = Schedule(len(text.train), config.stages[0].data_share, config.training.batch, config.run.seed, 0)
-        micro_batch.choose(state)
-        step_s, cpu_s = [], []
-        for step in range(steps):
-            clock, cpu = time.perf_counter(), gauges.cpu_seconds()
-            trainer.step(schedule.rows(step))
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            state.progress.advance()
-            step_s.append(time.perf_counter() - clock)
-            cpu_s.append(gauges.cpu_seconds() - cpu)
-        record = measured(state, step_s)
-        add(place(), record)
-    except torch.OutOfMemoryError as error:
-        raise Stop(ExitCode.NO_DEVICE, f"out of memory on {device}: {str(error).partition(chr(10))[0]}") from error
-    except (KernelUnavailable, OSError) as error:
-        raise Stop(ExitCode.FAILED, str(error)) from error
-    return {
-        "peak_bytes": record.peak_bytes,
-        "rss_before_bytes": before.rss_bytes if before else None,
-        "step_s": record.step_s,
-        "step_cpu_s": statistics.median(cpu_s),
-        "steps": steps,
-        "micro_batch": state.micro_batch,
-        "batch": config.training.batch,
-        "checkpoint_ticks": state.checkpoint_ticks,
-        "record": record.as_json(),
-        "remembered": os.fspath(place()),
-    }
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    try:
-        print(json.dumps(_measure(from_toml(sys.stdin.read(), "profile"), int(sys.argv[1])), allow_nan=False))
-    except Stop as stop:
-        print(f"lattice-tui: {stop}", file=sys.stderr)
-        sys.exit(int(stop.code))

@@ -9,10 +9,26 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from app import configure, formats
 from app.exit_codes import ExitCode, Stop
+from app.options import (
+    AsJson,
+    Assignments,
+    ConfigFile,
+    Data,
+    Detach,
+    Device,
+    LogFormat,
+    MemoryBudget,
+    RunsDir,
+    Steps,
+    Task,
+    Valid,
+)
 from monitors.runs import RunFolder
 from monitors.runs import runs_dir as place
 from monitors.text_safety import printable
@@ -53,20 +69,46 @@ class Request:
         return None
 
 
+def train(
+    preset: Annotated[str | None, typer.Option("--preset", help="A shipped preset. Default: baseline.")] = None,
+    config: ConfigFile = None,
+    data: Data = None,
+    valid: Valid = None,
+    task: Task = None,
+    assignments: Assignments = [],
+    steps: Steps = None,
+    device: Device = None,
+    memory_budget: MemoryBudget = None,
+    resume: Annotated[str | None, typer.Option("--resume", help="Continue this run from its newest checkpoint.")] = None,
+    detach: Detach = False,
+    runs_dir: RunsDir = None,
+    log_format: LogFormat = "text",
+    as_json: AsJson = False,
+) -> None:
+    """Raises Stop if the run can't begin, and at its end with its exit code."""
+    given = {"--data": data, "--valid": valid, "--task": task, "--device": device, "--memory-budget": memory_budget}
+    request = Request(preset, config, tuple(assignments), given, steps, resume, runs_dir)
+    if detach:
+        start_detached(request, as_json)
+    else:
+        run(request, log_format, as_json)
+
+
 def run(request: Request, log_format: str, as_json: bool) -> None:
     """Trains, prints the outcome, and leaves with its exit code.  Raises Stop where it can't begin."""
     config = request.check()
 
     import torch  # noqa: F401 - from here on the engine is needed; all that can be refused without it has been
 
+    from app.finding import find_run, run_config
     from app.run_process import engine
-    from app.run_process.runs import find_run, run_config
     from presets.layers import ALIASES
 
     gc.collect()
     gc.freeze()  # what is imported stays: looking for garbage and for tensors alive passes it over
     if config is None:
-        folder = find_run(place(request.runs_dir), request.resume)
+        assert request.resume is not None, "check() gives a config to everything else"
+        folder = find_run(request.runs_dir, request.resume)
         config = run_config(folder)
         with talk(config, log_format) as callback:
             outcome = engine.resume(folder, config, [callback])
@@ -77,7 +119,7 @@ def run(request: Request, log_format: str, as_json: bool) -> None:
     report(outcome, request.runs_dir, log_format, as_json)
 
 
-def detach(request: Request, as_json: bool) -> None:
+def start_detached(request: Request, as_json: bool) -> None:
     """Starts the engine in a session of its own and prints the run's name once it is up.  Raises Stop where it can't begin."""
     from app.run_process.launch import launch
 
@@ -89,7 +131,7 @@ def detach(request: Request, as_json: bool) -> None:
 
 def announce(folder: RunFolder, as_json: bool) -> None:
     """The name of a run whose engine was started on its own."""
-    from app.commands.listing import status_json
+    from app.commands.status import status_json
 
     print(status_json(folder) if as_json else printable(folder.name))
     if (info := folder.read_info()).state == "finished":
@@ -118,7 +160,7 @@ def report(outcome: Outcome, runs_dir: Path | None, log_format: str, as_json: bo
     if not outcome.trained:
         print(finished(outcome.folder.name, outcome.folder.read_info().step), file=sys.stderr)
     if as_json:
-        from app.commands.listing import status_json
+        from app.commands.status import status_json
 
         print(status_json(outcome.folder))
     elif log_format == "text":

@@ -11,9 +11,7 @@ from app.experiments.options import Options, experiment
 if TYPE_CHECKING:
     from app.experiments.experiment import Request
 
-experiment_app = typer.Typer(
-    help="Paired runs over seeds, with and without a mechanism.", no_args_is_help=True, rich_markup_mode=None
-)
+experiment_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
 Search = Annotated[int, typer.Option("--search", min=0, help="Random-search trials for each arm first.")]
 SearchSteps = Annotated[int, typer.Option("--search-steps", min=1, help="Steps of a trial, discovery's cost included.")]

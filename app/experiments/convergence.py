@@ -13,6 +13,7 @@ from __future__ import annotations
 from app.experiments import plot, report
 from app.experiments.experiment import Arm, Experiment, Request, choose
 from app.experiments.search import Range, Space, tuned
+from app.pictures import check_plot
 
 UNBIASED = ("connections.bias_local=0", "connections.bias_distant=0", "connections.noise=1", "connections.excitatory=true")
 WAVES = ("stages.0.waves=40", "plasticity.rate=0.02")
@@ -53,7 +54,7 @@ SPACES: dict[str, Space] = {
 
 def run(request: Request, trials: int, trial_steps: int) -> None:
     """Trains every arm with every seed and prints what was found.  With `trials`, every arm is tuned first.  Raises Stop."""
-    plot.check(request.plot)
+    check_plot(request.plot)
     arms = choose(ARMS, request.arms, request.own_arms)
     experiment = Experiment("convergence", request.source, request.conditions, arms, request.out)
     arms, log = tuned(experiment, arms, SPACES, trials, trial_steps) if trials else (arms, [])

@@ -18,6 +18,7 @@ from rich.console import Console
 from app.experiments import plot, report
 from app.experiments.experiment import Arm, Experiment, Request, choose
 from app.experiments.measure import Conditions, Looks, Outcome
+from app.pictures import check_plot
 from lattice.optimizers.retained import of_step
 from lattice.random_streams import generator
 from lattice.training.state import TrainingState
@@ -47,7 +48,7 @@ class EnergyLooks(Looks):
 
 def run(request: Request) -> None:
     """Trains every arm with every seed and prints what was found.  Raises Stop."""
-    plot.check(request.plot)
+    check_plot(request.plot)
     arms = choose(ARMS, request.arms, request.own_arms)
     experiment = Experiment("optimizers", request.source, request.conditions, arms, request.out, EnergyLooks)
     results, target = experiment.run(arms, request.seeds), request.conditions.target

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from app.commands.options import AsJson, Assignments, ConfigFile, Data, Device, Preset, Steps, Task, Valid
+from app.options import AsJson, Assignments, ConfigFile, Data, Device, Preset, Steps, Task, Valid
 
 Test = Annotated[Path | None, typer.Option("--test", help="Text to score on; without it the held-out sentences.")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Runs of each arm.")]

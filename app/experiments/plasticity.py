@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from app.experiments import plot, report
 from app.experiments.experiment import Arm, Experiment, Request, choose
+from app.pictures import check_plot
 
 RULES = ("stdp", "bcm", "oja", "three_factor")
 REFERENCES = ("gradient", "frozen")
@@ -37,7 +38,7 @@ ARMS = tuple(_arms())
 
 def run(request: Request) -> None:
     """Trains every arm with every seed and prints what was found.  Raises Stop."""
-    plot.check(request.plot)
+    check_plot(request.plot)
     arms = choose(ARMS, request.arms, request.own_arms)
     experiment = Experiment("plasticity", request.source, request.conditions, arms, request.out)
     results, target = experiment.run(arms, request.seeds), request.conditions.target

@@ -3,23 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from pathlib import Path
 
-from app.exit_codes import ExitCode, Stop
 from app.experiments.measure import Outcome
 from app.experiments.report import Results
-
-
-def check(path: Path | None) -> None:
-    """Raises Stop if the picture could not be written.  Called before training, so that no time is lost."""
-    if path is None:
-        return
-    if path.suffix.lower() != ".png":
-        raise Stop(ExitCode.USAGE, f"--plot {path}: the picture is a PNG; name it so")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise Stop(ExitCode.USAGE, f"--plot {path}: no file can be written there")
+from app.pictures import save_plot
 
 
 def draw(path: Path, title: str, results: Results, target: float) -> None:
@@ -56,10 +45,7 @@ def draw(path: Path, title: str, results: Results, target: float) -> None:
     needs.grid(alpha=0.25, axis="x")
     figure.legend(*curves.get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize="small", frameon=False)
     figure.suptitle(title)
-    try:
-        figure.savefig(path, format="png", dpi=130)
-    except OSError as error:
-        raise Stop(ExitCode.FAILED, f"--plot {path}: {error.strerror or error}") from error
+    save_plot(figure, path, dpi=130)
 
 
 def spread(runs: list[Outcome]) -> tuple[list[int], list[float], list[float], list[float]]:

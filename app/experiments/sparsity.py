@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from app.experiments import plot, report
 from app.experiments.experiment import Arm, Experiment, Request, choose
+from app.pictures import check_plot
 
 SHARES = (0.4, 0.6, 0.7, 0.9)
 DENSE, MAIN = "dense", "sparse-70"
@@ -24,7 +25,7 @@ def _arm(name: str, share: float, stages: int) -> Arm:
 
 def run(request: Request) -> None:
     """Trains every arm with every seed and prints what was found.  Raises Stop."""
-    plot.check(request.plot)
+    check_plot(request.plot)
     arms = choose(arms_of(len(request.source.load().config.stages)), request.arms, request.own_arms)
     experiment = Experiment("sparsity", request.source, request.conditions, arms, request.out)
     results, target = experiment.run(arms, request.seeds), request.conditions.target

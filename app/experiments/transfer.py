@@ -18,6 +18,7 @@ from app.exit_codes import ExitCode, Stop
 from app.experiments import plot, report
 from app.experiments.experiment import Arm, Experiment, Request, choose
 from app.experiments.measure import Conditions, Looks, Outcome
+from app.pictures import check_plot
 from lattice.training.state import TrainingState
 from monitors.events import AnyEvent, StageStarted
 from presets.layers import toml_value
@@ -84,7 +85,7 @@ def run(request: Request, before: float) -> None:
     """Trains both arms with every seed and prints what was found.  Scores BLEU only if runs go to their end.  Raises Stop."""
     conditions = dataclasses.replace(request.conditions, score=request.conditions.to_end)
     request = dataclasses.replace(request, conditions=conditions)
-    plot.check(request.plot)
+    check_plot(request.plot)
     arms = choose(arms_of(request.source.load().config, before), request.arms, request.own_arms)
     experiment = Experiment("transfer", request.source, request.conditions, arms, request.out, GrowthLooks)
     results, target = experiment.run(arms, request.seeds), request.conditions.target

@@ -1,4 +1,4 @@
-"""`fork`: a new run that begins from a checkpoint of another one, with some settings changed.
+"""Forking: a new run that begins from a checkpoint of another one, with some settings changed.
 
     parent   ---- step 100 ----------------- step 400
     fork          step 100 ~~~~~~~ its own
@@ -21,11 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from app import configure
-from app.commands import train
 from app.exit_codes import ExitCode, Stop
-from app.run_process import engine, prepare
-from app.run_process.launch import launch
-from app.run_process.runs import find_run, run_config
+from app.finding import find_run, run_config
+from app.run_process import prepare
 from app.version import VERSION
 from lattice.data.batches import TokenizedCorpus
 from lattice.data.corpus import Corpus
@@ -38,7 +36,6 @@ from lattice.training.state import TrainingState
 from monitors.events import Edited, EventLog, RunStarted
 from monitors.plain_files import open_plain
 from monitors.runs import RunFolder, RunFolderError, RunInfo, atomic_write, why
-from monitors.runs import runs_dir as place
 from monitors.volumes import Volumes
 from presets import layers
 from presets.layers import ConfigError, to_toml
@@ -79,19 +76,7 @@ class Start:
         return f"{self.parent.name}@{self.progress.step}"
 
 
-def run(name: str, changes: Changes, detach: bool, runs_dir: Path | None, log_format: str, as_json: bool) -> None:
-    """Makes the fork and trains it, in the foreground or on its own.  Raises Stop."""
-    folder = fork(name, changes, place(runs_dir))
-    if detach:
-        train.announce(launch([f"--resume={folder.name}"], folder.path.parent), as_json)
-        return
-    config = run_config(folder)
-    with train.talk(config, log_format) as callback:
-        outcome = engine.resume(folder, config, [callback])
-    train.report(outcome, runs_dir, log_format, as_json)
-
-
-def fork(name: str, changes: Changes, runs_dir: Path) -> RunFolder:
+def make_fork(name: str, changes: Changes, runs_dir: Path) -> RunFolder:
     """The folder of a run that begins from `RUN`, `RUN@STEP` or `RUN@best`, ready to be resumed.  Raises Stop."""
     start = find_start(name, runs_dir)
     config = changed(start, changes)

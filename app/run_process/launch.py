@@ -14,14 +14,13 @@ import tempfile
 import threading
 from pathlib import Path
 
+from app import child
 from app.exit_codes import ExitCode, Stop
 from monitors.plain_files import open_descriptor
 from monitors.runs import RunFolder
 
 READY_FD = "LATTICE_TUI_READY_FD"
 """Environment variable with the number of the pipe's writing end."""
-
-_ROOT = Path(__file__).resolve().parents[2]
 
 
 def launch(arguments: list[str], runs_dir: Path) -> RunFolder:
@@ -30,10 +29,8 @@ def launch(arguments: list[str], runs_dir: Path) -> RunFolder:
     `arguments` are options of `train` without --runs-dir and --detach.  Raises Stop with the engine's own words and exit code
     where it refuses to begin.
     """
-    # -P: a folder called `app` where the user stands is not ours.
-    command = [sys.executable, "-P", "-m", "app.cli", "train", *arguments, "--runs-dir", os.fspath(runs_dir.absolute())]
+    command = child.command("app.cli", "train", *arguments, "--runs-dir", os.fspath(runs_dir.absolute()))
     reading, writing = os.pipe()
-    path = os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH"), os.fspath(_ROOT)]))
     with tempfile.TemporaryFile() as said, os.fdopen(reading, encoding="utf-8", errors="surrogateescape") as ready:
         try:
             engine = subprocess.Popen(
@@ -43,7 +40,7 @@ def launch(arguments: list[str], runs_dir: Path) -> RunFolder:
                 stderr=said,
                 start_new_session=True,
                 pass_fds=(writing,),
-                env=os.environ | {READY_FD: str(writing), "PYTHONPATH": path},
+                env=child.environment(**{READY_FD: str(writing)}),
             )
         except OSError as error:
             raise Stop(ExitCode.FAILED, f"the engine can't be started: {error.strerror or error}") from error

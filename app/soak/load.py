@@ -7,16 +7,15 @@ It is no failure if the run ends in the middle of an act.
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from app import child
 from app.terminal import Terminal, TerminalError
 from app.wire.client import ClientError, Connection, Watch, send
 from monitors.runs import RunFolder, RunFolderError, list_runs
@@ -103,11 +102,10 @@ class Load:
         if time.monotonic() - self._tried < SCREEN_BACK_S:
             return
         self._tried, self._watched = time.monotonic(), folder.path
-        command = [sys.executable, "-P", "-m", "app.cli", "attach", str(folder.path)]
-        root = str(Path(__file__).resolve().parents[2])
-        terminal = {"TERM": "xterm-256color", "COLORTERM": "truecolor", "PYTHONPATH": root}
+        command = child.command("app.cli", "attach", str(folder.path))
+        environment = child.environment(TERM="xterm-256color", COLORTERM="truecolor")
         try:
-            self._screen = Terminal(command, 160, 50, os.environ | terminal)
+            self._screen = Terminal(command, 160, 50, environment)
         except (OSError, TerminalError) as error:
             self._wrong(f"no screen: {error}")
 

@@ -18,7 +18,7 @@ environment.prepare()
 from textual.app import App, SystemCommand  # noqa: E402 - see above
 from textual.screen import Screen  # noqa: E402
 
-from app.tui.messages import LaunchFailed, RunLaunched  # noqa: E402
+from app.tui.messages import LaunchFailed, RunChosen, RunLaunched  # noqa: E402
 from app.tui.screens.home import HomeScreen  # noqa: E402
 
 if TYPE_CHECKING:
@@ -53,12 +53,25 @@ class LatticeApp(App[None]):
         if self._attached_run is not None:
             self.open_run(self._attached_run)
         else:
-            self.push_screen(HomeScreen())
+            self.push_screen(self._home())
 
     def open_run(self, folder: RunFolder) -> None:
         from app.tui.screens.run import RunScreen  # here: the home screen's first frame does without all that a run needs
 
         self.push_screen(RunScreen(folder, self.read_only, self.plain, still=self._still))
+
+    def action_home(self) -> None:
+        """From a run to the home screen, which may have to be made."""
+        if any(isinstance(screen, HomeScreen) for screen in self.screen_stack):
+            self.pop_screen()
+        else:
+            self.switch_screen(self._home())
+
+    def _home(self) -> HomeScreen:
+        return HomeScreen(self.runs_dir, self.read_only)
+
+    def on_run_chosen(self, message: RunChosen) -> None:
+        self.open_run(RunFolder(Path(message.path)))
 
     def on_run_launched(self, message: RunLaunched) -> None:
         self.open_run(RunFolder(Path(message.path)))

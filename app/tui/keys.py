@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from textual.binding import Binding, BindingType
 
+from presets.control_commands import COMMANDS
+
 
 @dataclass(frozen=True)
 class Key:
@@ -43,6 +45,35 @@ HOME = (
     *EVERYWHERE,
 )
 
+DIALOGS = {
+    "set": (
+        Key("e", "e", "decode_every", "decode every N steps", "Steering", "every N", steers=True),
+        Key("r", "r", "learning_rate", "learning rate", "Steering", "rate", steers=True),
+        Key("y", "y", "sparsity", "sparsity target of this stage", "Steering", steers=True),
+        Key("o", "o", "profile", "plasticity profile of this stage", "Steering", steers=True),
+        Key("O", "O", "plasticity_rate", "plasticity rate", "Steering", steers=True),
+    ),
+    "stage": (
+        Key("right_square_bracket", "]", "stage_next", "end this stage, start the next", "Steering", steers=True),
+        Key("h", "h", "stage_hold", "hold this stage past its end", "Steering", steers=True),
+        Key("H", "H", "stage_release", "let a held stage end", "Steering", steers=True),
+        Key("g", "g", "stage_goto", "go to a later stage", "Steering", steers=True),
+    ),
+}
+"""Keys of the commands that take arguments: each has its action on the screen, which asks for what is missing."""
+
+
+def _steering() -> list[Key]:
+    """The keys of all commands, in the order of the vocabulary."""
+    found: list[Key] = []
+    for name, command in COMMANDS.items():
+        if command.key:
+            action = f"command('{name}')"
+            found.append(Key(command.key, command.key, action, command.does, "Steering", command.hint, steers=True))
+        found += DIALOGS.get(name, ())
+    return found
+
+
 RUN = (
     *(Key(str(i), str(i), f"panel({i - 1})", f"panel {name}", "Panels") for i, name in enumerate(PANELS, start=1)),
     Key("tab", "tab", "next_panel(1)", "next panel", "Panels", "panel"),
@@ -71,20 +102,8 @@ RUN = (
     Key("space", "space", "play", "play from here, or pause that", "Replay"),
     Key("plus,equals_sign", "+", "speed(1)", "play faster", "Replay"),
     Key("minus", "-", "speed(0)", "play slower", "Replay"),
-    Key("d", "d", "decode_now", "decode held-out sentences now", "Steering", "decode", steers=True),
-    Key("e", "e", "decode_every", "decode every N steps", "Steering", "every N", steers=True),
-    Key("r", "r", "learning_rate", "learning rate", "Steering", "rate", steers=True),
-    Key("y", "y", "sparsity", "sparsity target of this stage", "Steering", steers=True),
-    Key("o", "o", "profile", "plasticity profile of this stage", "Steering", steers=True),
-    Key("O", "O", "plasticity_rate", "plasticity rate", "Steering", steers=True),
-    Key("right_square_bracket", "]", "stage_next", "end this stage, start the next", "Steering", steers=True),
-    Key("h", "h", "stage_hold", "hold this stage past its end", "Steering", steers=True),
-    Key("H", "H", "stage_release", "let a held stage end", "Steering", steers=True),
-    Key("g", "g", "stage_goto", "go to a later stage", "Steering", steers=True),
-    Key("p", "p", "pause", "pause or resume training", "Steering", "pause", steers=True),
-    Key("c", "c", "checkpoint", "save a checkpoint", "Steering", "save", steers=True),
-    Key("x", "x", "stop", "save and stop the run (asks)", "Steering", "stop", steers=True),
-    Key("escape", "esc", "home", "back to all runs; the run goes on", "Everywhere", "home"),
+    *_steering(),
+    Key("escape", "esc", "app.home", "back to all runs; the run goes on", "Everywhere", "home"),
     *EVERYWHERE,
 )
 

@@ -37,6 +37,13 @@ class RunsListed(Message):
 
 
 @dataclass
+class RunChosen(Message):
+    """The operator wants to see the run in this folder."""
+
+    path: str
+
+
+@dataclass
 class RunLaunched(Message):
     """A new run has a folder."""
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from app.commands.control import who
 from app.tui.messages import CommandAnswered
+from app.wire.client import who
 from monitors.runs import RunFolder
 
 TIMEOUT_S = 60.0

@@ -16,6 +16,8 @@ Synchronous and torch-free.  Everything expected to go wrong is a ClientError of
 from __future__ import annotations
 
 import contextlib
+import getpass
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -29,7 +31,7 @@ from app.wire.protocol import FRAME_BYTES, FrameError, Hello, Reply
 from monitors.events import AnyEvent, from_fields
 from monitors.runs import RunFolder, RunFolderError, state_of
 
-__all__ = ["ClientError", "Connection", "Reply", "Seen", "Watch", "send"]
+__all__ = ["ClientError", "Connection", "Reply", "Seen", "Watch", "send", "who"]
 
 
 class ClientError(Exception):
@@ -56,6 +58,15 @@ def send(folder: RunFolder, command: str, args: dict[str, Any], who: str, timeou
         return connection.command(command, args, who, timeout_s)
 
 
+def who() -> str:
+    """How this process signs its commands: user, and process id."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container may have no name for its user
+        user = f"uid {os.getuid()}"
+    return f"{user} (pid {os.getpid()})"
+
+
 class Connection:
     """An open socket to a run's engine, greeting read.  Raises ClientError where nothing listens."""
 
@@ -72,7 +83,7 @@ class Connection:
         """As `send`.  The first command makes this connection the run's controller, until it is closed."""
         self._last_id += 1
         try:
-            order = protocol.Command(id=self._last_id, command=command, args=args, who=who)  # type: ignore[arg-type]
+            order = protocol.Command(id=self._last_id, command=command, args=args, who=who)
             line = protocol.encode(order)
         except ValidationError as error:
             return Reply(id=self._last_id, ok=False, error=protocol.reason(error))

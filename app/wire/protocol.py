@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from presets.control_commands import COMMANDS, Arguments
 
-VERSION = 1
+VERSION: Literal[1] = 1
 
 FRAME_BYTES = 65536
 """Longest frame, newline included."""

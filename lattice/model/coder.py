@@ -8,12 +8,16 @@ Its feed-forward width is solved from a parameter budget, because the embedding'
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from lattice.data.special_tokens import BEGIN, END, PAD
+
+KeysValues = tuple[torch.Tensor, torch.Tensor]
+"""Keys and values, each [B, heads, M, width / heads]."""
 
 
 class Attention(nn.Module):
@@ -26,7 +30,7 @@ class Attention(nn.Module):
         self.key_value = nn.Linear(context_width or width, 2 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def keys_values(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def keys_values(self, context: torch.Tensor) -> KeysValues:
         """Keys and values [B, heads, M, width / heads]."""
         key, value = self.key_value(context).chunk(2, dim=-1)
         return self._split(key), self._split(value)
@@ -34,7 +38,7 @@ class Attention(nn.Module):
     def forward(
         self,
         x: torch.Tensor,
-        keys_values: tuple[torch.Tensor, torch.Tensor],
+        keys_values: KeysValues,
         mask: torch.Tensor | None = None,
         causal: bool = False,
     ) -> torch.Tensor:
@@ -71,12 +75,12 @@ class DecoderLayer(nn.Module):
         self.cross_attention = Attention(width, heads, slot_width)
         self.feed = FeedForward(width, hidden)
 
-    def forward(self, x, slots, past=None):
-        """`slots` and `past` are (keys, values); with `past`, x is one new position and the grown past is returned."""
+    def forward(self, x: torch.Tensor, slots: KeysValues, past: KeysValues | None = None) -> tuple[torch.Tensor, KeysValues]:
+        """With a `past`, x is one new position, and the past that it belongs to from now on is returned beside the output."""
         y = self.norm_self(x)
         now = self.self_attention.keys_values(y)
         if past is not None:
-            now = tuple(torch.cat(pair, dim=2) for pair in zip(past, now, strict=True))
+            now = torch.cat([past[0], now[0]], dim=2), torch.cat([past[1], now[1]], dim=2)
         x = x + self.self_attention(y, now, causal=past is None)
         x = x + self.cross_attention(self.norm_cross(x), slots)
         return x + self.feed(self.norm_feed(x)), now
@@ -163,7 +167,7 @@ class Decoder(nn.Module):
         """Logits [B, N, vocabulary] for the token after each of `tokens` [B, N], which begin with BEGIN."""
         context = self._context(slots)
         x = self.embedding(tokens) + self.position[: tokens.shape[1]]
-        for layer in self.layers:
+        for layer in self._layers():
             x, _ = layer(x, layer.cross_attention.keys_values(context))
         return F.linear(self.norm(x), self.embedding.weight)
 
@@ -171,14 +175,15 @@ class Decoder(nn.Module):
     def greedy(self, slots: torch.Tensor) -> torch.Tensor:
         """Most likely tokens one after another: [B, at most max_tokens], END and what follows it replaced by PAD."""
         context = self._context(slots)
-        crossed = [layer.cross_attention.keys_values(context) for layer in self.layers]
-        past: list = [self._empty_past(context, layer) for layer in self.layers]
+        layers = list(self._layers())
+        crossed = [layer.cross_attention.keys_values(context) for layer in layers]
+        past = [self._empty_past(context, layer) for layer in layers]
         token = torch.full((slots.shape[0], 1), BEGIN, device=slots.device)
         done = torch.zeros_like(token, dtype=torch.bool)
         said = []
         for position in range(self.max_tokens):
             x = self.embedding(token) + self.position[position]
-            for i, layer in enumerate(self.layers):
+            for i, layer in enumerate(layers):
                 x, past[i] = layer(x, crossed[i], past[i])
             token = F.linear(self.norm(x), self.embedding.weight).argmax(-1)
             done |= token == END
@@ -187,11 +192,16 @@ class Decoder(nn.Module):
                 break
         return torch.cat(said, dim=1)
 
+    def _layers(self) -> Iterator[DecoderLayer]:
+        for layer in self.layers:
+            assert isinstance(layer, DecoderLayer)
+            yield layer
+
     def _context(self, slots: torch.Tensor) -> torch.Tensor:
         return self.norm_slots(slots) + self.slot_position
 
     @staticmethod
-    def _empty_past(context: torch.Tensor, layer: DecoderLayer) -> tuple[torch.Tensor, torch.Tensor]:
+    def _empty_past(context: torch.Tensor, layer: DecoderLayer) -> KeysValues:
         heads = layer.self_attention.heads
         width = layer.self_attention.out.in_features
         nothing = context.new_empty(context.shape[0], heads, 0, width // heads, dtype=layer.self_attention.out.weight.dtype)

@@ -45,6 +45,9 @@ def interpolation(size: int, patches: int) -> torch.Tensor:
 class Port(nn.Module):
     """Slots [B, S, D] <-> one face [B, X, Y, C], through control points; carries over unchanged when the lattice grows."""
 
+    along_x: torch.Tensor
+    along_y: torch.Tensor
+
     def __init__(self, grid: int, channels: int, weight: torch.Tensor, inward: bool) -> None:
         """`weight` [S, D, points] is used as it is for driving, transposed for reading."""
         super().__init__()
@@ -142,6 +145,11 @@ class Lattice(nn.Module):
     mean (zero before the first look), and `centroids` [clusters, C] (zero before the first fit); with an `integration` above 0,
     cells hear them by the `gain` [X, Y, C, Z].
     """
+
+    index: torch.Tensor | None
+    labels: torch.Tensor
+    mean_state: torch.Tensor
+    centroids: torch.Tensor
 
     def __init__(self, topology: Topology, build: Build, generator: torch.Generator) -> None:
         super().__init__()

@@ -106,7 +106,8 @@ class TextLattice(nn.Module):
 
     @torch.no_grad()
     def state(self, source: torch.Tensor) -> torch.Tensor:
-        """The lattice's state [B, X, Y, C, Z] after the ticks, for source tokens [B, N]."""
+        """The lattice's state [B, X, Y, C, Z] after the ticks, for source tokens [B, N].  There must be a lattice."""
+        assert self.lattice is not None
         with self._autocast():
             slots = self.encoder(source)
         return self.lattice.state(self.input_port.drive(slots.float()).to(self.state_dtype))

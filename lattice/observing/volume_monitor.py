@@ -32,7 +32,7 @@ class VolumeMonitor(Callback):
     def after_look(self, state: TrainingState, change: torch.Tensor | None) -> None:
         if change is None:
             return
-        lattice = state.model.lattice
+        lattice = state.lattice
         try:
             volume = volume_of(change, lattice.labels if lattice.clusters else None, **state.here)
             path, size = self._volumes.save(volume)
@@ -49,7 +49,8 @@ class VolumeMonitor(Callback):
 
 def volume_of(change: torch.Tensor, labels: torch.Tensor | None, step: int, stage: int) -> Volume:
     """Of `change` [X, Y, Z] and, where there are any, `labels` [X, Y, Z].  Raises ValueError where a change is not finite."""
-    lattice = tuple(change.shape)
+    size_x, size_y, size_z = change.shape
+    lattice = size_x, size_y, size_z
     x, y, z = strides(lattice)
     activity = change[::x, ::y, ::z]
     if not torch.isfinite(activity).all():
@@ -60,7 +61,8 @@ def volume_of(change: torch.Tensor, labels: torch.Tensor | None, step: int, stag
     fields = [CellField("activity", _bytes(levels.round()), scale)]
     if labels is not None:
         fields.append(CellField("cluster", _bytes(labels[::x, ::y, ::z].clamp(max=LAST_LABEL))))
-    return Volume(step, stage, tuple(activity.shape), lattice, tuple(fields))
+    shown = activity.shape
+    return Volume(step, stage, (shown[0], shown[1], shown[2]), lattice, tuple(fields))
 
 
 def _bytes(values: torch.Tensor) -> bytes:

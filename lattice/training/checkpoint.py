@@ -140,7 +140,7 @@ def load(path: Path) -> LoadedCheckpoint:
 
 def load_newest(folder: Path) -> tuple[LoadedCheckpoint, list[str]]:
     """The newest checkpoint that verifies, and why newer ones were passed over.  Raises CheckpointError if none does."""
-    passed_over = []
+    passed_over: list[str] = []
     for _, path in steps(folder):
         try:
             return load(path), passed_over

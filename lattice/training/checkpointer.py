@@ -58,8 +58,8 @@ class Checkpointer(Callback):
         try:
             path, size = checkpoint.save(self._folder, progress.step, model, optimizer, rest, state.tokenizer.to_json())
             # Only a checkpoint of the very step that was scored can be the best one.
-            best = self._look is not None and self._look.step == progress.step
-            best = best and checkpoint.mark_best(self._folder, path, self._look.bleu)
+            look = self._look
+            best = look is not None and look.step == progress.step and checkpoint.mark_best(self._folder, path, look.bleu)
             checkpoint.retire(self._folder, state.config.checkpoint.keep)
         except (checkpoint.CheckpointError, OSError) as error:
             self.failure = str(error)

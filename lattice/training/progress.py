@@ -73,7 +73,7 @@ class Progress:
             return ""
         if self.stage_step >= stage.steps:
             return "steps"
-        if None not in (stage.until_loss, self.valid_loss) and self.valid_loss <= stage.until_loss:
+        if stage.until_loss is not None and self.valid_loss is not None and self.valid_loss <= stage.until_loss:
             return "loss"
         if stage.until_plateau is not None and self.looks_without_gain >= stage.until_plateau:
             return "plateau"

@@ -12,7 +12,6 @@ import time
 
 import torch
 
-from lattice.model.lattice3d import Lattice
 from lattice.random_streams import generator
 from lattice.structure.clusters import continued, mutual_information, overlap, silhouette, spherical_kmeans
 from lattice.training.callbacks import Callback
@@ -52,13 +51,13 @@ def look(state: TrainingState) -> None:
     stream = generator(state.config.run.seed, "cluster sentences", progress.stage, progress.stage_step)
     rows = torch.randint(len(sentences), (SENTENCES,), generator=stream).tolist()
     size = min(SENTENCES, state.micro_batch)
-    seen = torch.zeros_like(model.lattice.mean_state)
+    seen = torch.zeros_like(state.lattice.mean_state)
     for start in range(0, SENTENCES, size):
         part = rows[start : start + size]
         source, _, _ = sentences.batch(part, state.device)
         seen += model.mean_state(source) * (len(part) / SENTENCES)
     if seen.isfinite().all():
-        model.lattice.mean_state.lerp_(seen, NEW_SHARE)
+        state.lattice.mean_state.lerp_(seen, NEW_SHARE)
     else:
         bad = int((~seen.isfinite().all(dim=-1)).sum())
         state.warn(f"the states of {bad} cells are not finite; the clusters' running mean leaves this look out")
@@ -68,7 +67,7 @@ def look(state: TrainingState) -> None:
 def recluster(state: TrainingState) -> Clustered:
     """Sets the lattice's labels and centroids by its running mean; emits what came of it."""
     clock, progress, settings = time.perf_counter(), state.progress, state.stage.clustering
-    lattice: Lattice = state.model.lattice
+    lattice = state.lattice
     rows, before = lattice.mean_state.view(-1, lattice.channels), lattice.labels.flatten()
     first = not lattice.centroids.any()
     # One stream a stage: with the same sample every time, cells that did not change keep their cluster.

@@ -11,6 +11,7 @@ uninterrupted one.  None of them holds dense weights or their moments.
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Iterator
@@ -70,9 +71,9 @@ def dropped(stage: Stage, step: int, keep: int) -> int:
 def rewire(state: TrainingState, keep: int, drop: int = 0) -> Rewired | None:
     """Leaves each cell `keep` connections, `drop` of which (as far as there are others) are new in the place of weak ones.
 
-    Returns what came of it, not yet emitted; None where nothing was to be done.
+    Returns what came of it, not yet told; None if nothing was to be done.
     """
-    clock, progress, lattice = time.perf_counter(), state.progress, state.model.lattice
+    clock, progress, lattice = time.perf_counter(), state.progress, state.lattice
     settings, old, topology = state.stage.rewiring, lattice.pattern, lattice.topology
     offsets, before = len(topology.offsets), kept(lattice)
     drop = min(drop, offsets - max(keep, before))
@@ -104,7 +105,7 @@ def rewire(state: TrainingState, keep: int, drop: int = 0) -> Rewired | None:
 
 def change_pattern(state: TrainingState, pattern: Pattern | None) -> None:
     """The lattice goes over to another pattern of connections; their moments follow, or start anew."""
-    lattice, progress = state.model.lattice, state.progress
+    lattice, progress = state.lattice, state.progress
     before, shape = lattice.pattern, lattice.weights.shape
     lattice.rewire(pattern, generator(state.config.run.seed, "signs", progress.stage, progress.stage_step))
     moments.rewire(state.optimizer, lattice.weights, shape, before, pattern)
@@ -171,7 +172,7 @@ def _score(state: TrainingState) -> torch.Tensor:
 
 
 def _drawn(state: TrainingState) -> torch.Tensor:
-    topology = state.model.lattice.topology
+    topology = state.lattice.topology
     x, y, z = topology.shape
     drawn = torch.rand(len(topology.offsets), x, y, -(-z // TILE), generator=_stream(state, "regrowth"))
     return drawn.to(state.device)
@@ -196,8 +197,9 @@ def correlations(state: TrainingState) -> torch.Tensor:
 
     Each channel is centred by itself, so that what is the same in all sentences counts for nothing.
     """
-    model, topology = state.model, state.model.lattice.topology
-    mean = sum(model.state(source).float().sum(0) for source, _, _ in _probe(state)) / SENTENCES
+    model, topology = state.model, state.lattice.topology
+    states = (model.state(source).float().sum(0) for source, _, _ in _probe(state))
+    mean = functools.reduce(torch.add, states) / SENTENCES
     power = torch.zeros(topology.shape, device=state.device)
     together = torch.zeros(len(topology.offsets), *topology.shape, device=state.device)
     for source, _, _ in _probe(state):
@@ -215,8 +217,9 @@ def gradients(state: TrainingState) -> torch.Tensor:
 
     Takes them in groups no larger than what is kept, so that a probe needs twice the memory of the connections at most.
     """
-    model, lattice = state.model, state.model.lattice
+    model, lattice = state.model, state.lattice
     old, weights = lattice.pattern, lattice.weights.detach()
+    assert old is not None, "nothing is absent from a dense lattice"
     absent = Pattern.of_tiles(~old.tiles).index
     score = torch.zeros(old.offsets, *absent.shape[1:], device=weights.device)
     state.optimizer.zero_grad(set_to_none=True)

@@ -19,6 +19,7 @@ import torch
 
 from lattice import optimizers
 from lattice.data.batches import TokenizedCorpus
+from lattice.model.lattice3d import Lattice
 from lattice.model.text_lattice import TextLattice
 from lattice.optimizers import moments
 from lattice.training.inbox import Inbox
@@ -107,6 +108,12 @@ class TrainingState:
     @property
     def plan(self) -> StagePlan:
         return self.plans[self.progress.stage]
+
+    @property
+    def lattice(self) -> Lattice:
+        """The model's lattice, for code that runs only if there is one."""
+        assert self.model.lattice is not None
+        return self.model.lattice
 
     @property
     def micro_batch(self) -> int:

@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from app.exit_codes import ExitCode, Stop
-from app.run_process.runs import open_run
+from app.saved_models.opening import open_run
 from app.tui.fold import fold, log_line
 from app.tui.snapshot import Snapshot
 from lattice.data.batches import Sentences, TokenizedCorpus, corpus_tokenizer
@@ -389,7 +389,7 @@ def test_any_run_json_is_listed_told_and_never_fatal(cases, trained, tmp_path, c
 
 @CASES
 def test_any_saved_config_opens_or_is_refused(cases, trained, tmp_path):
-    from app.run_process.runs import run_config
+    from app.finding import run_config
 
     raw = trained.config_toml.read_bytes()
     folder = RunFolder(tmp_path)

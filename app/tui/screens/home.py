@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import psutil
 from rich.text import Text
@@ -19,19 +19,16 @@ from textual.widgets import DataTable, Static
 from app import formats, planning
 from app.exit_codes import Stop
 from app.tui import keys
-from app.tui.messages import LaunchFailed, RunLaunched, RunsListed
+from app.tui.messages import LaunchFailed, RunChosen, RunLaunched, RunsListed
 from app.tui.screens.dialogs import Choose, Start
 from app.tui.screens.help import Help
 from app.tui.states import STATE_STYLES
 from app.tui.widgets.hints import Hints, hint_text
-from monitors.runs import RunFolder, RunFolderError, list_runs
+from monitors.runs import RunFolderError, list_runs
 from monitors.text_safety import printable
 from presets import layers
 from presets.plan import StagePlan, explain
 from presets.schema import RunConfig
-
-if TYPE_CHECKING:
-    from app.tui.app import LatticeApp
 
 REFRESH_S = 2.0
 MOST_RUNS = 200
@@ -72,8 +69,9 @@ class HomeScreen(Screen[None]):
     KEYS = keys.HOME
     BINDINGS: ClassVar[list[BindingType]] = keys.bindings(KEYS)
 
-    def __init__(self) -> None:
+    def __init__(self, runs_dir: Path, read_only: bool) -> None:
         super().__init__()
+        self._runs_dir, self._read_only = runs_dir, read_only
         self._configs: dict[str, RunConfig] = {}
         self._plans: dict[str, tuple[StagePlan, ...]] = {}
         self._rows: tuple[dict[str, Any], ...] = ()
@@ -81,14 +79,6 @@ class HomeScreen(Screen[None]):
         self._starting = ""
         self.has_listed = False
         """Whether the runs have been read once."""
-
-    @property
-    def _program(self) -> LatticeApp:
-        """The app, which knows where the runs are and whether it only watches."""
-        from app.tui.app import LatticeApp  # here: that module imports this one
-
-        assert isinstance(self.app, LatticeApp)
-        return self.app
 
     def compose(self) -> ComposeResult:
         yield Static(id="title")
@@ -109,7 +99,7 @@ class HomeScreen(Screen[None]):
         runs.add_columns("run", "state", "stage", "step", "BLEU", "created")
         presets.focus()
         self.show_title()
-        self._lister = Lister(self._program.runs_dir, self.post_message)
+        self._lister = Lister(self._runs_dir, self.post_message)
         self._lister.start()
 
     def on_unmount(self) -> None:
@@ -126,9 +116,9 @@ class HomeScreen(Screen[None]):
     def show_title(self) -> None:
         memory = psutil.virtual_memory()
         here = f"{formats.bytes_(memory.available)} of memory free, {formats.bytes_(memory.total)} in all"
-        read_only = "  read-only" if self._program.read_only else ""
+        read_only = "  read-only" if self._read_only else ""
         self.query_one("#title", Static).update(Text.assemble(("lattice-tui", "bold"), f"  this machine: {here}{read_only}"))
-        self.query_one("#keys", Hints).update(hint_text(keys.hints(keys.HOME, self._program.read_only), self.size.width))
+        self.query_one("#keys", Hints).update(hint_text(keys.hints(keys.HOME, self._read_only), self.size.width))
 
     # What arrives.
 
@@ -153,7 +143,7 @@ class HomeScreen(Screen[None]):
         self.show_place(message.trouble)
 
     def show_place(self, trouble: str = "") -> None:
-        place = printable(formats.path(self._program.runs_dir))
+        place = printable(formats.path(self._runs_dir))
         if self._starting:
             text = Text(f"Starting {self._starting}; it opens here as soon as it is up ...", "yellow")
         elif trouble:
@@ -179,7 +169,7 @@ class HomeScreen(Screen[None]):
     def run_chosen(self, event: DataTable.RowSelected) -> None:
         event.stop()
         if event.row_key.value:
-            self._program.open_run(RunFolder(Path(event.row_key.value)))
+            self.post_message(RunChosen(event.row_key.value))
 
     # Starting.
 
@@ -187,7 +177,7 @@ class HomeScreen(Screen[None]):
         """Asks for text and steps, then starts an engine of its own session."""
         if name not in self._configs or self._starting:
             return
-        if self._program.read_only:
+        if self._read_only:
             self.notify("This screen is read-only; open it again without --read-only to start runs.", markup=False)
             return
         config, stages = self._configs[name], self._plans[name]
@@ -221,7 +211,7 @@ class HomeScreen(Screen[None]):
         from app.run_process.launch import launch
 
         try:
-            message: Message = RunLaunched(str(launch(arguments, self._program.runs_dir).path))
+            message: Message = RunLaunched(str(launch(arguments, self._runs_dir).path))
         except (Stop, RunFolderError, OSError) as error:
             message = LaunchFailed(printable(str(error)))
         self.post_message(message)
@@ -249,7 +239,7 @@ class HomeScreen(Screen[None]):
             self._lister.look()
 
     def action_help(self) -> None:
-        self.app.push_screen(Help(keys.HOME, self._program.read_only))
+        self.app.push_screen(Help(keys.HOME, self._read_only))
 
     def action_leave(self) -> None:
         self.app.exit()

@@ -305,13 +305,3 @@ class RunScreen(SteeredScreen):
     def action_speed(self, faster: int) -> None:
         if self._reader is not None:
             self._reader.change_speed(bool(faster))
-
-    # Leaving.
-
-    def action_home(self) -> None:
-        from app.tui.screens.home import HomeScreen
-
-        if any(isinstance(screen, HomeScreen) for screen in self.app.screen_stack):
-            self.app.pop_screen()
-        else:
-            self.app.switch_screen(HomeScreen())

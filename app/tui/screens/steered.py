@@ -21,6 +21,7 @@ from app.tui.sender import CommandSender, SentCommand
 from app.tui.snapshot import View
 from monitors.runs import RunFolder
 from monitors.text_safety import printable
+from presets.control_commands import COMMANDS
 
 PROFILES = {
     "discovery": "discovery: connections change twice as fast",
@@ -79,8 +80,21 @@ class SteeredScreen(Screen[None]):
         del self._commands[:-20]
         self.show_commands()
 
-    def action_decode_now(self) -> None:
-        self.send_command("decode", {}, "decode now")
+    def action_command(self, name: str) -> None:
+        """Sends a command that takes no arguments; asks first if it says what to ask."""
+        if name == "pause" and self.view is not None and self.view.state == "paused":
+            name = "resume"
+        command = COMMANDS[name]
+        if not command.confirm:
+            self.send_command(name, {}, name)
+            return
+
+        def go(answer: str | None) -> None:
+            if answer == name:
+                self.send_command(name, {}, name)
+
+        answers = {"back": "back: let it go on", name: f"{name}: {command.confirm}"}
+        self.app.push_screen(Choose(f"{name.capitalize()} this run?", answers), go)
 
     def action_decode_every(self) -> None:
         every = str(self.view.config.decode.every) if self.view and self.view.config else ""
@@ -137,21 +151,6 @@ class SteeredScreen(Screen[None]):
 
         answers = {f"s{i}": f"{i} {stage.name}, {formats.shape(stage.shape)} cells" for i, stage in later}
         self.app.push_screen(Choose("Go to which stage? Those between are left out.", answers), go)
-
-    def action_pause(self) -> None:
-        paused = self.view is not None and self.view.state == "paused"
-        self.send_command("resume" if paused else "pause", {}, "resume" if paused else "pause")
-
-    def action_checkpoint(self) -> None:
-        self.send_command("checkpoint", {}, "checkpoint")
-
-    def action_stop(self) -> None:
-        def stop(answer: str | None) -> None:
-            if answer == "stop":
-                self.send_command("stop", {}, "stop")
-
-        answers = {"back": "back: let it go on", "stop": "stop: save a checkpoint and end; `train --resume` continues it"}
-        self.app.push_screen(Choose("Stop this run?", answers), stop)
 
     def _stage(self) -> int:
         return self.view.snapshot.stage if self.view else 0

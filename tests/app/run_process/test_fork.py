@@ -13,9 +13,10 @@ import pytest
 import torch
 
 from app.exit_codes import ExitCode, Stop
+from app.finding import run_config
 from app.run_process import engine, fork
 from app.run_process.fork import Changes
-from app.run_process.runs import open_run, run_config
+from app.saved_models.opening import open_run
 from lattice.training import checkpoint
 from lattice.training.callbacks import Callback
 from lattice.training.inbox import Order

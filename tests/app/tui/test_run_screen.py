@@ -196,7 +196,7 @@ def test_a_finished_run_refuses_commands_and_is_left_without_a_question(use, rec
     async def look(screen):
         await screen.shows("step 20/20")
         await screen.press("d")
-        await screen.shows("decode now: refused, the run is finished")
+        await screen.shows("decode: refused, the run is finished")
         await screen.press("q")
         await screen.until(lambda: not screen.app.is_running)
 

@@ -31,7 +31,7 @@ def test_steering_a_run_from_the_keys(use, live):
         await screen.shows("pause: applied at step", "paused")
         paused_at = screen.app.screen.view.snapshot.step
         await screen.press("c", "d")
-        await screen.shows("decode now: applied at step", "checkpoint: applied at step")
+        await screen.shows("decode: applied at step", "checkpoint: applied at step")
         await screen.until(lambda: screen.app.screen.view.snapshot.saved)
         assert screen.app.screen.view.snapshot.step == paused_at
         await screen.press("p")
@@ -82,7 +82,7 @@ def test_steering_a_run_with_the_mouse_alone(use, live):
     async def steer(screen):
         await screen.shows("running", "loss")
         await click(screen, "d decode")
-        await screen.shows("decode now: applied at step")
+        await screen.shows("decode: applied at step")
         await click(screen, "p pause")
         await screen.shows("pause: applied at step", "paused")
         await click(screen, "p pause")

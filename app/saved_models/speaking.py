@@ -1,4 +1,4 @@
-"""`evaluate` and `decode`: a saved model on text of your own."""
+"""A saved model on text of your own: scored on a file, or asked one text."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ import json
 import sys
 from pathlib import Path
 
+import torch
+
 from app import formats
 from app.exit_codes import ExitCode, Stop
-from monitors.runs import runs_dir as place
+from app.finding import find_run
+from app.run_process.prepare import choose_device
+from app.saved_models.opening import open_run
+from lattice.data.batches import Sentences
+from lattice.data.corpus import DataError, read_pairs
+from lattice.data.tokenizer import pad
+from lattice.model.text_lattice import CONTROLS
+from lattice.observing.evaluate import evaluate
 from monitors.text_safety import printable
 
 
 def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, runs_dir: Path | None, as_json: bool) -> None:
-    """Scores a run on the sentences of `data`.  Raises Stop."""
-    import torch
-
-    from app.run_process.prepare import choose_device
-    from app.run_process.runs import find_run, open_run
-    from lattice.data.batches import Sentences
-    from lattice.data.corpus import DataError, read_pairs
-    from lattice.model.text_lattice import CONTROLS
-    from lattice.observing.evaluate import evaluate
-
+    """Scores a run on the sentences of `data` and prints the scores.  Raises Stop."""
     if control not in CONTROLS:
         raise Stop(ExitCode.USAGE, f"--control: {control!r} is not one of {', '.join(CONTROLS)}")
-    opened = open_run(find_run(place(runs_dir), run), choose_device(device), best)
+    opened = open_run(find_run(runs_dir, run), choose_device(device), best)
     try:
         pairs = tuple(read_pairs(data, opened.config.data.task))
     except DataError as error:
@@ -53,18 +53,8 @@ def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, ru
 
 def decode_text(run: str, text: str, best: bool, device: str, runs_dir: Path | None, as_json: bool) -> None:
     """Prints what comes back for one text.  Raises Stop."""
-    from app.run_process.prepare import choose_device
-    from app.run_process.runs import find_run, open_run
-    from lattice.data.tokenizer import pad
-
-    if not text.strip():
-        raise Stop(ExitCode.USAGE, "there is no text to decode")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise Stop(ExitCode.USAGE, "the text is not valid UTF-8") from error
     target = choose_device(device)
-    opened = open_run(find_run(place(runs_dir), run), target, best)
+    opened = open_run(find_run(runs_dir, run), target, best)
     tokens = opened.tokenizer.encode([" ".join(text.split())])[0]
     limit = opened.config.text.max_tokens
     said = opened.tokenizer.decode(opened.model.say(pad([tokens[:limit]]).to(target)))[0]

@@ -1,45 +1,22 @@
-"""Opening what a run left behind: its config, and its model from a checkpoint."""
+"""Opening the model that a run saved."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from app.exit_codes import ExitCode, Stop
+from app.finding import run_config
 from lattice.data.tokenizer import Tokenizer
 from lattice.model.text_lattice import TextLattice, load_model
 from lattice.observing.evaluate import chunk_size
 from lattice.training import checkpoint
 from lattice.training.progress import Progress
-from monitors.runs import NoSuchRun, RunFolder, RunFolderError
-from presets.layers import ConfigError, from_toml
+from monitors.runs import RunFolder
 from presets.live import with_settings
 from presets.plan import plan
 from presets.schema import RunConfig
-
-
-def find_run(runs_dir: Path, name: str) -> RunFolder:
-    """Raises Stop if there is no such run."""
-    try:
-        return RunFolder.find(runs_dir, name)
-    except NoSuchRun as error:
-        raise Stop(ExitCode.NO_SUCH_RUN, str(error)) from error
-    except RunFolderError as error:
-        raise Stop(ExitCode.FAILED, str(error)) from error
-
-
-def run_config(folder: RunFolder) -> RunConfig:
-    """The config a run was started with.  Raises Stop."""
-    try:
-        return from_toml(folder.read_config(), str(folder.config_toml))
-    except OSError as error:
-        raise Stop(ExitCode.NO_SUCH_RUN, f"{folder.config_toml} can't be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise Stop(ExitCode.USAGE, f"{folder.config_toml}: not valid UTF-8: {error.reason}") from error
-    except ConfigError as error:
-        raise Stop(ExitCode.USAGE, str(error)) from error
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,30 @@
+"""`decode`: one text through a run's model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from app.exit_codes import ExitCode, Stop
+from app.options import AsJson, Best, Device, RunName, RunsDir
+
+
+def decode(
+    run: RunName,
+    text: Annotated[str, typer.Argument(help="What to send through the lattice.")],
+    best: Best = False,
+    device: Device = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Raises Stop."""
+    if not text.strip():
+        raise Stop(ExitCode.USAGE, "there is no text to decode")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise Stop(ExitCode.USAGE, "the text is not valid UTF-8") from error
+    from app.saved_models.speaking import decode_text
+
+    decode_text(run, text, best, device or "auto", runs_dir, as_json)

@@ -1,0 +1,25 @@
+"""`evaluate`: a run's model, scored on a text file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.options import AsJson, Best, Control, Device, RunName, RunsDir
+
+
+def evaluate(
+    run: RunName,
+    data: Annotated[Path, typer.Option("--data", help="Text to score on.")],
+    control: Control = "none",
+    best: Best = False,
+    device: Device = None,
+    runs_dir: RunsDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Raises Stop."""
+    from app.saved_models.speaking import evaluate_run
+
+    evaluate_run(run, data, control, best, device or "auto", runs_dir, as_json)

@@ -1,0 +1,30 @@
+"""Pictures that commands draw into PNG files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.exit_codes import ExitCode, Stop
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def check_plot(path: Path | None) -> None:
+    """Raises Stop if the picture of `--plot` could not be written.  To be called before the work, so that none is lost."""
+    if path is None:
+        return
+    if path.suffix.lower() != ".png":
+        raise Stop(ExitCode.USAGE, f"--plot {path}: the picture is a PNG; name it so")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise Stop(ExitCode.USAGE, f"--plot {path}: no file can be written there")
+
+
+def save_plot(figure: Figure, path: Path, dpi: int) -> None:
+    """Writes the picture of `--plot`.  Raises Stop if that fails."""
+    try:
+        figure.savefig(path, format="png", dpi=dpi)
+    except OSError as error:
+        raise Stop(ExitCode.FAILED, f"--plot {path}: {error.strerror or error}") from error

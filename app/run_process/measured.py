@@ -1,0 +1,81 @@
+"""The process that `profile` measures: it trains a few steps, remembers what they took, and says so.
+
+    python -m app.run_process.measured STEPS < config.toml > found.json
+
+A process of its own, because the peak of its memory is known only of a process as a whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from typing import Any
+
+import scipy.stats  # noqa: F401
+import sklearn.cluster  # noqa: F401  both come into every run's process, though not with its steps
+import torch
+
+from app import planning
+from app.exit_codes import ExitCode, Stop
+from app.run_process.prepare import prepare
+from lattice.data.batches import Schedule, TokenizedCorpus
+from lattice.kernels.native import KernelUnavailable
+from lattice.observing.measuring import device_name, measured
+from lattice.training import micro_batch
+from lattice.training.build import build_trainer
+from monitors import gauges
+from monitors.measured import add, place
+from presets.layers import from_toml
+from presets.schema import RunConfig
+
+
+def measure(config: RunConfig, steps: int) -> dict[str, Any]:
+    """Trains so many steps of the first stage, remembers what they took, and returns it.  Raises Stop."""
+    device, corpus = prepare(config)
+    text = TokenizedCorpus.of(corpus, config)
+    before = gauges.host_memory()
+    try:
+        plans = planning.for_training(config, device.type, device_name(device))
+        trainer = build_trainer(config, text, device, planning=plans)
+        state = trainer.state
+        schedule = Schedule(len(text.train), config.stages[0].data_share, config.training.batch, config.run.seed, 0)
+        micro_batch.choose(state)
+        step_s, cpu_s = [], []
+        for step in range(steps):
+            clock, cpu = time.perf_counter(), gauges.cpu_seconds()
+            trainer.step(schedule.rows(step))
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            state.progress.advance()
+            step_s.append(time.perf_counter() - clock)
+            cpu_s.append(gauges.cpu_seconds() - cpu)
+        record = measured(state, step_s)
+        add(place(), record)
+    except torch.OutOfMemoryError as error:
+        raise Stop(ExitCode.NO_DEVICE, f"out of memory on {device}: {str(error).partition(chr(10))[0]}") from error
+    except (KernelUnavailable, OSError) as error:
+        raise Stop(ExitCode.FAILED, str(error)) from error
+    return {
+        "peak_bytes": record.peak_bytes,
+        "rss_before_bytes": before.rss_bytes if before else None,
+        "step_s": record.step_s,
+        "step_cpu_s": statistics.median(cpu_s),
+        "steps": steps,
+        "micro_batch": state.micro_batch,
+        "batch": config.training.batch,
+        "checkpoint_ticks": state.checkpoint_ticks,
+        "record": record.as_json(),
+        "remembered": os.fspath(place()),
+    }
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        print(json.dumps(measure(from_toml(sys.stdin.read(), "profile"), int(sys.argv[1])), allow_nan=False))
+    except Stop as stop:
+        print(f"lattice-tui: {stop}", file=sys.stderr)
+        sys.exit(int(stop.code))
