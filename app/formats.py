@@ -56,7 +56,7 @@ def shape(cells: tuple[int, int, int]) -> str:
     return "x".join(map(str, cells))
 
 
-def path(place: Path) -> str:
+def path(full: Path) -> str:
     """The path.  Below the home folder it begins with ~, as in a shell."""
     home = Path.home()
-    return f"~/{place.relative_to(home)}" if place.is_relative_to(home) and place != home else str(place)
+    return f"~/{full.relative_to(home)}" if full.is_relative_to(home) and full != home else str(full)

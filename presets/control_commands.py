@@ -44,7 +44,7 @@ class SetArguments(Arguments):
         if key and equals:
             value = parse_value(text)
             if isinstance(value, bool | int | float | str | None):
-                return cls.model_construct(key=key, value=value)  # the run says what it thinks of them
+                return cls(key=key, value=value)
         raise ValueError(f"set: {words[0]!r} is not of the form section.key=value")
 
 
@@ -67,7 +67,7 @@ class StageArguments(Arguments):
             case [("next" | "hold" | "release") as action]:
                 return cls(action=action)
             case ["goto", number] if number.isdecimal():
-                return cls.model_construct(action="goto", stage=int(number))
+                return cls(action="goto", stage=int(number))
         return None
 
 

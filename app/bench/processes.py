@@ -28,11 +28,11 @@ PROGRAM = tuple(child.command("app.cli"))
 @contextlib.contextmanager
 def runs_folder() -> Iterator[Path]:
     """A folder for runs.  At the end the engines of its runs are killed and it is removed."""
-    with tempfile.TemporaryDirectory(prefix="lattice-tui-bench-", ignore_cleanup_errors=True) as place:
+    with tempfile.TemporaryDirectory(prefix="lattice-tui-bench-", ignore_cleanup_errors=True) as folder:
         try:
-            yield Path(place)
+            yield Path(folder)
         finally:
-            end_engines(Path(place))
+            end_engines(Path(folder))
 
 
 def end_engines(runs_dir: Path) -> None:

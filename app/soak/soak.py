@@ -123,10 +123,10 @@ def run(hours: float, preset: str, assignments: list[str], chaos: bool, out: Pat
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     gc.collect()
     gc.freeze()  # what is imported stays
-    with tempfile.TemporaryDirectory(prefix="lattice-tui-soak-", ignore_cleanup_errors=True) as place:
-        long, cycles = configs(config, _corpus(Path(place), config.run.seed))
+    with tempfile.TemporaryDirectory(prefix="lattice-tui-soak-", ignore_cleanup_errors=True) as folder:
+        long, cycles = configs(config, _corpus(Path(folder), config.run.seed))
         prepare_device(long)
-        runs_dir = Path(place) / "runs"
+        runs_dir = Path(folder) / "runs"
         load = Load(runs_dir, chaos, config.run.seed)
         phases = [
             Phase("long", Detector(others={"screen": load.screen_pid}, trace=trace)),
@@ -199,8 +199,8 @@ def _smaller(stage: dict[str, Any], grid: int) -> dict[str, Any]:
     return {**stage, "shape": shape, "strides": strides, "clustering": dict(stage["clustering"])}
 
 
-def _corpus(place: Path, seed: int) -> str:
-    path = place / "sentences.txt"
+def _corpus(folder: Path, seed: int) -> str:
+    path = folder / "sentences.txt"
     path.write_text("\n".join(generate(SENTENCES, seed=seed)) + "\n", encoding="utf-8")
     return str(path)
 

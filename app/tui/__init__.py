@@ -1,1 +1,1 @@
-"""The terminal interface: watches runs through their folders, steers them through their sockets, never imports torch."""
+"""The terminal interface.  It reads runs from their folders and steers them through their sockets.  It never imports torch."""

@@ -1,6 +1,6 @@
-"""The application: settings that Textual reads from the environment when it is imported, screens, styles, palette.
+"""The application: it opens the screens, and has the styles and the command palette.
 
-`app.cli` calls `run`; `set_environment` must come before the first import of textual anywhere.
+Textual reads settings from the environment when it is imported, so `environment.prepare` must run before its first import.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class LatticeApp(App[None]):
-    """Home, or one run straight away."""
+    """Opens with the home screen, or with the screen of one run."""
 
     TITLE = "lattice-tui"
     CSS_PATH = "app.tcss"
@@ -40,7 +40,7 @@ class LatticeApp(App[None]):
         plain: bool | None = None,
         still: View | None = None,
     ) -> None:
-        """`plain`: ASCII only; by default where the terminal's encoding can't say more."""
+        """`plain`: draw with ASCII only.  By default the encoding of the terminal decides."""
         super().__init__()
         self.runs_dir, self.read_only = runs_dir, read_only
         self.plain = environment.is_plain() if plain is None else plain
@@ -80,7 +80,7 @@ class LatticeApp(App[None]):
         self.notify(message.reason, title="The run did not start", severity="error", timeout=20, markup=False)
 
     def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:
-        """The palette: what the screen's keys do, by name."""
+        """The commands of the palette: everything that the screen's keys do, by name."""
         for key in getattr(screen, "KEYS", ()):
             if key.action == "app.command_palette" or (key.steers and self.read_only):
                 continue
@@ -94,7 +94,7 @@ class LatticeApp(App[None]):
 
 
 def run(runs_dir: Path, attach: RunFolder | None = None, read_only: bool = False, plain: bool | None = None) -> int:
-    """Shows the interface until the operator leaves; the exit code."""
+    """Shows the interface until the operator leaves.  Returns the exit code."""
     app = LatticeApp(runs_dir, attach, read_only, plain)
     hangup.end_with_the_terminal()
     app.run(mouse=os.environ.get("LATTICE_TUI_MOUSE", "1") != "0")

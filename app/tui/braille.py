@@ -1,6 +1,7 @@
-"""A small chart of characters: curves down-sampled so that no peak is lost, drawn in braille dots or plain ASCII.  Pure.
+"""A small chart of characters, in braille dots or in ASCII.  Pure functions.
 
-A column of dots shows every span that touches it, from the lowest to the highest value, joined to its neighbours by a line.
+Curves are reduced to the width of the chart without losing a peak: a column of dots reaches from the lowest to the highest
+value of all spans that touch it.  A line joins it to its neighbours.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from itertools import pairwise
 from app.tui.series import Span
 
 DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-"""Bits of U+2800's dots by row and column."""
+"""The bits of the dots of U+2800, by row and column."""
 
 Range = tuple[float, float]
 
 
 def columns(spans: Sequence[Span], width: int, first: int, last: int) -> list[Range | None]:
-    """Lowest and highest value in each of `width` equal parts of the steps first..last; None where there is no point.
+    """Lowest and highest value in each of `width` equal parts of the steps first..last; None for a part without a point.
 
     A span that lies across a boundary counts for both sides.
     """
@@ -36,13 +37,13 @@ def columns(spans: Sequence[Span], width: int, first: int, last: int) -> list[Ra
 
 
 def limits(found: Sequence[Range | None], log: bool) -> Range | None:
-    """Lowest and highest value to show (with `log`, of the positive ones); None where there is nothing."""
+    """The lowest and the highest value to show, with `log` of the positive values; None if there are none."""
     values = [value for known in found if known for value in known if value > 0 or not log]
     return (min(values), max(values)) if values else None
 
 
 def plot(found: Sequence[Range | None], height: int, low: float, high: float, log: bool) -> list[tuple[int, int] | None]:
-    """Dot rows (0 is the top) that each column fills, joined to the column before so that the line has no holes."""
+    """The rows of dots that each column fills; row 0 is the top.  Columns are joined so that the line has no holes."""
 
     def row(value: float) -> int:
         if log:
@@ -59,7 +60,7 @@ def plot(found: Sequence[Range | None], height: int, low: float, high: float, lo
 
 
 def _joined(filled: list[tuple[int, int] | None]) -> list[tuple[int, int] | None]:
-    """Points far apart leave empty columns between them: these are filled along the straight line."""
+    """Points far apart leave empty columns between them.  These are filled along the straight line."""
     known = [(x, rows) for x, rows in enumerate(filled) if rows]
     for (x0, a), (x1, b) in pairwise(known):
         start, end = sum(a) / 2, sum(b) / 2
@@ -80,7 +81,7 @@ def _joined(filled: list[tuple[int, int] | None]) -> list[tuple[int, int] | None
 
 
 def braille(filled: Sequence[tuple[int, int] | None], height: int) -> list[str]:
-    """Lines of braille; two columns and four rows of dots a character."""
+    """Lines of braille.  A character has two columns and four rows of dots."""
     width = -(-len(filled) // 2)
     cells = [[0] * width for _ in range(height)]
     for x, rows in enumerate(filled):
@@ -90,7 +91,7 @@ def braille(filled: Sequence[tuple[int, int] | None], height: int) -> list[str]:
 
 
 def ascii_plot(filled: Sequence[tuple[int, int] | None], height: int) -> list[str]:
-    """Lines of ASCII; one column and one row a character."""
+    """Lines of ASCII.  A character is one column and one row."""
     lines = [[" "] * len(filled) for _ in range(height)]
     for x, rows in enumerate(filled):
         if rows:
@@ -102,7 +103,7 @@ def ascii_plot(filled: Sequence[tuple[int, int] | None], height: int) -> list[st
 def chart(
     spans: Sequence[Span], width: int, height: int, first: int, last: int, log: bool = False, plain: bool = False
 ) -> tuple[list[str], Range | None]:
-    """`height` lines of `width` characters, and the values at the bottom and the top; (blank, None) without a point."""
+    """`height` lines of `width` characters, and the values at the bottom and at the top.  Without a point: blanks and None."""
     across, down = (width, height) if plain else (2 * width, 4 * height)
     found = columns(spans, max(1, across), first, last)
     shown = limits(found, log)

@@ -1,10 +1,10 @@
-"""The thread between a run's folder and the screen: reads, folds, posts one message, sleeps.
+"""The thread between a run's folder and the screen.  It reads, folds, posts one message, and sleeps.
 
     poll:  run.json -> state     events.jsonl from where it stopped -> fold -> frame     machine -> gauges
            -> View -> SnapshotRead, once the screen has taken the one before (the newest wins)
 
-The log alone decides what is shown, so a live run, a finished one and a folder copied from elsewhere look the same.  Going
-back in time folds the log again from the nearest keyframe; at most MOST_FRAMES of these are kept, evenly over the log.
+The log alone decides what is shown, so a live run, a finished one and a copied folder look the same.  A step back in time folds
+the log again from the nearest keyframe.  At most MOST_FRAMES keyframes are kept, spread evenly over the log.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ POLL_S = 1.0
 HOST_EVERY_S = 2.0
 
 CHUNK_LINES = 2000
-"""Lines read at once, so that a seek or the end of the program never waits long for a big log."""
+"""Lines that are read at once.  So neither a seek nor the end of the program waits long for a big log."""
 
 MOST_FRAMES = 16
 
 REFILL_LINES = 2 * MOST_RECENT
-"""A keyframe is taken from so far before the line that is sought that its thinned curves are full again there."""
+"""A seek starts from a keyframe at least this far before its line, so that the thinned curves are full again at the line."""
 
 LONGEST_GAP_S = 2.0
-"""Pauses of a run, as when it was resumed a day later, are cut to this when it is played back."""
+"""Playback cuts longer pauses to this, for example if a run was resumed a day later."""
 
 SPEEDS = (1.0, 4.0, 16.0, 64.0, 256.0)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The snapshot after so many lines of the log, which are so many bytes."""
+    """The snapshot after the first `lines` lines of the log, which are `offset` bytes."""
 
     lines: int = 0
     offset: int = 0
@@ -81,7 +81,7 @@ class Reader(threading.Thread):
     # What the screen may call, from its own thread.
 
     def taken(self) -> None:
-        """The last view is on the screen; the next may come."""
+        """Tells the thread that the last view is on the screen, so that it may send the next."""
         self._taken.set()
 
     def close(self) -> None:
@@ -92,19 +92,19 @@ class Reader(threading.Thread):
             self.join(timeout=5.0)
 
     def seek(self, line: int) -> None:
-        """Shows the run after so many lines of its log, and stays there."""
+        """Shows the run as it was after this many lines of its log, and stays there."""
         with self._lock:
             self._wanted, self._playing = max(0, line), False
         self._wake.set()
 
     def follow(self) -> None:
-        """Shows the end of the log, also as it grows."""
+        """Shows the end of the log, and follows it as the log grows."""
         with self._lock:
             self._wanted, self._playing = None, False
         self._wake.set()
 
     def play(self) -> None:
-        """Plays on from what is shown, or pauses that."""
+        """Plays the history from the line that is shown, or pauses the playback."""
         with self._lock:
             if self._wanted is not None:
                 self._playing = not self._playing
@@ -129,7 +129,7 @@ class Reader(threading.Thread):
             self._wake.clear()
 
     def read_once(self) -> View:
-        """The whole log as it is now, without a thread; for pictures and tests."""
+        """The whole log as it is now.  Pictures and tests call this without starting the thread."""
         self._poll(0.0, send=False)
         return self._view
 
@@ -147,7 +147,7 @@ class Reader(threading.Thread):
         if time.monotonic() - self._host_at >= HOST_EVERY_S:
             self._host_at = time.monotonic()
             view = replace(view, host=read_host(self._folder, view.info, view.is_live))
-        self._view = self._placed(view)
+        self._view = self._with_position(view)
         if send:
             self._send()
 
@@ -158,7 +158,7 @@ class Reader(threading.Thread):
             return replace(view, trouble=str(error))
         return replace(view, info=info, state=state, trouble="")
 
-    def _placed(self, view: View) -> View:
+    def _with_position(self, view: View) -> View:
         with self._lock:
             position = Position(self._shown.lines, self._end.lines, self._wanted is None, self._playing, self._speed)
         snapshot = self._shown.snapshot
@@ -183,7 +183,7 @@ class Reader(threading.Thread):
         self._inode = 0
 
     def _read_log(self, send: bool) -> None:
-        """Brings the last frame to the end of the log; a log that was replaced (a resumed run rewinds it) is read anew."""
+        """Reads the log to its end.  A log that was replaced, as a resumed run does, is read from its start."""
         try:
             status = os.stat(self._folder.events_jsonl)
         except FileNotFoundError:
@@ -202,7 +202,7 @@ class Reader(threading.Thread):
                 self._frames, self._every = self._frames[::2], self._every * 2
             if self._wanted is None and send:
                 self._shown = frame
-                self._view = self._placed(self._view)
+                self._view = self._with_position(self._view)
                 self._send()
 
     def _advanced(self, frame: Frame, lines: int) -> Frame:
@@ -260,7 +260,7 @@ class Reader(threading.Thread):
 
 
 def edited(config: RunConfig, edits: dict[str, Any]) -> RunConfig:
-    """The config with the operators' changes; as it was where a log of another version has one that is not known here."""
+    """The config with the operators' changes.  It stays as it is if a change is not known to this version."""
     try:
         return with_settings(config, edits)
     except ConfigError:
@@ -268,9 +268,9 @@ def edited(config: RunConfig, edits: dict[str, Any]) -> RunConfig:
 
 
 def volume_at(folder: RunFolder, saved: VolumeSaved | None) -> Volume | Absent | None:
-    """The cells that an event tells of, or the newest earlier ones that are still there; None without an event.
+    """The cells that the event names, or else the newest earlier ones that are still there; None without an event.
 
-    Files are found by their steps: a path that a log names is not followed.
+    Files are found by their steps.  A path that stands in a log is never followed.
     """
     if saved is None:
         return None
@@ -284,7 +284,7 @@ def volume_at(folder: RunFolder, saved: VolumeSaved | None) -> Volume | Absent |
 
 
 def read_host(folder: RunFolder, info: RunInfo | None, is_live: bool) -> Host:
-    """Gauges of this machine; what belongs to the run's process only where that runs here."""
+    """The gauges of this machine.  Those of the run's process are absent if it runs elsewhere."""
     machine = psutil.virtual_memory()
     try:
         disk: int | Absent = psutil.disk_usage(str(folder.path)).free
@@ -314,7 +314,7 @@ def _rss(info: RunInfo | None, is_live: bool) -> int | Absent:
 
 
 def _same(view: View, other: View | None) -> bool:
-    """Equal, without comparing curves point by point."""
+    """Whether two views are equal, without comparing their curves point by point."""
     if other is None or view.snapshot is not other.snapshot:
         return False
     return replace(view, snapshot=Snapshot()) == replace(other, snapshot=Snapshot())

@@ -1,4 +1,4 @@
-"""What the terminal is told and asked before Textual is imported, which reads these settings only once.  Imports no Textual."""
+"""Settings for Textual, which reads them only once, and what the terminal can show.  Imports no Textual."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import os
 import sys
 
 DEFAULT_FPS = 30
-"""Frames a second at most.  The run is read once a second, so this only says how long a key waits for the frame before it."""
+"""Most frames per second.  The run is read once per second, so this only says how long a key waits for the last frame."""
 
 
 def prepare(fps: int | None = None) -> None:
-    """Few frames, no animations, no smooth scrolling; what the operator has set stays."""
+    """Sets few frames, no animations and no smooth scrolling.  Settings of the operator stay, but `fps` goes before them."""
     assert fps is None or "textual" not in sys.modules, "Textual has read its settings already"
     if fps is not None:
         os.environ["TEXTUAL_FPS"] = str(fps)
@@ -21,7 +21,7 @@ def prepare(fps: int | None = None) -> None:
 
 
 def is_plain() -> bool:
-    """Whether the terminal's encoding knows ASCII only."""
+    """Whether the terminal's encoding has ASCII only."""
     if os.environ.get("LATTICE_TUI_ASCII"):
         return True
     encoding = getattr(sys.__stdout__, "encoding", None) or locale.getpreferredencoding(False)
@@ -33,7 +33,7 @@ def is_plain() -> bool:
 
 
 def has_few_colours() -> bool:
-    """Whether the terminal has 16 colours or fewer, as far as it says."""
+    """Whether the terminal has 16 colours or fewer, according to the environment."""
     if os.environ.get("COLORTERM") in ("truecolor", "24bit") or os.environ.get("TEXTUAL_COLOR_SYSTEM"):
         return os.environ.get("TEXTUAL_COLOR_SYSTEM") == "standard"
     return "256color" not in os.environ.get("TERM", "") and "direct" not in os.environ.get("TERM", "")

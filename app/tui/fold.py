@@ -1,4 +1,4 @@
-"""The pure function that makes what the screens show from a run's events, and the words of the log panel.
+"""Makes the snapshot that the screens show from a run's events, and the lines of the log panel.  Pure functions.
 
 fold(Snapshot(), events) == fold(fold(Snapshot(), first_half), second_half)
 """
@@ -42,7 +42,7 @@ Counted = TypeVar("Counted", Clustering, Rewiring)
 
 
 def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
-    """The snapshot after some more events, in the order of the log."""
+    """The snapshot after more events, which come in the order of the log."""
     events = list(events)
     if not events:
         return snapshot
@@ -118,7 +118,7 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
 
 
 def log_line(event: AnyEvent) -> LogLine | None:
-    """The event in one line, or None for those that curves and panels tell better."""
+    """The event in one line; None for an event that curves and panels show better."""
     match event:
         case Trained() | MemorySampled() | Plastic() | VolumeSaved() | LeaksJudged():
             return None
@@ -157,7 +157,7 @@ def log_line(event: AnyEvent) -> LogLine | None:
 
 
 def _of_stage(kept: Counted, stage: int) -> Counted:
-    """Without the newest event if it is of another stage.  What was counted over the whole run stays."""
+    """Drops the newest event if it is of another stage.  What was counted over the whole run stays."""
     return kept if kept.latest is None or kept.latest.stage == stage else replace(kept, latest=None)
 
 
@@ -166,7 +166,7 @@ def _line(event: AnyEvent, tone: str, text: str) -> LogLine:
 
 
 def _in_words(event: AnyEvent) -> str:
-    """An event of a kind that this screen has no sentence for."""
+    """The fields of an event for whose kind there is no sentence."""
     fields = event.model_dump(exclude={"time", "step", "stage", "kind"})
     return f"{event.kind.replace('_', ' ')}: " + ", ".join(f"{name} {value}" for name, value in fields.items())
 

@@ -1,7 +1,8 @@
-"""The end of a screen whose terminal is gone: Textual alone would wait to draw on it, and look for its keys, for ever.
+"""Ends the program when its terminal is gone.  Textual alone would try for ever to draw on it and to read its keys.
 
-A terminal that goes tells its session by SIGHUP, which ends a program.  Where that reaches nobody (`nohup`, no controlling
-terminal, a container's shell that died) only asking for it does.  Training runs in a process of its own and goes on.
+A terminal that goes away sends SIGHUP to its session, and that ends a program.  SIGHUP does not arrive under `nohup`, without a
+controlling terminal, or if a container's shell has died.  So a thread also polls the terminal.  Training runs in a process of
+its own and goes on.
 """
 
 from __future__ import annotations

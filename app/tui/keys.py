@@ -1,6 +1,6 @@
-"""Every key of every screen, in one place: screens take their bindings from here, and the help overlay is made of it.
+"""Every key of every screen.  Screens take their bindings from here, and the help overlay is made from it.
 
-Letters, digits, arrows and function keys only: tmux, screen and terminals keep ctrl+q, ctrl+s, ctrl+b and alt for themselves.
+Almost all are letters, digits, arrows and function keys, since tmux, screen and terminals use ctrl+q, ctrl+s, ctrl+b and alt.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from presets.control_commands import COMMANDS
 
 @dataclass(frozen=True)
 class Key:
-    """`keys` as Textual names them, the first one shown as `shown`; `steers`: it changes the run, so read-only forbids it."""
+    """One key or several with the same action.  `keys` are Textual's names, `shown` is what the help shows for the first.
+
+    `steers`: the key changes the run, so it is off in a read-only screen.
+    """
 
     keys: str
     shown: str
@@ -22,7 +25,7 @@ class Key:
     does: str
     group: str
     hint: str = ""
-    """A word for the line at the bottom; none for keys that are only in the help."""
+    """A word for the line at the bottom; empty for a key that only the help shows."""
 
     steers: bool = False
 
@@ -113,5 +116,5 @@ def bindings(keys: tuple[Key, ...]) -> list[BindingType]:
 
 
 def hints(keys: tuple[Key, ...], read_only: bool = False) -> list[Key]:
-    """Those for the line at the bottom."""
+    """The keys for the line at the bottom."""
     return [key for key in keys if key.hint and not (read_only and key.steers)]

@@ -1,4 +1,4 @@
-"""Where the panels of the run screen go.  Pure: a size in, a region for each panel shown out."""
+"""Computes where the panels of the run screen go.  Pure: from a size to a region for each panel that is shown."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from textual.geometry import Region
 
 NARROW = 100
 LOW = 30
-"""Below this many columns or rows one panel is shown at a time."""
+"""With fewer columns or rows than these, one panel is shown at a time."""
 
 WIDE = 190
 TALL = 47
-"""From this many columns there is a third column of panels; from this many rows there is one for every panel."""
+"""With this many columns there is a third column of panels.  With this many rows every panel is shown."""
 
 
 def arrange(width: int, height: int, alone: str | None) -> dict[str, Region]:
-    """Regions that tile width x height; with `alone`, or in a small terminal, one panel has it all."""
+    """The regions of the panels, which tile width x height.  With `alone`, that panel has all of it."""
     if alone is not None:
         return {alone: Region(0, 0, width, height)}
     if width >= WIDE:
@@ -40,7 +40,7 @@ def is_small(width: int, height: int) -> bool:
 
 
 def _side(height: int) -> dict[str, int]:
-    """The right column's panels: those that say little go first where there is little room."""
+    """The panels of the right column and their rows.  If there is little room, Clusters and Plasticity are left out."""
     rows = {"Stages": 10, "Memory": 12, "Clusters": 14, "Plasticity": 5, "Log": 0}
     if height >= 60:
         rows = {"Stages": 11, "Memory": 16, "Clusters": 16, "Plasticity": 11, "Log": 0}
@@ -50,7 +50,7 @@ def _side(height: int) -> dict[str, int]:
 
 
 def _column(x: int, width: int, height: int, rows: dict[str, int]) -> dict[str, Region]:
-    """Panels under each other; the one with 0 rows takes what is left."""
+    """The regions of panels under each other.  The panel with 0 rows takes what is left."""
     free = height - sum(rows.values())
     regions, y = {}, 0
     for name, wanted in rows.items():

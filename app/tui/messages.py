@@ -1,4 +1,4 @@
-"""What has happened outside the screens.  Threads post these and never touch a widget."""
+"""Messages about what has happened outside the screens.  Threads post them and never touch a widget."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SnapshotRead(Message):
 
 @dataclass
 class CommandAnswered(Message):
-    """The engine took a command at `step`, or refused it with `error`."""
+    """The engine applied a command at `step`, or refused it because of `error`."""
 
     number: int
     ok: bool
@@ -30,7 +30,7 @@ class CommandAnswered(Message):
 
 @dataclass
 class RunsListed(Message):
-    """The rows of monitors.runs.list_runs, or what kept them from being read."""
+    """The rows of monitors.runs.list_runs, or the reason why they could not be read."""
 
     rows: tuple[dict[str, Any], ...]
     trouble: str = ""
@@ -45,7 +45,7 @@ class RunChosen(Message):
 
 @dataclass
 class RunLaunched(Message):
-    """A new run has a folder."""
+    """A new run has started and has a folder."""
 
     path: str
 

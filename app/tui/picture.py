@@ -1,4 +1,4 @@
-"""The home screen, or a run's, as an SVG picture, drawn without a terminal."""
+"""Draws the screen of a run, or the home screen, as an SVG picture, without a terminal."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from monitors.runs import RunFolder
 from monitors.text_safety import printable
 
 PATIENCE_S = 30.0
-"""On a machine under load the screen takes its time; what is there by then is drawn."""
+"""After this time the picture is drawn as far as the screen has come."""
 
 
 def view_of(folder: RunFolder) -> View:
-    """The run as its folder tells it now."""
+    """The run as it stands in its folder now."""
     return Reader(folder, lambda message: None).read_once()
 
 
 def svg(folder: RunFolder | None, runs_dir: Path, size: tuple[int, int]) -> str:
-    """The run's screen, or the home screen without a run; `size` in columns and rows."""
+    """The screen of the run, or the home screen if `folder` is None.  `size` is in columns and rows."""
     return asyncio.run(_draw(folder, runs_dir, size))
 
 
@@ -39,7 +39,7 @@ async def _draw(folder: RunFolder | None, runs_dir: Path, size: tuple[int, int])
 
 
 def _is_drawn(app: LatticeApp) -> bool:
-    """Whether every panel that has a place has its lines, or the runs are listed."""
+    """Whether every panel that is shown has its lines, or the home screen has its runs."""
     if isinstance(app.screen, HomeScreen):
         return app.screen.has_listed
     panels = [panel for panel in app.screen.query(Panel) if panel.display]

@@ -1,4 +1,4 @@
-"""A measured curve that grows for days in bounded memory: its newest points as they were, all of it as spans."""
+"""A measured curve that grows for days in bounded memory.  It keeps its newest points, and spans of points for all of it."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 MOST_SPANS = 1024
-"""When a curve has more spans than this, neighbours are joined and each span holds twice the points from then on."""
+"""If a curve has more spans than this, neighbours are joined.  From then on each span holds twice as many points."""
 
 MOST_RECENT = 1024
-"""Newest points kept one by one, for windows and smoothing."""
+"""The newest points that are kept one by one, for windows and smoothing."""
 
 
 class Span(NamedTuple):
-    """Neighbouring points of a curve: first and last step, lowest, highest and mean value, how many points."""
+    """Neighbouring points of a curve: first and last step, lowest, highest and mean value, and the number of points."""
 
     first: int
     last: int
@@ -35,7 +35,7 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Series:
-    """`whole` covers the curve from its first point, `stride` points a span (the last may hold fewer)."""
+    """A curve.  `whole` covers it from its first point in spans of `stride` points; the last span may hold fewer."""
 
     whole: tuple[Span, ...] = ()
     stride: int = 1
@@ -49,7 +49,7 @@ class Series:
         return self.recent[-1].mean if self.recent else None
 
     def extended(self, points: Iterable[tuple[int, float]]) -> Series:
-        """With later points, in order.  Extrema are never lost by joining."""
+        """The series with later points, which come in order.  Joining never loses an extremum."""
         whole, stride, new = list(self.whole), self.stride, [Span.of(step, value) for step, value in points]
         if not new:
             return self
@@ -66,11 +66,11 @@ class Series:
         return Series(spans, stride, spans[-MOST_RECENT:] if stride == 1 else (*self.recent, *new)[-MOST_RECENT:])
 
     def thinned(self) -> Series:
-        """Without the newest points but the last: what is kept costs little, and as many later points fill it up again."""
+        """The series with the last of its newest points only, so that it costs little.  Later points fill it up again."""
         return self if self.stride == 1 else replace(self, recent=self.recent[-1:])
 
     def window(self, steps: int | None) -> tuple[Span, ...]:
-        """The spans of the last `steps` steps, or of the whole curve; single points where they are still known."""
+        """The spans of the last `steps` steps, or of the whole curve.  They are single points if these are still known."""
         if not self.recent:
             return ()
         first = self.recent[-1].last - steps + 1 if steps else self.whole[0].first
@@ -80,7 +80,7 @@ class Series:
 
 
 def smoothed(spans: Iterable[Span], weight: float) -> list[Span]:
-    """An exponential running mean of the spans' means; `weight` 0 leaves them as they are, 1 would never move."""
+    """An exponential running mean of the spans' means.  `weight` 0 leaves them as they are; 1 would never move."""
     spans = list(spans)
     if not weight:
         return spans

@@ -1,7 +1,7 @@
-"""A layer of a lattice drawn with characters: half blocks in colour, or signs where there is none.  Pure.
+"""Draws a layer of a lattice with characters: half blocks in colour, or signs without colour.  Pure functions.
 
-A pixel is one byte of a volume.  Half blocks are about square, one column wide and half a row high; a sign is drawn twice, so
-that it is about square, too.
+A pixel is one byte of a volume.  A half block is one column wide and half a row high, which is about square.  A sign is drawn
+twice, so that it is about square, too.
 """
 
 from __future__ import annotations
@@ -13,17 +13,20 @@ from itertools import groupby
 from rich.text import Text
 
 LEVELS = 12
-"""Steps of activity that are told apart; few, so that neighbours often share one and cost the terminal nothing."""
+"""Levels of activity that have colours of their own.  With few levels, neighbours often share a colour and cost no bytes."""
 
 _STOPS = ((16, 16, 40), (52, 68, 150), (32, 150, 140), (150, 210, 70), (255, 240, 130))
-"""From a cell at rest to the most active, brighter all the way, so that greys tell the same."""
+"""Colours from a cell at rest to the most active one.  They grow brighter all the way, so that shades of grey show the same."""
 
 SIGNS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 ASCII_RAMP, BLOCK_RAMP = " .:-=+*#%@", " ░▒▓█"
 
 
 def scaled(rows: Sequence[bytes], across: int, down: int) -> list[bytes]:
-    """The layer in at most across x down pixels, in its proportions: whole multiples of a cell, or every so manieth cell."""
+    """The layer in at most across x down pixels, in its proportions.
+
+    A cell is repeated a whole number of times if there is room for that.  Otherwise cells are left out at equal distances.
+    """
     height, width = len(rows), len(rows[0])
     if (times := min(across // width, down // height)) >= 1:
         return [bytes(byte for byte in row for _ in range(times)) for row in rows for _ in range(times)]

@@ -20,14 +20,14 @@ THINNED_LOOKS = 8
 """Looks of the decode monitor that a keyframe keeps."""
 
 PACE_STEPS = 50
-"""Steps that pace and time left are averaged over."""
+"""Steps over which the pace, and with it the time left, is averaged."""
 
 CURVES = ("loss", "held-out loss", "BLEU", "chrF", "learning rate", "step time")
 
 
 @dataclass(frozen=True)
 class Look:
-    """One look of the decode monitor, scores 0..100, `exact` 0..1."""
+    """One look of the decode monitor.  Scores are 0..100, `exact` is 0..1."""
 
     step: int
     bleu: float
@@ -42,7 +42,7 @@ class Look:
 
 @dataclass(frozen=True)
 class StageMark:
-    """A stage that has started; `ended_step` and `reason` are None while it runs."""
+    """A stage that has started.  `ended_step` and `reason` are None while it runs."""
 
     index: int
     name: str
@@ -63,7 +63,7 @@ class StageMark:
 
 @dataclass(frozen=True)
 class LogLine:
-    """`tone` is one of note, good, command, warning, error; it is also said by the sign in front of the text."""
+    """A line of the log panel.  `tone` is note, good, command, warning or error, and chooses colour and sign of the line."""
 
     time: float
     step: int
@@ -88,7 +88,7 @@ class Clustering:
 
 @dataclass(frozen=True)
 class Rewiring:
-    """The newest rewiring of the stage; connections pruned and regrown in the run so far."""
+    """The newest rewiring of the stage, and the connections pruned and regrown in the run so far."""
 
     latest: Rewired | None = None
     pruned: int = 0
@@ -109,19 +109,19 @@ class Snapshot:
     saved: Checkpointed | None = None
     memory: MemorySampled | None = None
     leaks: LeaksJudged | None = None
-    """What the leak detector said last; a resumed run begins anew."""
+    """The last verdict of the leak detector.  A resumed run begins without one."""
 
     clustering: Clustering = Clustering()
     plastic: Plastic | None = None
-    """The newest of the stage."""
+    """The newest plasticity event of the stage."""
 
     rewiring: Rewiring = Rewiring()
     volume: VolumeSaved | None = None
-    """Where the newest cells are written; `View.volume` is what could be read there."""
+    """The event that says where the newest cells were written.  `View.volume` is what could be read there."""
 
     log: tuple[LogLine, ...] = ()
     edits: tuple[tuple[str, Any], ...] = ()
-    """Settings changed while it trained, with their newest values."""
+    """Settings that were changed while the run trained, with their newest values."""
 
     held: bool = False
     """An operator holds the stage past its end."""
@@ -129,20 +129,20 @@ class Snapshot:
     ended: RunEnded | None = None
 
     def thinned(self) -> Snapshot:
-        """To be kept among many: its curves without their newest points, and few looks with their samples."""
+        """A small copy for a keyframe: curves without their newest points, and only a few looks."""
         curves = {name: series.thinned() for name, series in self.curves.items()}
         return replace(self, curves=curves, looks=self.looks[-THINNED_LOOKS:])
 
     @property
     def pace_s(self) -> float | None:
-        """Mean seconds of the last steps, decoding and saving left out."""
+        """Mean seconds per step over the last steps, without decoding and saving."""
         times = [span.mean for span in self.curves["step time"].recent[-PACE_STEPS:]]
         return sum(times) / len(times) if times else None
 
 
 @dataclass(frozen=True)
 class Host:
-    """What the machine that shows the run can say about it and about itself."""
+    """Gauges that the machine with the screen reads: of the run's process, and of itself."""
 
     rss_bytes: int | Absent
     available_bytes: int | Absent
@@ -153,7 +153,10 @@ class Host:
 
 @dataclass(frozen=True)
 class Position:
-    """Where in the log the snapshot stands: event number, of how many; `following` the end, or `playing` from a seek."""
+    """Where in the log the snapshot stands: after `event` of `total` lines.
+
+    With `following` it stays at the end.  With `playing` it moves on from an earlier line, `speed` times as fast as the run.
+    """
 
     event: int = 0
     total: int = 0
@@ -164,7 +167,7 @@ class Position:
 
 @dataclass(frozen=True)
 class View:
-    """All that a run screen shows; `trouble` says in words what could not be read."""
+    """Everything that a run screen shows.  `trouble` says in words what could not be read."""
 
     folder: str
     name: str
@@ -175,7 +178,7 @@ class View:
     plans: tuple[StagePlan, ...] = ()
     host: Host | None = None
     volume: Volume | Absent | None = None
-    """The cells as they were when the snapshot was taken; None where the run has recorded none up to there."""
+    """The cells at the time of the snapshot; None if the run had recorded none by then."""
 
     position: Position = field(default_factory=Position)
     skipped: int = 0

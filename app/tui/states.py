@@ -1,3 +1,3 @@
-"""How a run's state is coloured, wherever it stands.  Imports nothing: the home screen is drawn before runs are read."""
+"""The colours of a run's state.  Imports nothing, so that the home screen is quick."""
 
 STATE_STYLES = {"running": "green", "paused": "yellow", "failed": "bold red", "crashed": "bold red", "stale": "yellow"}

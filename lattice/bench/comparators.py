@@ -12,6 +12,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -80,7 +81,7 @@ def automaton(repeats: int) -> list[Row]:
     definition, parameters, others = nnx.split((perceive, update), nnx.Param, ...)
     state = jax.random.normal(jax.random.key(0), (1, *NCA_SHAPE, CHANNELS))
 
-    def step(parameters, state):
+    def step(parameters: Any, state: Any) -> Any:
         perceive, update = nnx.merge(definition, parameters, others)
         return update(state, perceive(state), None)
 
@@ -96,7 +97,8 @@ def automaton(repeats: int) -> list[Row]:
 
 def compare(repeats: int, settings: Plasticity, told: Callable[[str], object]) -> tuple[list[Row], list[str]]:
     """(rows, remarks); a library that is not installed is remarked and left out."""
-    rows, remarks = [], []
+    rows: list[Any] = []
+    remarks: list[str] = []
     for library, measure in (("spikingjelly", lambda: [stdp_layer(repeats, settings)]), ("cax", lambda: automaton(repeats))):
         told(f"comparing with {library}")
         try:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -94,7 +94,7 @@ class Stopwatch:
             end.synchronize()
         return start.elapsed_time(end) / 1000
 
-    def rounds(self, calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    def rounds(self, calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
         """Seconds of each call, taken in turns after one warm-up each."""
         for call in calls.values():
             call()
@@ -129,7 +129,7 @@ class _Inputs:
     pattern: Pattern | None
 
     @property
-    def learning(self) -> tuple[torch.Tensor, ...]:
+    def learning(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return self.drive, self.weights, self.cells
 
 
@@ -159,6 +159,7 @@ def check(name: str, topology: Topology, batch: int, dtype: torch.dtype, device:
     error, failure = None, ""
     try:
         kernel, _ = choose(name, topology, CHANNELS, device, dtype)
+        assert kernel is not None, "the reference is not held against itself"
         pattern = _on(pruned_pattern(topology, SPARSITY), device) if sparse else None
         error = disagreement(kernel, topology, CHANNELS, batch, dtype, device, pattern, functional=sparse)
     except KernelUnavailable as problem:

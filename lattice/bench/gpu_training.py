@@ -109,7 +109,7 @@ class Heard(Callback):
     def on_event(self, event: AnyEvent) -> None:
         match event:
             case Trained():
-                self.losses.setdefault(event.stage, []).append(event.loss)
+                self.losses.setdefault(event.stage, []).append(math.nan if event.loss is None else event.loss)
             case Warned():
                 self.warnings.append(event.message)
             case StageStarted():

@@ -30,7 +30,8 @@ def bench_growth(
     shapes: tuple[tuple[int, int, int], ...] = GROWTH,
 ) -> tuple[list[Row], list[str]]:
     """(rows, remarks) at batch 1; forward alone where gradients would take more than `limit` bytes, nothing where that does."""
-    rows, remarks = [], []
+    rows: list[Row] = []
+    remarks: list[str] = []
     for shape in shapes:
         name = "x".join(map(str, shape))
         both = tick_bytes(shape, 1, KERNEL) <= limit

@@ -168,6 +168,7 @@ class Trained:
         with torch.no_grad():
             lattice.weights.copy_(before)
         report = plasticity.report()
+        assert report is not None, "it has just learned"
         return change, report["skipped_share"], report["active_share"]
 
     def settled_theta(self) -> torch.Tensor:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import functools
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from lattice.data.batches import Schedule, TokenizedCorpus
 from lattice.data.corpus import load_corpus
 from lattice.kernels import Options, choose, propagate
 from lattice.kernels.native import KernelUnavailable
+from lattice.kernels.propagate import Kernel
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.model.lattice3d import initial_cells, initial_weights
 from lattice.observing.decode_monitor import DecodeMonitor
@@ -62,7 +64,7 @@ class Row:
 
 
 def timed(
-    calls: dict[str, Callable[[], object]], repeats: int, clock: Callable[[], float] | None = None
+    calls: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] | None = None
 ) -> dict[str, list[float]]:
     """Seconds of each call, taken in turns after one warm-up each.
 
@@ -141,15 +143,15 @@ def bench_tick(
     offsets = len(topology.offsets)
     rows, threads_before = [], torch.get_num_threads()
 
-    def face(kernel, dtype, connections, pattern) -> torch.Tensor:
+    def face(kernel: Kernel | None, dtype: torch.dtype, connections: torch.Tensor, pattern: Pattern | None) -> torch.Tensor:
         ticks = 1 if pattern is None else SPARSE_TICKS
         return propagate(drive.to(dtype), connections, cells, topology, ticks, kernel, None, pattern, Options(face=True))
 
-    def forward(*variant) -> None:
+    def forward(*variant: Any) -> None:
         with torch.no_grad():
             face(*variant)
 
-    def forward_and_backward(*variant) -> None:
+    def forward_and_backward(*variant: Any) -> None:
         face(*variant).sum().backward()
 
     # Of which numbers so many are moved for each cell, of parameters and of states.

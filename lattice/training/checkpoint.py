@@ -77,10 +77,13 @@ def save(
             save_file({key: value.detach().to("cpu").contiguous() for key, value in tensors.items()}, temporary / name)
         (temporary / "state.json").write_text(json.dumps({"format": FORMAT, **state}, sort_keys=True), encoding="utf-8")
         (temporary / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
-        manifest = {}
+        manifest: dict[str, dict[str, object]] = {}
+        written = 0
         for name in _FILES:
             _sync(temporary / name)
-            manifest[name] = {"bytes": (temporary / name).stat().st_size, "sha256": _digest(temporary / name)}
+            size = (temporary / name).stat().st_size
+            manifest[name] = {"bytes": size, "sha256": _digest(temporary / name)}
+            written += size
         (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "step": step, "files": manifest}), encoding="utf-8")
         _sync(temporary / MANIFEST)
         _sync(temporary)
@@ -99,7 +102,7 @@ def save(
                 os.rename(aside, target)
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"{target}: could not be saved: {reason}") from error
-    return target, sum(item["bytes"] for item in manifest.values())
+    return target, written
 
 
 def steps(folder: Path) -> list[tuple[int, Path]]:

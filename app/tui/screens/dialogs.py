@@ -20,16 +20,16 @@ from textual.widgets.option_list import Option
 from monitors.text_safety import printable
 
 Check = Callable[[str], str]
-"""What is wrong with a typed answer, in words; empty where nothing is."""
+"""Says in words what is wrong with a typed answer; empty if nothing is."""
 
 
 class Choose(ModalScreen[str | None]):
-    """One of several answers, by arrows and enter or by its letter; escape gives None."""
+    """Asks for one of several answers, chosen by arrows and enter or by its letter.  Escape gives None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "back", show=False)]
 
     def __init__(self, question: str, answers: dict[str, str]) -> None:
-        """`answers`: what is said of each, by the value it gives; its first letter picks it."""
+        """`answers` has a description of each answer by its value.  The first letter of the value picks it."""
         super().__init__()
         self._question, self._answers = question, answers
 
@@ -52,10 +52,10 @@ class Choose(ModalScreen[str | None]):
 
 
 class Field(Input):
-    """Takes its keys in the order in which they were typed.
+    """A text field that takes its keys in the order in which they were typed.
 
-    Textual lets a letter into the text at once, and a backspace or enter only after it went up to the application and back:
-    what is typed ahead of a slow line would be deleted or sent out of turn.
+    Textual's own field takes a letter at once, but a backspace or enter only after it went up to the application and back.  On
+    a slow line, keys typed ahead would be deleted or sent in the wrong order.
     """
 
     async def on_key(self, event: events.Key) -> None:
@@ -66,7 +66,7 @@ class Field(Input):
 
 
 class Ask(ModalScreen[str | None]):
-    """A typed answer; enter gives it once nothing is wrong with it, escape gives None."""
+    """Asks for a typed answer.  Enter gives it if nothing is wrong with it, escape gives None."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "back", show=False)]
 
@@ -90,7 +90,7 @@ class Ask(ModalScreen[str | None]):
 
 
 class Start(ModalScreen[tuple[str, str] | None]):
-    """Before a run starts: its text and its steps; gives both as typed, empty for the preset's own."""
+    """Asks for the text and the steps of a new run.  Gives both as typed; empty means what the preset has."""
 
     # Priority: otherwise the field takes its keys one by one, and what was typed after the tab before a slow screen had come
     # to it would still go to the field before.
@@ -127,7 +127,7 @@ class Start(ModalScreen[tuple[str, str] | None]):
 
 
 class Paths(Suggester):
-    """Completes a path by the first entry of its folder, in order, that begins like it."""
+    """Completes a path with the first entry of its folder, in alphabetical order, that begins with what was typed."""
 
     def __init__(self) -> None:
         super().__init__(use_cache=False, case_sensitive=True)
@@ -146,7 +146,7 @@ SUFFIXES = (".txt", ".jsonl", ".tsv")
 
 
 def wrong_data(typed: str) -> str:
-    """What keeps a typed path from being trained on, as far as a look at it tells."""
+    """Why a typed path can't be trained on, as far as a quick look shows; empty if it can."""
     if not typed:
         return ""
     path, shown = Path(typed).expanduser(), printable(typed)
@@ -176,7 +176,7 @@ def whole_number(at_least: int) -> Check:
 
 
 def number_in(low: float, high: float, exclusive: bool = False) -> Check:
-    """Checks for low..high, or for above `low` with `exclusive`."""
+    """Makes a check for a number from `low` to `high`.  With `exclusive`, `low` itself is not allowed."""
 
     def check(typed: str) -> str:
         try:

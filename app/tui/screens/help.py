@@ -1,4 +1,4 @@
-"""All keys of a screen, made from its table of keys."""
+"""The help overlay: all keys of a screen, made from its table of keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from app.tui.keys import Key
 
 
 class Help(ModalScreen[None]):
-    """Scrolls; escape, q and ? close it."""
+    """The overlay.  It scrolls; escape, q and ? close it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,f1,enter", "dismiss(None)", "close", show=False)]
 

@@ -1,4 +1,4 @@
-"""Where everything starts: presets with what they need against what this machine has, and the runs there are."""
+"""The home screen: the presets with the memory that they need and that this machine has, and all runs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MOST_RUNS = 200
 
 
 class Lister(threading.Thread):
-    """Looks at the runs' folder now and then, until `close`."""
+    """The thread that lists the runs every two seconds, until `close`."""
 
     def __init__(self, runs_dir: Path, post: Callable[[Message], object]) -> None:
         super().__init__(name="lister of runs", daemon=True)
@@ -84,7 +84,7 @@ class HomeScreen(Screen[None]):
         yield Static(id="title")
         yield DataTable(id="presets", cursor_type="row", zebra_stripes=False)
         yield Static(id="about")
-        yield Static(id="place")
+        yield Static(id="folder")
         yield DataTable(id="runs", cursor_type="row")
         yield Hints(id="keys")
 
@@ -137,21 +137,21 @@ class HomeScreen(Screen[None]):
             table.clear()
             for row in self._rows:
                 table.add_row(*run_cells(row), key=row["path"])
-            places = [row["path"] for row in self._rows]
-            if at in places:
-                table.move_cursor(row=places.index(at))
-        self.show_place(message.trouble)
+            paths = [row["path"] for row in self._rows]
+            if at in paths:
+                table.move_cursor(row=paths.index(at))
+        self.show_folder(message.trouble)
 
-    def show_place(self, trouble: str = "") -> None:
-        place = printable(formats.path(self._runs_dir))
+    def show_folder(self, trouble: str = "") -> None:
+        folder = printable(formats.path(self._runs_dir))
         if self._starting:
             text = Text(f"Starting {self._starting}; it opens here as soon as it is up ...", "yellow")
         elif trouble:
             text = Text(printable(trouble), "bold red")
         else:
             count = len(self._rows)
-            text = Text(f"{count} run{'' if count == 1 else 's'} in {place}" if count else f"No runs yet in {place}", "dim")
-        self.query_one("#place", Static).update(text)
+            text = Text(f"{count} run{'' if count == 1 else 's'} in {folder}" if count else f"No runs yet in {folder}", "dim")
+        self.query_one("#folder", Static).update(text)
 
     @on(DataTable.RowHighlighted, "#presets")
     def highlighted(self, event: DataTable.RowHighlighted) -> None:
@@ -174,7 +174,7 @@ class HomeScreen(Screen[None]):
     # Starting.
 
     def start(self, name: str | None) -> None:
-        """Asks for text and steps, then starts an engine of its own session."""
+        """Asks for text and steps, then starts an engine in a session of its own."""
         if name not in self._configs or self._starting:
             return
         if self._read_only:
@@ -204,7 +204,7 @@ class HomeScreen(Screen[None]):
         if steps:
             arguments += ["--steps", steps]
         self._starting = name
-        self.show_place()
+        self.show_folder()
         threading.Thread(target=self._launch, args=(arguments,), name=f"launch of {name}", daemon=True).start()
 
     def _launch(self, arguments: list[str]) -> None:
@@ -218,11 +218,11 @@ class HomeScreen(Screen[None]):
 
     def on_run_launched(self) -> None:
         self._starting = ""
-        self.show_place()
+        self.show_folder()
 
     def on_launch_failed(self) -> None:
         self._starting = ""
-        self.show_place()
+        self.show_folder()
 
     # Keys.
 
@@ -231,7 +231,7 @@ class HomeScreen(Screen[None]):
         (self.query_one("#presets", DataTable) if runs.has_focus else runs).focus()
 
     def action_choose(self) -> None:
-        """Reached where no table has the focus; tables choose by themselves."""
+        """Called only if no table has the focus.  A table with the focus takes the key itself."""
         self.query_one("#presets", DataTable).focus()
 
     def action_refresh(self) -> None:
@@ -260,7 +260,7 @@ def preset_cells(name: str, config: RunConfig, stages: tuple[StagePlan, ...]) ->
 
 
 def wont_fit(stages: tuple[StagePlan, ...]) -> str:
-    """Why the run would not get its memory: the plan against its budget, and against this machine; empty where it would."""
+    """Why the plan of the run does not fit its budget or this machine's memory; empty if it fits."""
     for stage in stages:
         if not stage.fits:
             return explain(stage)

@@ -1,6 +1,6 @@
-"""One run: its panels, a line that says how it stands, a line for commands, a line of keys.
+"""The screen of one run: its panels, a line with its state, a line for commands and a line of keys.
 
-The reader thread posts a view; the handler puts it into the screen's reactive attribute; its watcher hands it to the header
+The reader thread posts a view.  A handler puts it into the screen's reactive attribute, whose watcher hands it to the header
 and to the panels that are shown.  Nothing else writes to panels.
 """
 
@@ -47,11 +47,11 @@ PANELS: dict[str, type[Panel]] = {
     "Log": Log,
 }
 SEEK_SHARE = 50
-"""An arrow key moves by this part of the log."""
+"""An arrow key moves by one part of this many of the log."""
 
 COMMANDS_SHOWN = 3
 SHORT = {"Clusters": "Clust", "Plasticity": "Plast"}
-"""For narrow terminals."""
+"""Names of panels for narrow terminals."""
 
 
 class RunScreen(SteeredScreen):
@@ -66,7 +66,7 @@ class RunScreen(SteeredScreen):
     def __init__(
         self, folder: RunFolder, read_only: bool = False, plain: bool = False, poll_s: float = POLL_S, still: View | None = None
     ) -> None:
-        """`still`: shows this view and reads nothing, for pictures."""
+        """`still`: a view to show without reading the folder, for pictures."""
         super().__init__(folder, read_only)
         self._folder, self._plain, self._still = folder, plain, still
         self._reader = Reader(folder, self.post_message, poll_s) if still is None else None
@@ -152,7 +152,7 @@ class RunScreen(SteeredScreen):
         self.show_commands()
 
     def place_panels(self) -> None:
-        """Puts the panels where the terminal's size has room for them."""
+        """Gives each panel its region, or hides it, according to the size of the terminal."""
         width, height = self.size.width, self.size.height - 3
         if width <= 0 or height <= 0:
             return
@@ -180,7 +180,7 @@ class RunScreen(SteeredScreen):
         self.query_one("#head", Static).update(line, layout=False)
 
     def show_commands(self) -> None:
-        """The newest commands and what became of them; where none was given, how this screen is left."""
+        """Shows the newest commands and their states.  If there are none, the line may show keys instead."""
         text = Text(" | ", "dim").join([said for _, _, said in self._commands[-COMMANDS_SHOWN:]][::-1])
         if not self._commands and self._is_alone():  # the line below has the panels' numbers then
             text = self._hints(self.size.width)

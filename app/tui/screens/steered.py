@@ -32,7 +32,7 @@ PROFILES = {
 
 
 class SteeredScreen(Screen[None]):
-    """Subclasses say how the newest commands are shown."""
+    """The base of a screen that steers a run.  Subclasses show the newest commands."""
 
     view: reactive[View | None] = reactive(None, always_update=True, repaint=False)
 
@@ -65,7 +65,7 @@ class SteeredScreen(Screen[None]):
         return not (self._read_only and any(key.steers and key.action.partition("(")[0] == action for key in keys.RUN))
 
     def send_command(self, command: str, args: dict[str, Any], words: str) -> None:
-        """Sends a command; refused here where the run is known to hear none."""
+        """Sends a command.  If the run is known to have ended, the command is refused at once."""
         if self._read_only:
             self.notify("This screen is read-only; open it again without --read-only to steer.", markup=False)
             return
@@ -165,7 +165,7 @@ class SteeredScreen(Screen[None]):
     # Leaving.
 
     def action_leave(self) -> None:
-        """Quits; while the run is live, asks what becomes of it."""
+        """Quits.  While the run is live, asks first whether it should go on."""
         if self.view is None or not self.view.is_live:
             self.app.exit()
             return

@@ -1,4 +1,4 @@
-"""The functional clusters: how many, how large, how well they part; and a cut through the lattice as it is now."""
+"""The functional clusters: their number, sizes and quality; and a cut through the lattice as it is now."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from presets.schema import RunConfig
 AXES = "xyz"
 LABEL = 12
 LEAST_ROWS = 6
-"""Of the cut; in a lower panel one scrolls."""
+"""Least rows of the cut.  A panel with less room scrolls."""
 
 
 class Clusters(Panel):
@@ -26,10 +26,10 @@ class Clusters(Panel):
     indent = LABEL
 
     axis: reactive[int] = reactive(1, repaint=False)
-    """Across y at first: then columns are depths, and a wave from the input to the output goes from left to right."""
+    """The axis that is cut across, y at first.  Then a wave from the input to the output goes from left to right."""
 
     depth: reactive[float] = reactive(0.5, repaint=False)
-    """Share 0..1 along the axis, so that a lattice that grows is still cut in the same place."""
+    """Where the axis is cut, as a share 0..1, so that the cut stays in place when the lattice grows."""
 
     by_cluster: reactive[bool] = reactive(False, repaint=False)
 
@@ -47,7 +47,7 @@ class Clusters(Panel):
         self.axis = (self.axis + 1) % len(AXES)
 
     def move(self, by: int) -> None:
-        """Cuts so many layers further along the axis."""
+        """Cuts this many layers further along the axis."""
         volume = self.view.volume if self.view is not None else None
         if isinstance(volume, Volume) and (last := volume.shape[self.axis] - 1) > 0:
             self.depth = min(max(round(self.depth * last) + by, 0), last) / last
@@ -106,7 +106,7 @@ class Clusters(Panel):
 
 
 def none_formed(view: View) -> str:
-    """Why there are no numbers of clusters, from the run's config."""
+    """Why there are no numbers of clusters, according to the run's config."""
     config, stage = view.config, view.snapshot.stage
     if config is None or stage >= len(config.stages):
         return "No clustering is recorded."
@@ -119,7 +119,7 @@ def none_formed(view: View) -> str:
 
 
 def no_cells(view: View) -> str:
-    """Why there is no cut, where no volume has been recorded."""
+    """Why there is no cut if no volume has been recorded."""
     config: RunConfig | None = view.config
     if config is not None and config.lattice.arm == "identity":
         return ""

@@ -1,4 +1,4 @@
-"""Loss, BLEU, chrF, learning rate and step time over the steps, as many charts as there is room for."""
+"""Charts of loss, BLEU, chrF, learning rate and step time over the steps, as many as there is room for."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from app.tui.snapshot import CURVES, View
 from app.tui.widgets.panel import Panel
 
 LEAST_ROWS = 6
-"""Of a chart, with its heading and its scale of steps; where there is less room, fewer charts are shown."""
+"""Least rows of a chart with its heading and its scale of steps.  With less room, fewer charts are shown."""
 
 SMOOTHING = (0.0, 0.8, 0.95)
 WINDOWS = (None, 1000, 200, 50)
 LABEL = 8
-"""Characters for the values beside the chart."""
+"""Width of the values beside the chart, in characters."""
 
 COLOURS = {"loss": "cyan", "held-out loss": "cyan", "BLEU": "green", "chrF": "green", "learning rate": "yellow"}
 
@@ -31,7 +31,7 @@ class Curves(Panel):
     smoothing: reactive[int] = reactive(0, repaint=False)
     window: reactive[int] = reactive(0, repaint=False)
     first: reactive[int] = reactive(0, repaint=False)
-    """The curve on top."""
+    """The number of the curve on top."""
 
     def watch_log_scaled(self) -> None:
         self.remake()
@@ -104,13 +104,13 @@ class Curves(Panel):
 
 
 def tidy(last: int) -> int:
-    """The end of the axis of steps: up to an eighth further, so that not every step moves the whole chart."""
+    """The end of the axis of steps.  It lies up to an eighth beyond `last`, so that not every step moves the whole chart."""
     unit = max(1, 2 ** (last.bit_length() - 4))
     return -(-last // unit) * unit
 
 
 def value(name: str, number: float | None) -> str:
-    """A curve's value with its unit, at most LABEL characters."""
+    """The value of a curve with its unit, in at most LABEL characters."""
     if number is None:
         return "-"
     if name == "step time":

@@ -1,4 +1,4 @@
-"""What the lattice said about held-out sentences, each under the sentence it should have said."""
+"""What the lattice made of held-out sentences: each answer stands under the sentence that was right."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from app.tui.widgets.panel import Panel, wrapped
 from monitors.text_safety import printable
 
 LEAD = 9
-"""Characters in front of each side: how many words are right, and the sentence's BLEU."""
+"""Width of what stands in front of each line: the number of right words, or the sentence's BLEU."""
 
 
 class DecodedText(Panel):
@@ -58,7 +58,7 @@ class DecodedText(Panel):
         return [i for i, line in enumerate(self._made) if wanted and wanted in line.plain.casefold()]
 
     def find(self, direction: int) -> bool:
-        """Scrolls to the next match after the one found last, or the one before; False where there is none."""
+        """Scrolls to the match after the one found last, or before it if `direction` is negative.  False if there is none."""
         matches = self.matches()
         if not matches:
             return False
@@ -71,7 +71,10 @@ class DecodedText(Panel):
 
 
 def look_lines(look: Look, width: int, plain: bool, wanted: str = "") -> list[Text]:
-    """One look of the monitor: its scores, then each reference with how many words came back, each answer with its BLEU."""
+    """One look of the monitor: its scores, then the reference and the answer of each sample.
+
+    The reference has the number of words that came back in front of it, the answer its BLEU.
+    """
     best = ", best so far" if look.best else ""
     head = f"step {formats.count(look.step)}  BLEU {formats.score(look.bleu)}  chrF {formats.score(look.chrf)}"
     rule = "-" if plain else "─"
@@ -88,10 +91,10 @@ def look_lines(look: Look, width: int, plain: bool, wanted: str = "") -> list[Te
 
 
 def compared(reference: str, said: str, plain: bool) -> tuple[Text, Text, tuple[int, int]]:
-    """Both sides with the words that differ marked, and how many of the reference's words are said in their place.
+    """Both sides with the differing words marked; and the number of the reference's words that were said, and of all its words.
 
-    Marks are brackets, underline and colour together, so that one of them is left on any terminal: what is missing from the
-    reference is underlined, what was said instead stands in brackets.
+    A word of the reference that was not said is underlined.  A word that was said instead stands in brackets and in colour, so
+    that a terminal without colour shows it, too.
     """
     wanted, got = printable(reference).split(), printable(said).split()
     blocks = difflib.SequenceMatcher(None, wanted, got, autojunk=False).get_matching_blocks()

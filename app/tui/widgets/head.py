@@ -1,4 +1,4 @@
-"""The line on top of a run's screen: how the run stands."""
+"""The line on top of a run's screen, which says how the run stands."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from monitors.text_safety import printable
 
 
 def head(view: View, width: int, frozen: bool = False, read_only: bool = False, plain: bool = False) -> Text:
-    """How the run stands, in one line; what matters less is left out where the line is short."""
+    """How the run stands, in one line.  A short line leaves out what matters less."""
     snapshot, info, position = view.snapshot, view.info, view.position
     dot = {"running": "●", "paused": "‖"}.get(view.state, "○") if not plain else "*"
     name = printable(view.name)

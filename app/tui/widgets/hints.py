@@ -1,4 +1,4 @@
-"""Keys and what they do, in a line; a click on one does it, too."""
+"""A line of keys and what they do.  A click on a key does it, too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from textual.widgets import Static
 from app.tui.keys import Key
 
 _ACTION = "key_action"
-"""Under which a part of the text carries the action of its key."""
+"""The name under which a part of the text has the action of its key."""
 
 
 class Hints(Static):

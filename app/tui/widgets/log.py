@@ -1,4 +1,4 @@
-"""Everything that happened, steps aside, with the commands of all operators."""
+"""Everything that happened besides training steps, with the commands of all operators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the run takes, by its own count and by its machine's, beside what it was planned to take, part by part."""
+"""The memory that the run takes, as the run and the machine measure it, beside the plan with its parts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from presets.plan import StagePlan
 
 COLOURS = ("cyan", "green", "yellow", "magenta", "blue", "red", "bright_cyan", "bright_green", "bright_yellow")
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-"""Each component is told by its letter in bar and legend; colour only helps."""
+"""Each component has a letter, which stands in the bar and in the legend.  Colour is an addition."""
 
 LABEL = 13
 
@@ -40,7 +40,7 @@ def row(name: str, said: str, style: str = "") -> Text:
 
 
 def measured(view: View) -> list[tuple[str, str, str]]:
-    """Rows of name, reading and style: the run's process, then this machine and its GPUs."""
+    """Rows of name, reading and style: first of the run's process, then of this machine and its GPUs."""
     host, memory = view.host, view.snapshot.memory
     rows: list[tuple[str, str, str]] = []
     if host is not None:
@@ -55,7 +55,7 @@ def measured(view: View) -> list[tuple[str, str, str]]:
 
 
 def resident(now: int | Absent, memory: MemorySampled | None) -> str:
-    """The process's resident bytes now; where they can't be read from here, as the run told them last."""
+    """The resident bytes of the process now.  If they can't be read here, those that the run logged last."""
     if not isinstance(now, Absent):
         return formats.bytes_(now)
     if memory is None or memory.rss_bytes is None:
@@ -74,7 +74,7 @@ def torch_counts(view: View) -> str:
 
 
 def leaking(told: LeaksJudged) -> tuple[str, str]:
-    """The detector's running verdict, who it names, and a style."""
+    """The verdict of the leak detector so far with the meters that it suspects, and a style."""
     found = [meter for meter in told.meters if meter.verdict == told.verdict]
     samples = f"{formats.count(told.samples)} samples"
     if told.verdict == "measuring":
@@ -93,7 +93,7 @@ def machine(host: Host) -> str:
 
 
 def gpus(host: Host, own: str) -> list[tuple[str, str, str]]:
-    """Two rows for each GPU, of all processes together, the run's own marked; or the reason why there is none."""
+    """Two rows for each GPU, which count all processes, with a mark at the run's own; or the reason why there are none."""
     if isinstance(host.gpus, Absent):
         return [("VRAM", f"- ({printable(host.gpus.reason)})", "")]
     rows = []
@@ -116,7 +116,7 @@ def vram(gpu: Gpu) -> str:
 
 
 def sensors(gpu: Gpu) -> str:
-    """Utilisation, power and temperature; those that are absent together with their reason, once for each reason."""
+    """Utilisation, power and temperature.  Absent readings stand together, with each reason once."""
     limit = "" if isinstance(gpu.power_limit_w, Absent) else f" of {gpu.power_limit_w:.0f}"
     readings = (
         ("busy", gpu.busy, "{:.0%} busy"),
@@ -133,14 +133,14 @@ def sensors(gpu: Gpu) -> str:
 
 
 def peak(view: View) -> int | None:
-    """Most bytes so far: of tensors on a GPU, as the plan counts them; of the whole process elsewhere."""
+    """The most bytes so far.  On a GPU they are those of tensors, as in the plan; elsewhere those of the whole process."""
     if view.snapshot.memory is not None and view.snapshot.memory.peak_bytes:
         return view.snapshot.memory.peak_bytes
     return view.info.peak_bytes or None if view.info is not None else None
 
 
 def planned(plan: StagePlan, peak_bytes: int | None, width: int, plain: bool) -> list[Text]:
-    """The stage's plan: a stacked bar of letters against the budget, the measured peak under it, and what the letters mean."""
+    """The plan of the stage: a bar of letters against the budget, under it the measured peak, and what the letters mean."""
     share = plan.total_bytes / plan.budget_bytes
     fits = f"{share:.0%} of the budget" if plan.fits else "MORE THAN THE BUDGET"
     total = f"{formats.bytes_(plan.total_bytes)} of {formats.bytes_(plan.budget_bytes)}, {fits}"
@@ -163,7 +163,7 @@ def planned(plan: StagePlan, peak_bytes: int | None, width: int, plain: bool) ->
 
 
 def stacked(sizes: list[int], whole: int, width: int) -> Text:
-    """A bar of `width` characters for `whole` bytes; parts by their letters, what is left as dots."""
+    """A bar of `width` characters for `whole` bytes.  Parts are drawn as their letters, the rest as dots."""
     text, start, done = Text("["), 0, 0
     inner = max(4, width - 2)
     for i, size in enumerate(sizes):

@@ -1,7 +1,7 @@
-"""The base of all panels: a titled box that shows lines made from the newest view, and scrolls through them.
+"""The base of all panels: a box with a title that shows lines made from the newest view, and scrolls through them.
 
-A panel never reads anything itself: the screen gives it a view, the view's watcher makes lines, and only the parts of these
-that differ from what is on the screen are drawn again.  Over SSH that is most of what a panel costs.
+A panel never reads anything itself.  The screen gives it a view, and the watcher of the view makes lines.  Only the parts of
+the lines that differ from those on the screen are drawn again, since drawing is most of what a panel costs over SSH.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ _MEASURE = Console(width=80, color_system=None)
 
 
 class Panel(Widget):
-    """Subclasses make `lines`; with `sticks_to_end` the newest are shown until the operator scrolls back."""
+    """Subclasses make `lines`.  With `sticks_to_end` the last lines are shown until the operator scrolls back."""
 
     heading: ClassVar[str] = ""
     sticks_to_end: ClassVar[bool] = False
     indent: ClassVar[int] = 2
-    """Of what is left of a line that is too long for the panel."""
+    """Indent of the rest of a line that is too long for the panel."""
 
     view: reactive[View | None] = reactive(None, always_update=True, repaint=False)
     plain: reactive[bool] = reactive(False, repaint=False)
     """Draw with ASCII characters only."""
 
     class Clicked(Message):
-        """The mouse chose this panel."""
+        """This panel was clicked."""
 
         def __init__(self, panel: Panel) -> None:
             super().__init__()
@@ -53,7 +53,7 @@ class Panel(Widget):
         self._title = ""
 
     def lines(self, view: View, width: int) -> list[Text]:
-        """What the panel says, a line each; longer ones are wrapped."""
+        """The lines of the panel.  Those longer than `width` are wrapped."""
         raise NotImplementedError
 
     def note(self) -> str:
@@ -62,7 +62,7 @@ class Panel(Widget):
 
     @property
     def has_lines(self) -> bool:
-        """Whether it has been given a view and a size."""
+        """Whether the panel has had a view and a size."""
         return bool(self._made)
 
     def watch_view(self) -> None:
@@ -95,7 +95,7 @@ class Panel(Widget):
             self.border_title = title.replace("[", r"\[")
 
     def scroll_lines(self, by: int) -> None:
-        """Moves by so many lines; at the end of a panel that sticks there, it sticks again."""
+        """Scrolls by this many lines.  A panel that sticks to its end does so again when it gets there."""
         last = max(0, len(self._made) - self.content_size.height)
         top, before = min(max(self._first() + by, 0), last), self._shown()
         self._top = None if self.sticks_to_end and top == last else top
@@ -103,7 +103,7 @@ class Panel(Widget):
         self._redraw(before)
 
     def show_line(self, line: int) -> None:
-        """Scrolls so that the line is seen, a third of the way down."""
+        """Scrolls so that the line stands a third of the way down."""
         before = self._shown()
         self._top = min(max(line - self.content_size.height // 3, 0), max(0, len(self._made) - self.content_size.height))
         self.retitle()
@@ -120,7 +120,7 @@ class Panel(Widget):
         return self._made[first : first + self.content_size.height]
 
     def _redraw(self, before: list[Text]) -> None:
-        """Refreshes what is not as it was."""
+        """Draws again only what has changed."""
         after, width = self._shown(), self.content_size.width
         regions = []
         for y in range(max(len(before), len(after))):
@@ -163,12 +163,12 @@ def wrapped(text: Text, width: int, indent: int) -> list[Text]:
 
 
 def prose(said: str, width: int) -> list[Text]:
-    """A sentence that stands for what is not there, in lines without the indent of rows."""
+    """A sentence about what is not there, in lines without the indent of rows."""
     return [Text(line, "dim") for line in textwrap.wrap(said, max(8, width))]
 
 
 def difference(old: Text, new: Text, width: int) -> tuple[int, int] | None:
-    """Columns from where to where two lines differ; None where they do not.  Whole lines where styles moved."""
+    """The columns from `first` up to `end` in which two lines differ; None if they are equal.  All columns if styles moved."""
     if old == new:
         return None
     a, b = old.plain, new.plain
@@ -185,7 +185,8 @@ def bar(share: float, width: int, plain: bool) -> str:
 
 
 def spark(values: Sequence[float], width: int, plain: bool) -> str:
-    """At most `width` columns from nothing to the highest value; where there are more values, the highest of neighbours.
+    """At most `width` columns, whose heights reach from nothing to the highest value.  If there are more values than columns, a
+    column shows the highest of its neighbours.
 
     Only a value of 0 is a blank.
     """

@@ -1,4 +1,4 @@
-"""What plasticity did to the connections: which way they changed, where cells' thresholds lie, what was pruned and regrown."""
+"""What plasticity did to the connections: how many grew and shrank, the cells' thresholds, and what was pruned and regrown."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from monitors.events import Plastic
 
 LABEL = 12
 BAR = 24
-"""Characters of a bar at most."""
+"""Most characters of a bar."""
 
 
 class Plasticity(Panel):
@@ -76,7 +76,7 @@ def updates(count: int) -> str:
 
 
 def box(theta: tuple[float, ...], width: int) -> str:
-    """Minimum, quartiles and maximum as a box on a line: `|---[==|=====]--|`; nothing where all are the same."""
+    """Minimum, quartiles and maximum as a box on a line: `|---[==|=====]--|`; empty if all are the same."""
     low, high = theta[0], theta[-1]
     if high <= low:
         return ""
@@ -88,7 +88,7 @@ def box(theta: tuple[float, ...], width: int) -> str:
 
 
 def none_recorded(view: View) -> str:
-    """Why there are no numbers, from the run's config."""
+    """Why there are no numbers, according to the run's config."""
     config, stage = view.config, view.snapshot.stage
     if config is None or stage >= len(config.stages):
         return "No plasticity is recorded."

@@ -1,4 +1,4 @@
-"""The run's stages: what is done, how far the current one is, what ends it, and how long time and disk will last."""
+"""The stages of the run: which are done, how far the current one is, what ends it; and the time and the disk that are left."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def end_rule(stage: Stage) -> str:
 
 
 def steps_left(view: View) -> int | None:
-    """Steps of the current and the later stages, None where none is running."""
+    """The steps left in the current stage and the later ones; None if no stage is running."""
     if view.config is None or view.snapshot.ended or not view.snapshot.stages:
         return None
     mark = view.snapshot.stages[-1]
