@@ -369,8 +369,7 @@ class EventLog:
 
 
 _OF_A_LOOK = ("decoded", "memory_sampled", "plastic", "volume_saved")
-"""Kinds of events that belong to a look, which decodes held-out text.  It comes before the checkpoint of the same step, except
-for the last look of a run."""
+"""Kinds of events of a look at held-out text.  A look comes before the checkpoint of its step, except for a run's last look."""
 
 
 def _up_to(lines: Iterable[bytes], step: int, edits: int | None) -> Iterator[bytes]:

@@ -26,8 +26,7 @@ MOST_KINDS = 256
 """Most kinds of a census that are kept."""
 
 NUMPY_CACHED_BYTES, NUMPY_CACHED_ARRAYS = 1024, 7
-"""Numpy's cache holds arrays of fewer bytes than the first, up to the second of each size
-(numpy/_core/src/multiarray/alloc.c)."""
+"""Numpy's cache holds arrays below this many bytes, and this many of each size (numpy/_core/src/multiarray/alloc.c)."""
 
 SHOWN = 3
 """Most suspects that are named."""
@@ -177,8 +176,7 @@ class Detector:
 
 
 def _clear_type_cache() -> None:
-    """Empties Python's cache of attribute lookups.  It keeps up to 4096 names, many of them strings made for one lookup from
-    C."""
+    """Empties Python's cache of attribute lookups, up to 4096 names, many of them strings made for a single lookup from C."""
     if hasattr(sys, "_clear_internal_caches"):  # Python 3.13, which deprecates the other
         sys._clear_internal_caches()
     else:

@@ -1,17 +1,13 @@
-"""Whether a process leaks: the verdict on readings that were taken at quiet points of equal work.  Statistics only, no
-readings.
+"""Whether a process leaks: statistics of readings that were taken at quiet points of equal work.
 
 A meter *grows* if all of these hold over its window:
 
 1. The Theil-Sen slope (Sen 1968) has a lower confidence bound above zero.  It is a median, which one cache or one bad reading
-does
-   not move.
+   does not move.
 2. The smallest reading of the last third of the window is above that of the first third by at least the meter's floor.
-Saw-tooth
-   readings rise between their troughs, but the troughs do not.
+   Saw-tooth readings rise between their troughs, but the troughs do not.
 3. Each third adds its part to that growth, and the last third rises by itself.  Growth that happened once, or that is over, is
-no
-   leak.
+   no leak.
 
 A count meter that grows is a leak.  A byte meter that grows is a leak if a second byte meter agrees, and suspicious if none
 does: an allocator that only reserves more, or pages that only become resident, are no leak.
@@ -48,8 +44,7 @@ CONFIDENCE = 0.99
 """Confidence of the interval around the slope of the whole window."""
 
 LAST_CONFIDENCE = 0.8
-"""Confidence of the interval around the slope of the last third.  It is lower, since the third has few samples and the only
-question is whether growth is over."""
+"""Confidence of the interval around the slope of the last third, which has few samples and need only show ongoing growth."""
 
 PART = 0.2
 """Share of the growth that the second and the last third must each add at least.  On a straight line each adds half."""

@@ -31,8 +31,7 @@ LEEWAY = 0.1
 """How far (as a logarithm) a prediction may leave the range of ratios that were seen."""
 
 REACH = 0.7
-"""Width of the Gaussian by which a prediction's weight falls with the distance to the nearest record (as a logarithm of
-bytes)."""
+"""Width (in log bytes) of the Gaussian by which a prediction's weight falls with the distance to the nearest record."""
 
 SIZES = ("cells", "ticks", "kept", "segment", "micro_batch", "batch", "threads")
 SWITCHES = ("compiled",)

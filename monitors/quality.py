@@ -45,8 +45,7 @@ def score(said: list[str], references: list[str]) -> Quality:
 
 
 def sentence_bleu(said: list[str], references: list[str]) -> list[float]:
-    """BLEU (0..100) of each sentence by itself, with sacrebleu's effective order: n-grams longer than the sentence do not
-    count.
+    """BLEU (0..100) of each sentence by itself, with sacrebleu's effective order: longer n-grams than it has do not count.
 
     These are for reading; their mean is not the BLEU of the corpus.
     """
@@ -59,8 +58,7 @@ def sentence_bleu(said: list[str], references: list[str]) -> list[float]:
 
 
 def _forget() -> None:
-    """Empties sacrebleu's caches of tokenized sentences.  Each holds up to 65 536, some 50 MB, and a run decodes ever new
-    ones."""
+    """Empties sacrebleu's caches of tokenized sentences.  Each would keep up to 65 536 sentences of a run, some 50 MB."""
     from sacrebleu.tokenizers import tokenizer_13a, tokenizer_re
 
     tokenizer_13a.Tokenizer13a.__call__.cache_clear()

@@ -30,8 +30,7 @@ STALE_AFTER_S = 600.0
 """Seconds without a write after which a run on another host counts as lost, since its process can't be looked up from here."""
 
 _START_TOLERANCE_S = 2.0
-"""By how much readings of one process's start time may differ.  They derive from the boot time, which clock corrections
-move."""
+"""Most seconds between two readings of one process's start time, which derives from the boot time and so from the clock."""
 
 
 class RunFolderError(Exception):

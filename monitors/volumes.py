@@ -42,8 +42,7 @@ _Cells = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class CellField:
-    """A field with one byte per cell, [x, y, z] with z fastest.  A measured value is `byte / 255 * scale`; labels have no
-    scale."""
+    """A field with a byte per cell, [x, y, z], z fastest.  A measured value is `byte / 255 * scale`; labels have no scale."""
 
     name: str
     values: bytes = field(repr=False)

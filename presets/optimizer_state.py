@@ -34,8 +34,7 @@ Shape = tuple[int, ...]
 
 
 def lattice_tensors(config: RunConfig, stage: Stage, kept: int | None = None) -> list[tuple[str, Shape]]:
-    """(part, shape) of each tensor that learns by gradient in a stage's lattice, with `kept` connections per cell (default:
-    all).
+    """(part, shape) of each tensor that learns by gradient in a stage's lattice, with `kept` or all connections per cell.
 
     The profile `freeze` is ignored, since it can be changed while the stage trains.
     """

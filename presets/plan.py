@@ -281,8 +281,7 @@ def _in_segments(config: RunConfig, segment: int) -> RunConfig:
 def _features(
     config: RunConfig, stage: Stage, micro_batch: int, kernel: str | None, components: Mapping[str, int]
 ) -> dict[str, float]:
-    """The description of a stage when it is measured: the plan's components in bytes, and what else determines memory and
-    time."""
+    """The features of a stage when it is measured: the plan's components in bytes, and what else sets memory and time."""
     segment = config.training.checkpoint_ticks
     assert segment != "auto", "the plan has chosen one by now"
     return {

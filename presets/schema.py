@@ -171,12 +171,12 @@ class Stage(Section):
         if self.kept() < least:
             most = math.floor(100 * (1 - least / offsets)) / 100
             raise ValueError(
-                f"sparsity: {self.sparsity:g} keeps {self.kept()} of {offsets} connections a cell, fewer than "
+                f"sparsity: {self.sparsity:g} keeps {self.kept()} of {offsets} connections per cell, fewer than "
                 f"rewiring.min_fan_in {least}; use {most:g} or less"
             )
         if self.sparsity and offsets > MAX_SPARSE_CONNECTIONS:
             raise ValueError(
-                f"sparsity: {offsets} connections a cell are more than the {MAX_SPARSE_CONNECTIONS} that pruning can index; "
+                f"sparsity: {offsets} connections per cell are more than the {MAX_SPARSE_CONNECTIONS} that pruning can index; "
                 "use fewer strides, or sparsity 0"
             )
         if self.rewiring.protect_clusters and not self.clustering.clusters:
@@ -260,7 +260,7 @@ class Text(Section):
     def _slots_fit(self) -> Text:
         if (numbers := self.grid**2 * self.slot_width) > MAX_SLOT_NUMBERS:
             raise ValueError(
-                f"slot_width: {self.grid}x{self.grid} slots of {self.slot_width} are {numbers} numbers a sentence; "
+                f"slot_width: {self.grid}x{self.grid} slots of {self.slot_width} are {numbers} numbers per sentence; "
                 f"at most {MAX_SLOT_NUMBERS} (slot_width <= {MAX_SLOT_NUMBERS // self.grid**2} with this grid)"
             )
         if self.width % self.heads:

@@ -40,8 +40,7 @@ def ports_size(text: Text, channels: int) -> int:
 
 
 def activations(config: RunConfig, stage: Stage) -> int:
-    """Numbers kept for the backward of one sentence in encoder, decoder, loss and ports: an estimate, without attention
-    maps."""
+    """Numbers kept for the backward of one sentence in encoder, decoder, loss and ports; estimated, without attention maps."""
     text, slots = config.text, config.text.grid**2
     tokens = text.max_tokens + 1
     encoded = slots * math.ceil(text.max_tokens / slots)

@@ -35,8 +35,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training and held-out pairs.  `name` says where they came from, `left_out` how many lines were dropped for which
-    reason."""
+    """Training and held-out pairs.  `name` is where they came from, `left_out` how many lines were dropped for which reason."""
 
     name: str
     train: tuple[Pair, ...]
@@ -98,7 +97,7 @@ def read_pairs(path: Path, task: str) -> Iterator[Pair]:
             found = True
             yield pair
     if not found:
-        raise DataError(f"{path}: no sentence in it; expected one a line")
+        raise DataError(f"{path}: no sentence in it; expected one per line")
 
 
 def _read_file(path: Path, task: str) -> Iterator[Pair]:

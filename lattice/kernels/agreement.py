@@ -59,4 +59,4 @@ def disagreement(
     errors = [
         (one.float() - other.float()).abs().max() / other.float().abs().max() for one, other in zip(found, wanted, strict=True)
     ]
-    return float(torch.stack(errors).max())  # NaN where one is
+    return float(torch.stack(errors).max())  # NaN if one is

@@ -1,7 +1,7 @@
 """The fast tick through torch.compile: any device, fp32, bf16 or fp16 states, with a hand-written backward.
 
 One forward and one backward are compiled per shape.  Both compute in fp32 and round once at the end.  Local neighbours are
-slices of one padded buffer, distant ones are clipped slices with zeros beside them.
+slices of one padded buffer, distant ones are clipped slices padded with zeros.
 """
 
 from __future__ import annotations

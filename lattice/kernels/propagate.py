@@ -110,7 +110,7 @@ _DEFAULT = Options()
 
 @dataclass(frozen=True)
 class _Run:
-    """What all ticks of one run share beside its tensors."""
+    """What all ticks of one run share, apart from its tensors."""
 
     kernel: Kernel
     functional: Functional | None

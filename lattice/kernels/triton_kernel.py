@@ -74,7 +74,7 @@ class TritonKernel:
         index = torch.arange(3, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, *topology.shape[:2], tiles) * 7 + 4
         pattern = Pattern(index.contiguous().to(self._device), len(topology.offsets))
         of = (self, topology, self._channels, 2, self._dtype, self._device)
-        return float(torch.tensor([disagreement(*of), disagreement(*of, pattern, functional=True)]).max())  # NaN where one is
+        return float(torch.tensor([disagreement(*of), disagreement(*of, pattern, functional=True)]).max())  # NaN if one is
 
     def empty_state(self, shape: tuple[int, ...], zero: bool = False) -> torch.Tensor:
         make = torch.zeros if zero else torch.empty

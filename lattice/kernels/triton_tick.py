@@ -153,8 +153,7 @@ def backward_cells(
     batch: tl.tensor, size_x: tl.tensor, size_y: tl.tensor, size_z: tl.tensor, kept: tl.tensor, epsilon: tl.tensor,
     CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr, PERIODIC: tl.constexpr, FRESH: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Writes grad_message and the direct part of grad_state, which may be grad_out.  Adds to grad_cells, or if FRESH writes
-    it."""
+    """Writes grad_message and the direct part of grad_state, which may be grad_out.  Adds to grad_cells, or writes it."""
     x, y, z, channels, lanes = _place(size_y, size_z, CHANNELS, C_BLOCK, Z_BLOCK)
     columns = tl.cast(size_x, tl.int64) * size_y
     sample, here = columns * CHANNELS * size_z, (x * size_y + y) * CHANNELS * size_z + z[None, :] + channels

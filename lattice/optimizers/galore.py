@@ -3,9 +3,7 @@
 AdamW's moments are kept of a low-rank projection of the gradient:
 
     every `gap` steps   new factors U_n [size, rank] of each mode except the first, by a higher-order SVD of the gradient: the
-    leading
-                        eigenvectors of the Gram matrix of each mode's unfolding.  Moments are carried over into the new
-                        factors.
+                        leading eigenvectors of the Gram matrix of each mode's unfolding.  Moments are carried over into them.
     every step          R = G x_n U_n^T;  moments of R;  W -= rate * (m / (sqrt(v) + eps)) x_n U_n
 
 The first mode (parameter or offset) is never projected.  So its slices can be worked on one after the other, and no temporary

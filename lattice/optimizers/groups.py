@@ -9,8 +9,10 @@ if TYPE_CHECKING:
 
 
 def groups(model: TextLattice, weight_decay: float) -> list[dict[str, Any]]:
-    """The groups {params, part, weight_decay} of trained parameters.  `part` is text, ports, cells or connections; no group is
-    empty."""
+    """The groups {params, part, weight_decay} of trained parameters, without empty ones.
+
+    `part` is text, ports, cells or connections.
+    """
     lattice = model.lattice
     own = {id(p) for p in lattice.parameters()} if lattice is not None else set()
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]

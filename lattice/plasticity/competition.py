@@ -33,8 +33,7 @@ def winners(activity: torch.Tensor, k: int) -> torch.Tensor:
 
 @torch.no_grad()
 def winners_in_blocks(activity: torch.Tensor, size: int, k: int) -> torch.Tensor:
-    """The k winners of every block of size^3 cells: activity [X, Y, Z] -> bool [X, Y, Z].  Blocks at far walls may be
-    smaller."""
+    """The k winners of every block of size^3 cells: activity [X, Y, Z] -> bool [X, Y, Z].  Blocks at far walls may be less."""
     if size < 1:
         raise ValueError(f"a neighbourhood needs a side of at least 1 cell, not {size}")
     x, y, z = activity.shape

@@ -146,7 +146,7 @@ class Plasticity(nn.Module):
         now = state[: self._watching].detach()
         self._spikes.append(spikes(now, self._last, self.threshold))
         if final and not all(map(math.isfinite, torch.aminmax(state))):
-            # All of them: a kernel may read beside a sentence's states, where a weight of zero does not stop a NaN.
+            # All sentences: a kernel may read past the end of a sentence's states, and a weight of zero does not stop a NaN.
             self._tally.spoilt += self._watching
             self._watching = 0
         elif final:

@@ -3,10 +3,11 @@
 Nothing here knows the lattice, changes an argument or records gradients.  All operations are elementwise, so any shapes that
 broadcast will do.  In the lattice, weights and statistics of connections are [K, X, Y, Z], statistics of cells [X, Y, Z].
 
-Conventions - Rules act on magnitudes |w|, and `with_sign` gives the sign back.  - Rules see two connected cells only through
-products (pre * post, trace * spike).  A product may be that of one sample, or a mean
-  or sum over samples, ticks and channels.  For a connection of negative sign the caller negates it, so that what agrees with
-  the connection's effect strengthens it.
+Conventions
+- Rules act on magnitudes |w|, and `with_sign` gives the sign back.
+- Rules see two connected cells only through products (pre * post, trace * spike).  A product may be that of one sample, or a
+  mean or sum over samples, ticks and channels.  For a connection of negative sign the caller negates it, so that what agrees
+  with the connection's effect strengthens it.
 - A rule returns the change that it asks for, and `bounded` applies it.  A change that is not finite is ignored.
 - Time constants and `dt` are in ticks, and decay is exact: exp(-dt / tau), never 1 - dt / tau.
 - The result has the dtype of the magnitude, trace, mean or threshold that is updated.

@@ -13,7 +13,9 @@ the sums themselves.
 
 
 def slabs(size: int, numbers: int) -> Iterator[slice]:
-    """Runs that cover 0..size along x, if a layer of x has so many `numbers`: at most SLAB_NUMBERS per run, at least one
-    layer."""
+    """Runs that cover 0..size along x, if a layer of x has so many `numbers`.
+
+    A run has at most SLAB_NUMBERS numbers, or a single layer.
+    """
     step = max(1, SLAB_NUMBERS // numbers)
     return (slice(start, min(start + step, size)) for start in range(0, size, step))

@@ -158,10 +158,9 @@ def _fit(units: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, fl
 
 
 def _merge(sums: torch.Tensor, sizes: torch.Tensor, min_size: int) -> list[list[int]]:
-    """Groups of old labels, one group per new cluster, largest first: the smallest cluster joins its nearest one until all are
-    large enough.
+    """Groups of old labels, one for each new cluster, largest first.
 
-    Empty clusters are left out.
+    The smallest cluster joins its nearest one until all have at least `min_size` rows.  Empty clusters are left out.
     """
     held = {label: size for label, size in enumerate(sizes.tolist()) if size}
     groups, sums = {label: [label] for label in held}, sums.clone()

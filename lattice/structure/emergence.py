@@ -3,18 +3,15 @@
     score = (stability * morphology * participation) ** (1 / 3)
 
 stability      Do cells fall into the same functional clusters if they are clustered again on other input?  This is the
-normalised
-               mutual information of the two clusterings, corrected for chance: for what the second one shares with shuffled
-               labels of the first.
+               normalised mutual information of the two clusterings, corrected for chance: for what the second one shares with
+               shuffled labels of the first.
 morphology     Have the connections gained order in space?  The order of a field is the share of its power that would have to
-move
-               to other wavelengths to make it white noise, less chance.  What counts is the gain since the stage's start, and
-               at most the order of the change since then.  The field with the highest value counts (`order` of the readings in
-               lattice.structure.spatial_order).
+               move to other wavelengths to make it white noise, less chance.  What counts is the gain since the stage's start,
+               and at most the order of the change since then.  The field with the highest value counts (`order` of the
+               readings in lattice.structure.spatial_order).
 participation  Does the whole lattice take part?  This is the effective share of active cells, exp(H) / N, where H is the
-Shannon
-               entropy of how activity is distributed over the N cells.  It is 1 if all cells are equally active, and 1 / N if
-               only one is.
+               Shannon entropy of how activity is distributed over the N cells.  It is 1 if all cells are equally active, and
+               1 / N if only one is.
 
 The score is a geometric mean, so that no part makes up for one that is missing.  Some lattices score 0 because of their
 morphology: a fresh one, whose connections are white noise in space (except for at most 5 % of seeds, which are false alarms);
@@ -70,7 +67,7 @@ def participation(activity: torch.Tensor) -> float:
     """
     values = activity.detach().flatten().double()
     if not len(values) or not bool(values.isfinite().all()) or bool((values < 0).any()):
-        raise ValueError("activities must be finite numbers >= 0, one a cell")
+        raise ValueError("activities must be finite numbers >= 0, one per cell")
     total = values.sum()
     if total == 0:
         return 0.0

@@ -7,11 +7,11 @@ wavelength than any falling spectrum could hold, given the power at all longer w
 highest rise over all wavelengths, each in units of its spread under the null hypothesis.  A reading is "structure" if it beats
 all of its nulls at LEVEL and holds at least MIN_STRENGTH of the field's variance.  Otherwise it is "nothing".
 
-    shuffled   The same values in random places.  Is there anything that white noise does not have?  red        Random phases
-    under the falling spectrum that fits best.  Is there more than smoothness?  start      If the field at the stage's start is
-    given, the *change* since then is read, so that what was there from the start
-               (noise, a bias, an interpolated field) does not count.  Besides, the power at the wavelength must have grown in
-               the field itself, by more than two unrelated noises differ.
+    shuffled   The same values in random places.  Is there anything that white noise does not have?
+    red        Random phases under the falling spectrum that fits best.  Is there more than smoothness?
+    start      If the field at the stage's start is given, the *change* since then is read, so that what was there from the
+               start (noise, a bias, an interpolated field) does not count.  Besides, the power at the wavelength must have
+               grown in the field itself, by more than two unrelated noises differ.
 
 The nulls are sets of surrogate fields that go through the same steps as the field.  So p is (1 + surrogates at least as
 extreme) / (1 + surrogates), which is exact for shuffles of exchangeable noise.  The idea that weight morphologies arise by
@@ -67,8 +67,7 @@ class Reading:
     strength: float
     """Share (0..1) of the field's variance that the shell of that wavelength holds above the red background."""
     order: float
-    """How much further (0..1) the field is from white noise than its start was (see `order`), at most as far as its change
-    is."""
+    """How much further (0..1) the field is from white noise than its start (see `order`), at most as far as its change is."""
     wavelengths: tuple[float, ...]
     """The wavelength of each shell, longest first."""
     power: tuple[float, ...]
