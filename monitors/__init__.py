@@ -1,1 +1,4 @@
-"""What can be seen of a run: events, the run folder, gauges, text quality.  Only `monitors.torch_memory` imports torch."""
+"""Everything that can be observed of a run: events, the run folder, gauges, leaks, text quality.
+
+Of these modules, only `monitors.torch_memory` imports torch.
+"""

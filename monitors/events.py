@@ -1,11 +1,11 @@
-"""What happened in a run: one hierarchy of typed events, the log they are appended to, and its tolerant reader.
+"""The events of a run: one hierarchy of types, the log that they are appended to, and a tolerant reader.
 
-`events.jsonl` is the truth about a run: one JSON object a line, in the order in which things happened.  Writing it flushes
-each line to the operating system, so that a killed process loses none; a line torn by a crash of the machine is cut off when
-the log is next opened.  The reader goes on where it stopped, by byte offset, and skips what it can't read: a log of a newer
-version may hold kinds it has never heard of.
+`events.jsonl` is the record of a run: one JSON object per line, in the order in which things happened.  Each line is flushed
+to the operating system, so that a killed process loses none.  A line that is torn by a crash of the machine is cut off when
+the log is opened again.  The reader goes on at the byte offset where it stopped, and skips lines that it can't read, since a
+log of a newer version may hold unknown kinds of events.
 
-Events have one writer in one process.  Numbers that may be missing are None, never NaN (see monitors.fields).
+Events have a single writer, in one process.  Numbers that may be missing are None, never NaN (see monitors.fields).
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from monitors.plain_files import open_descriptor, open_plain
 from monitors.runs import atomic_write
 
 _BLOCK = 65536
-"""Bytes read at once when looking for the end of the last whole line."""
+"""Bytes that are read at once to find the end of the last whole line."""
 
 
 class Event(BaseModel):
-    """Time in unix seconds (0.0 until the log sets it), global optimizer step (0 before the first), and stage index."""
+    """What all events have: time in unix seconds (0.0 until the log sets it), global optimizer step, and stage index."""
 
     # Unknown fields are refused here and ignored by `parse_event`: a typo in the code fails, a newer log is read.
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,7 +40,7 @@ class Event(BaseModel):
 
 
 class RunStarted(Event):
-    """A process took up the run; `resumed` from a checkpoint, or from nothing."""
+    """A process started the run, or if `resumed` went on from a checkpoint."""
 
     kind: Literal["run_started"] = "run_started"
     run: Text
@@ -49,10 +49,11 @@ class RunStarted(Event):
 
 
 class StageStarted(Event):
-    """Shape (x, y, z) in cells, the tick kernel in one line, and whether weights were `carried` over from the last stage.
+    """A stage began, with its shape (x, y, z) in cells and its tick kernel in one line.
 
-    `checkpoint_ticks` is the segment of which one state is kept (0: all are); `learned_bytes` the peak that `learned_from`
-    stages measured on this machine predict.
+    `carried` says whether weights were carried over from the last stage.  `checkpoint_ticks` is the length of a segment of
+    which one state is kept (0: all states are).  `learned_bytes` is the peak that is predicted from `learned_from` measured
+    stages.
     """
 
     kind: Literal["stage_started"] = "stage_started"
@@ -77,7 +78,7 @@ class StageEnded(Event):
 
 
 class Trained(Event):
-    """One optimizer step: its loss, the global gradient norm, the learning rate used, and the seconds it took."""
+    """An optimizer step: its loss, the global gradient norm, the learning rate, and how many seconds it took."""
 
     kind: Literal["trained"] = "trained"
     loss: Measured
@@ -87,9 +88,9 @@ class Trained(Event):
 
 
 class Sample(BaseModel):
-    """One held-out sentence: what went in, what should come out, what the decoder said; `bleu` its sentence BLEU, 0..100.
+    """One held-out sentence: its source, its reference, what the decoder said, and its sentence BLEU (0..100).
 
-    A log of a version that did not score sentences has no `bleu`.
+    Logs of older versions, which did not score sentences, have no `bleu`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -101,9 +102,9 @@ class Sample(BaseModel):
 
 
 class Decoded(Event):
-    """One look of the decode monitor: BLEU and chrF 0..100, `exact` and the shares 0..1, `count` sentences scored.
+    """The decode monitor scored `count` held-out sentences: BLEU and chrF in 0..100, `exact` and the shares in 0..1.
 
-    `seconds` and `peak_bytes` are what the look itself cost; `best`: no earlier look of the run was better.
+    `seconds` and `peak_bytes` are the cost of the scoring itself.  `best` says that no earlier score of the run was better.
     """
 
     kind: Literal["decoded"] = "decoded"
@@ -132,9 +133,9 @@ class Saved(Event):
 
 
 class BadStep(Event):
-    """A step that was not applied, its loss or gradient not being finite or its loss a spike.
+    """A step was not applied, because its loss or gradient was not finite or its loss was a spike.
 
-    `in_a_row` counts them since the last good one.
+    `in_a_row` counts such steps since the last good one.
     """
 
     kind: Literal["bad_step"] = "bad_step"
@@ -143,7 +144,7 @@ class BadStep(Event):
 
 
 class RolledBack(Event):
-    """Weights and moments are those of the checkpoint of `to_step` again, and the steps go on from here."""
+    """Weights and moments were set back to the checkpoint of `to_step`; step numbers go on from this event's step."""
 
     kind: Literal["rolled_back"] = "rolled_back"
     to_step: int
@@ -151,10 +152,11 @@ class RolledBack(Event):
 
 
 class MemorySampled(Event):
-    """What the training process holds: resident bytes on the host and, on a CUDA device, what torch's allocator counts.
+    """The memory of the training process: resident bytes on the host, and torch's counts on a CUDA device.
 
-    `allocated_bytes` is live tensors, `reserved_bytes` adds what the allocator keeps, `peak_bytes` the most ever allocated
-    (resident, without a GPU).  `device_uuid` names the GPU as CUDA tells it (monitors.gauges.same_gpu), "" on the CPU.
+    `allocated_bytes` is the memory of live tensors.  `reserved_bytes` includes what torch's allocator keeps.  `peak_bytes` is
+    the most that was ever allocated, or without a GPU ever resident.  `device_uuid` is the GPU's UUID as CUDA gives it
+    (monitors.gauges.same_gpu), or "" on the CPU.
     """
 
     kind: Literal["memory_sampled"] = "memory_sampled"
@@ -167,10 +169,10 @@ class MemorySampled(Event):
 
 
 class Clustered(Event):
-    """The functional clusters were formed anew: cells in each, largest first (at most 256 of them).
+    """The functional clusters were formed anew; `sizes` are the cells in each, largest first (at most 256 clusters).
 
-    `silhouette` is the mean cosine silhouette of a sample, -1..1; `stability` the normalised mutual information with the
-    clustering before, 0..1, None for the first.
+    `silhouette` is the mean cosine silhouette of a sample, -1..1.  `stability` is the normalised mutual information with the
+    previous clustering, 0..1, or None for the first one.
     """
 
     kind: Literal["clustered"] = "clustered"
@@ -183,12 +185,12 @@ class Clustered(Event):
 
 
 class Plastic(Event):
-    """What plasticity did to the connections since the last such event, over `updates` updates.
+    """What plasticity did to the connections in `updates` updates since the last such event.
 
-    `potentiated` and `depressed` count connections by what the last update did to their magnitude; `theta` are the minimum,
-    quartiles and maximum of the cells' BCM thresholds; `mean_change` is the mean |dw| of an update; `message_change`
-    the relative change that the first one made to the messages of a probe, which are normalised (0 where it only rescales);
-    `skipped_share` is the share of the rule's work that event-driven updates avoided.
+    `potentiated`, `depressed` and `unchanged` count connections by what the last update did to their magnitude.  `theta` has
+    the minimum, quartiles and maximum of the cells' BCM thresholds.  `mean_change` is the mean |dw| per update.
+    `message_change` is the relative change that the first update made to the normalised messages of a probe; it is 0 if
+    weights were only rescaled.  `skipped_share` is the share of the rule's work that event-driven updates avoided.
     """
 
     kind: Literal["plastic"] = "plastic"
@@ -205,7 +207,7 @@ class Plastic(Event):
 
 
 class Rewired(Event):
-    """Connections were pruned and regrown; `sparsity` afterwards, 0..1.
+    """Connections were pruned and regrown.  `sparsity` (0..1) is the one afterwards.
 
     `fan_in[n]` is the number of cells with n incoming connections.
     """
@@ -219,7 +221,7 @@ class Rewired(Event):
 
 
 class VolumeSaved(Event):
-    """Per-cell fields were written beside the log, thinned to `shape` cells (monitors.volumes reads them)."""
+    """Per-cell fields were saved next to the log, thinned to `shape` cells (see monitors.volumes)."""
 
     kind: Literal["volume_saved"] = "volume_saved"
     file: Text
@@ -229,9 +231,9 @@ class VolumeSaved(Event):
 
 
 class MeterVerdict(BaseModel):
-    """One meter of the leak detector (monitors.leaks): its reading, its growth from trough to trough, and what is made of it.
+    """One meter of the leak detector (monitors.leaks): its reading, its growth from trough to trough, and the verdict on it.
 
-    `slope` and its lower confidence bound `low` in units a step; `suspect` names who grows, where that is known.
+    `slope` and its lower confidence bound `low` are in units per step.  `suspect` names what grows, if that is known.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -247,7 +249,7 @@ class MeterVerdict(BaseModel):
 
 
 class LeaksJudged(Event):
-    """What the leak detector makes of the `samples` it keeps, all meters together and each by itself."""
+    """The leak detector's verdict on its `samples`, for all meters together and for each one."""
 
     kind: Literal["leaks_judged"] = "leaks_judged"
     samples: int
@@ -261,9 +263,10 @@ class Warned(Event):
 
 
 class Edited(Event):
-    """Somebody steered the run: from this step on `key` is `new` where it was `old`.
+    """Somebody steered the run: from this step on, the setting `key` is `new` and no longer `old`.
 
-    `command` as it was typed: set, stage next, stage hold, pause, ...; key, old and new are empty where it has none.
+    `command` is the command as it was typed: set, stage next, stage hold, pause, and so on.  If it changes no setting, key,
+    old and new are empty.
     """
 
     kind: Literal["edited"] = "edited"
@@ -275,7 +278,7 @@ class Edited(Event):
 
 
 class RunEnded(Event):
-    """The process leaves the run, with the exit code it will have."""
+    """The process leaves the run; `exit_code` is the one that it will have."""
 
     kind: Literal["run_ended"] = "run_ended"
     state: Literal["finished", "stopped", "failed"]
@@ -293,14 +296,14 @@ E = TypeVar("E", bound=Event)
 
 
 class _Stamp(BaseModel):
-    """All that `rewind` must know of a line, so that events of unknown kinds are kept."""
+    """The fields of a line that `rewind` needs, so that events of unknown kinds are kept."""
 
     step: int
     kind: str = ""
 
 
 def parse_event(line: bytes | str) -> AnyEvent | None:
-    """The event in one JSON line, or None where it is of an unknown kind or no event at all."""
+    """The event in one JSON line; None if its kind is unknown or it is no event."""
     try:
         return _ANY_EVENT.validate_json(line, extra="ignore")
     except ValidationError:
@@ -308,7 +311,7 @@ def parse_event(line: bytes | str) -> AnyEvent | None:
 
 
 def from_fields(fields: dict[str, Any]) -> AnyEvent | None:
-    """As `parse_event`, of an object that is no text any more."""
+    """The event in a parsed JSON object; None if its kind is unknown or it is no event."""
     try:
         return _ANY_EVENT.validate_python(fields, extra="ignore")
     except ValidationError:
@@ -316,7 +319,10 @@ def from_fields(fields: dict[str, Any]) -> AnyEvent | None:
 
 
 class EventLog:
-    """Appends events to a JSON-lines file, made with mode 0600.  Opening cuts off a torn last line.  Raises OSError."""
+    """Appends events to a JSON-lines file, which is created with mode 0600.  Raises OSError.
+
+    Opening it cuts off a torn last line.
+    """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._path = path
@@ -331,13 +337,14 @@ class EventLog:
         return stamped
 
     def rewind(self, step: int, edits: int | None = None) -> int:
-        """Drops what happened after `step`, and lines that are no events; returns how many lines went.
+        """Drops the events after `step`, and lines that are no events; returns how many lines were dropped.
 
-        `edits` is the number of `edited` events that the checkpoint knows of.  One more than that was made after it was
-        saved, if at the same step, and goes with all that follows.
+        A run that is resumed from the checkpoint of `step` goes through the later steps again.  `edits` is the number of
+        `edited` events that the checkpoint knows of.  Any further one was made after the checkpoint was saved, even if at the
+        same step; it is dropped with all that follows.
 
-        A run resumed from the checkpoint of `step` goes through the later steps again.  The file is replaced as a whole, so
-        a crash leaves the old or the new one; a reader's byte offset from before means nothing afterwards.
+        The file is replaced as a whole, so that a crash leaves either the old or the new one.  Byte offsets of readers are
+        invalid afterwards.
         """
         # Read anew each time, for a log may be larger than memory; mostly nothing goes, and then nothing is written.
         with open_plain(self._path) as stream:
@@ -362,13 +369,13 @@ class EventLog:
 
 
 _OF_A_LOOK = ("decoded", "memory_sampled", "plastic", "volume_saved")
-"""What is told at a look; a look at a step comes before its checkpoint, but for the last one of a run."""
+"""Kinds of events of a look at held-out text.  A look comes before the checkpoint of its step, except for a run's last look."""
 
 
 def _up_to(lines: Iterable[bytes], step: int, edits: int | None) -> Iterator[bytes]:
-    """The lines of what happened by `step`; none from the first `edited` event on that is one too many.
+    """The lines of events up to `step`, and up to the first `edited` event that exceeds `edits`.
 
-    What was looked at after the last save of `step` is left out: a run that was killed at its last look takes it again.
+    Looks after the last save of `step` are left out, since a run that was killed during its last look repeats it.
     """
     since_save: list[tuple[str, bytes]] | None = None
     for line in lines:
@@ -393,7 +400,7 @@ def _up_to(lines: Iterable[bytes], step: int, edits: int | None) -> Iterator[byt
 
 
 def _end_of_last_line(stream: BinaryIO) -> int:
-    """Bytes up to and including the last newline; a log grows long, so it is searched from its end."""
+    """Bytes up to and including the last newline.  A log may be long, so it is searched from its end."""
     end = stream.seek(0, os.SEEK_END)
     while end > 0:
         start = max(0, end - _BLOCK)
@@ -407,7 +414,7 @@ def _end_of_last_line(stream: BinaryIO) -> int:
 
 @dataclass(frozen=True)
 class ReadResult:
-    """Events in the order of the log, how many lines could not be read, and the byte offset at which to go on."""
+    """Events in the order of the log, the number of unreadable lines, and the byte offset at which to go on."""
 
     events: list[AnyEvent]
     skipped: int
@@ -415,9 +422,9 @@ class ReadResult:
 
 
 def each_event(path: Path) -> Iterator[AnyEvent | None]:
-    """The event of every whole line, one after the other, so that a long log takes no memory; None for an unreadable line.
+    """Yields the event of every whole line, or None for an unreadable line, without keeping the log in memory.
 
-    Raises OSError where the log can't be opened.
+    Raises OSError if the log can't be opened.
     """
     with open_plain(path) as stream:
         for line in stream:
@@ -426,10 +433,10 @@ def each_event(path: Path) -> Iterator[AnyEvent | None]:
 
 
 def read_events(path: Path, after: int = 0, most: int | None = None) -> ReadResult:
-    """Reads the whole lines from byte `after` on, at most `most` of them; a run that has logged nothing yet has none.
+    """Reads whole lines from byte `after` on, at most `most` of them.  A missing file has none.
 
-    A last line without its newline is still being written: it is left, and the offset stays before it.  Raises OSError
-    where the file exists and can't be read.
+    A last line without a newline is still being written; it is not read, and the offset stays before it.  Raises OSError if the
+    file exists and can't be read.
     """
     events: list[AnyEvent] = []
     skipped, offset = 0, after

@@ -1,7 +1,7 @@
-"""Field types of the records written as JSON: what JSON can't say is turned, at construction, into what it can.
+"""Field types for records that are written as JSON.  Values that JSON can't hold are replaced when a record is made.
 
-A record in memory is therefore equal to the one read back from disk, and a diverging loss or an odd file name in a message
-never makes writing fail.
+So a record in memory equals the one that is read back from disk, and a diverging loss or an odd file name in a message never
+makes writing fail.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _encodable(text: str) -> str:
 
 
 Measured = Annotated[float | None, AfterValidator(_finite_or_none)]
-"""A measured number, or None where there is none; NaN and infinities become None."""
+"""A measured number, or None if there is none.  NaN and infinities become None."""
 
 Text = Annotated[str, AfterValidator(_encodable)]
-"""Text that UTF-8 can hold: lone surrogates, as in file names that are not UTF-8, become `?`."""
+"""Text that UTF-8 can hold.  Lone surrogates, as in file names that are not UTF-8, become `?`."""

@@ -1,7 +1,7 @@
-"""What this process and this machine use: host memory, processor time, and the GPUs as their driver tells them.
+"""Gauges of this process and this machine: host memory, processor time, and what the driver says of the GPUs.
 
-A reading that does not exist is an `Absent` with its reason: falsy, never a zero and never an exception, so that a screen can
-say why it shows nothing.  All calls into the driver's library go through `query`.
+If there is no reading, the result is an `Absent` with the reason.  It is falsy, and never a zero or an exception, so that a
+screen can say why it shows nothing.  All calls into the driver's library go through `query`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Absent:
-    """No reading, and why."""
+    """There is no reading, for this reason."""
 
     reason: str
 
@@ -31,7 +31,7 @@ class Absent:
 
 @dataclass(frozen=True)
 class HostMemory:
-    """Resident bytes of this process; bytes the machine could still give without swapping; bytes it has."""
+    """Resident bytes of this process, bytes that the machine has left without swapping, and bytes that it has in all."""
 
     rss_bytes: int
     available_bytes: int
@@ -40,7 +40,7 @@ class HostMemory:
 
 @dataclass(frozen=True)
 class GpuMemory:
-    """A GPU's bytes as the driver counts them, all processes together."""
+    """The memory of a GPU as the driver counts it, for all processes together."""
 
     used_bytes: int
     free_bytes: int
@@ -49,10 +49,10 @@ class GpuMemory:
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU of the machine, by the driver's index (which CUDA_VISIBLE_DEVICES does not change).
+    """One GPU of the machine, by the driver's index, which CUDA_VISIBLE_DEVICES does not change.
 
-    `busy` is the share 0..1 of the last moments in which a kernel ran; power in watts, temperature in degrees Celsius.  Each
-    reading stands for itself: one that fails says why and hides no other.
+    `busy` is the share (0..1) of the last moments in which a kernel ran.  Power is in watts, temperature in degrees Celsius.
+    Each reading is taken by itself: one that fails says why, and the others are still there.
     """
 
     index: int
@@ -74,7 +74,7 @@ def host_memory() -> HostMemory | Absent:
 
 
 def peak_rss_bytes() -> int:
-    """Most bytes this process ever had resident."""
+    """The most bytes that this process ever had resident."""
     try:
         # Of this program alone; what getrusage tells begins with the peak of the process that started it.
         with open("/proc/self/status", encoding="ascii") as file:
@@ -85,12 +85,12 @@ def peak_rss_bytes() -> int:
 
 
 def cpu_seconds() -> float:
-    """Processor seconds of all threads of this process, user and system, without its children."""
+    """Processor seconds (user and system) of all threads of this process, without its child processes."""
     return time.process_time()
 
 
 def gpus() -> list[Gpu] | Absent:
-    """Every GPU of the machine, or why none can be told."""
+    """All GPUs of the machine, or why they can't be listed."""
     count = query(lambda nvml: nvml.nvmlDeviceGetCount())
     if isinstance(count, Absent):
         return count
@@ -100,13 +100,13 @@ def gpus() -> list[Gpu] | Absent:
 
 
 def same_gpu(one: str, other: str) -> bool:
-    """Whether two UUIDs name the same GPU: NVML writes `GPU-` (`MIG-` for an instance) in front, CUDA does not."""
+    """Whether two UUIDs name the same GPU.  NVML writes `GPU-` (or `MIG-` for an instance) in front, CUDA does not."""
     bare = [uuid.lower().removeprefix("gpu-").removeprefix("mig-") for uuid in (one, other)]
     return bare[0] == bare[1] != ""
 
 
 def query(read: Callable[[Any], T]) -> T | Absent:
-    """Calls `read` with the NVML library, loaded and initialised; whatever goes wrong there becomes an Absent."""
+    """Calls `read` with the NVML library, loaded and initialised.  Every error there becomes an Absent."""
     try:
         import pynvml
     except ImportError:
@@ -119,7 +119,7 @@ def query(read: Callable[[Any], T]) -> T | Absent:
 
 @functools.cache
 def _nvml() -> Any:
-    """The library, initialised once: doing that for every reading can wake the driver each time.  A failure is not kept."""
+    """The library, initialised once, since initialising it can wake the driver each time.  A failure is not cached."""
     import pynvml
 
     pynvml.nvmlInit()

@@ -1,8 +1,8 @@
-"""Watches one process for leaks: takes a sample at each quiet point, keeps the window, and names who grows.
+"""Watches one process for leaks: takes a sample at each quiet point, judges all samples, and names what grows.
 
-Suspects are kinds by how many more of them there are than when the window began: tensors by shape, descriptors by what they
-are, threads by name.  For memory of Python it is the line that allocates: tracemalloc is switched on when a meter of it grows
-(or from the start, by option), looked at twice, and switched off.
+A suspect is a kind of which there are more than when the window began: tensors by shape, descriptors by kind, threads by name.
+For memory of Python, a suspect is the line that allocates it.  To find it, tracemalloc is switched on when such a meter grows
+(or from the start, by option), read twice, and switched off.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from monitors.events import LeaksJudged, MeterVerdict
 from monitors.leaks import METERS, Judged, Meter, Window
 
 SITES_FIRST, SITES_LAST = 2, 8
-"""Samples after tracing began at which allocations are looked at; what has grown in between is the suspect."""
+"""Samples after tracing began at which allocations are read.  What has grown in between is the suspect."""
 
 MOST_KINDS = 256
-"""Kept of a census."""
+"""Most kinds of a census that are kept."""
 
 NUMPY_CACHED_BYTES, NUMPY_CACHED_ARRAYS = 1024, 7
-"""What numpy's cache holds: arrays of fewer bytes, so many of each size (numpy/_core/src/multiarray/alloc.c)."""
+"""Numpy's cache holds arrays below this many bytes, and this many of each size (numpy/_core/src/multiarray/alloc.c)."""
 
 SHOWN = 3
-"""Suspects that are named."""
+"""Most suspects that are named."""
 
 PYTHON_MEMORY = ("python objects", "heap", "rss", "uss")
 
@@ -38,9 +38,10 @@ Census = Callable[[], Counter[str]]
 
 @dataclass(frozen=True)
 class Buffer:
-    """A component's own buffer: `held` gives its items and their bytes, `most` how many items it may have.
+    """A component's own buffer: `held` gives its number of items and their bytes, `most` is how many items it may have.
 
-    Up to its bound it fills, which is no leak: its bytes and objects are taken off the meters.  Beyond it, it leaks.
+    A buffer that fills up to its bound is no leak, so its bytes and objects are subtracted from the meters.  Beyond its bound
+    it leaks.
     """
 
     held: Callable[[], tuple[int, int]]
@@ -49,18 +50,21 @@ class Buffer:
 
 @dataclass
 class _Tracing:
-    """Where tracemalloc stands."""
+    """The state of tracing with tracemalloc."""
 
     always: bool
     since: int | None = None
     first: dict[str, int] = field(default_factory=dict)
     taken: int = 0
-    """Python objects that `first` takes."""
+    """Number of Python objects in `first`."""
     suspects: tuple[str, ...] = ()
 
 
 class Detector:
-    """Joins readings and census to verdicts.  `others`: more processes to meter, name -> pid or None where there is none."""
+    """Turns readings and censuses into verdicts.
+
+    `others` are further processes to meter, by name; each gives its pid, or None if it does not run.
+    """
 
     def __init__(
         self,
@@ -73,7 +77,7 @@ class Detector:
         self._tracing = _Tracing(trace)
         self._before: dict[str, Counter[str]] = {}
         self.step = 0.0
-        """Of the latest sample."""
+        """The step of the latest sample."""
         self._samples, self.latest = 0, LeaksJudged(samples=0, verdict="measuring", meters=())
         own = [Meter(f"buffer {name}", "count", 1) for name in self._buffers]
         for name in self._others:
@@ -87,16 +91,16 @@ class Detector:
         _fill_numpys_cache()
 
     def join(self, name: str, buffer: Buffer) -> None:
-        """A component's buffer; one of the same name, as of the run before in this process, is replaced."""
+        """Adds a component's buffer.  It replaces one of the same name, as from an earlier run in this process."""
         self._buffers[name] = buffer
         if f"buffer {name}" not in {meter.name for meter in self.window.meters}:
             self.window.join(Meter(f"buffer {name}", "count", 1))
 
     def sample(self, step: float, work: str, more: Mapping[str, float], censuses: Mapping[str, Census]) -> LeaksJudged:
-        """One quiet point.
+        """Takes a sample at a quiet point, and returns the verdict.
 
-        `more` are readings that this package can't take itself, `censuses` count what they meter by kind (their totals are
-        readings, too).  Collects garbage first: what waits to be collected is no leak.
+        `more` are readings that this package can't take itself.  `censuses` count objects by kind; their totals are readings,
+        too.  Garbage is collected first, since what waits for collection is no leak.
         """
         gc.collect()
         _clear_type_cache()
@@ -124,7 +128,7 @@ class Detector:
         return self.latest
 
     def close(self) -> None:
-        """Ends tracing, where it is on."""
+        """Stops tracing if it is on."""
         if self._tracing.since is not None:
             tracemalloc.stop()
             self._tracing.since = None
@@ -150,7 +154,7 @@ class Detector:
         return ", ".join(f"{kind} (+{count})" for kind, count in more)
 
     def _trace(self, judged: Sequence[Judged]) -> None:
-        """Switches tracemalloc on where Python's memory grows and nobody is named yet, and off when it has told."""
+        """Switches tracemalloc on if Python's memory grows and no suspect is known, and off once it has named one."""
         state = self._tracing
         if state.since is None:
             grows = any(each.verdict in ("suspicious", "leak") for each in judged if each.meter.name in PYTHON_MEMORY)
@@ -172,7 +176,7 @@ class Detector:
 
 
 def _clear_type_cache() -> None:
-    """Python's cache of attribute lookups: it keeps up to 4096 names, many of them strings made for one lookup from C."""
+    """Empties Python's cache of attribute lookups, up to 4096 names, many of them strings made for a single lookup from C."""
     if hasattr(sys, "_clear_internal_caches"):  # Python 3.13, which deprecates the other
         sys._clear_internal_caches()
     else:
@@ -180,10 +184,10 @@ def _clear_type_cache() -> None:
 
 
 def _fill_numpys_cache() -> None:
-    """Numpy keeps up to 7 freed arrays of every size below 1 KiB, 3.6 MB in all.
+    """Fills numpy's cache, which keeps up to 7 freed arrays of every size below 1 KiB, 3.6 MB in all.
 
-    A window that is longer by one at each sample asks for sizes that were never asked for: half a megabyte of the C heap that
-    would seem to leak.
+    A window that gets longer with each sample needs arrays of new sizes.  That takes half a megabyte of the C heap, which would
+    look like a leak.
     """
     import numpy as np
 
@@ -192,14 +196,14 @@ def _fill_numpys_cache() -> None:
 
 
 def _blocks() -> int:
-    """Blocks of Python's allocator in use, what waits to be collected left out."""
+    """Blocks in use of Python's allocator, without those that wait to be collected."""
     gc.collect()
     _clear_type_cache()
     return sys.getallocatedblocks()
 
 
 def _sites() -> dict[str, int]:
-    """Bytes alive by the line that allocated them, since tracing began; without tracemalloc's own."""
+    """Live bytes by the line that allocated them since tracing began, without tracemalloc's own."""
     snapshot = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(False, tracemalloc.__file__)])
     lines = snapshot.statistics("lineno")
     return {_site(line.traceback[0]): line.size for line in lines}

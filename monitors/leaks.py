@@ -1,17 +1,20 @@
-"""Whether a process leaks: the verdict on meters that were read at quiet points of equal work.  Pure statistics, no readings.
+"""Whether a process leaks: statistics of readings that were taken at quiet points of equal work.
 
-A meter *grows* when all of these hold over its window:
+A meter *grows* if all of these hold over its window:
 
-1. the Theil-Sen slope (Sen 1968) has a lower confidence bound above zero: one cache or one bad reading does not tilt a median;
-2. from trough to trough, the least reading of the last third of the window is above that of the first third by at least the
-   meter's floor: teeth of a saw rise, their troughs do not;
-3. each third adds its part to that, and the last third rises by itself: what has happened once, or is over, is no leak.
+1. The Theil-Sen slope (Sen 1968) has a lower confidence bound above zero.  It is a median, which one cache or one bad reading
+   does not move.
+2. The smallest reading of the last third of the window is above that of the first third by at least the meter's floor.
+   Saw-tooth readings rise between their troughs, but the troughs do not.
+3. Each third adds its part to that growth, and the last third rises by itself.  Growth that happened once, or that is over, is
+   no leak.
 
-A count meter that grows is a leak.  A byte meter that grows is one if a second byte meter agrees, and suspicious if none does:
-an allocator that only reserves more, or pages that only become resident, are no leak.
+A count meter that grows is a leak.  A byte meter that grows is a leak if a second byte meter agrees, and suspicious if none
+does: an allocator that only reserves more, or pages that only become resident, are no leak.
 
-Work is equal where its key is (for a lattice: its cells, sparsity and profile).  Samples are compared with those of the same
-work only, each kind around its own median, as analysis of covariance does it, so that a lattice that has grown is no leak.
+Work is equal if its key is equal (for a lattice: its cells, sparsity and profile).  Samples are compared only with samples of
+the same work.  As in an analysis of covariance, each kind of work is taken around its own median, so that a lattice that has
+grown is no leak.
 """
 
 from __future__ import annotations
@@ -29,35 +32,38 @@ Verdict = Literal["measuring", "flat", "suspicious", "leak"]
 _Number = TypeVar("_Number", int, float)
 
 WARM_UP = 4
-"""First samples, which are not judged: pools, caches and kernels fill."""
+"""Number of first samples that are not judged, since pools, caches and kernels are still filling."""
 
 WINDOW = 24
-"""Least samples of a judgement."""
+"""Fewest samples that are judged."""
 
 CAPACITY = 240
-"""Most samples kept; then every other one goes, and of those to come every other one is left out."""
+"""Most samples that are kept.  When they are full, every other one is dropped, and from then on every other one is left out."""
 
 CONFIDENCE = 0.99
-"""Of the interval around the slope of the whole window."""
+"""Confidence of the interval around the slope of the whole window."""
 
 LAST_CONFIDENCE = 0.8
-"""Around the slope of the last third: it has few samples, and all that is asked is whether the growth is over."""
+"""Confidence of the interval around the slope of the last third, which has few samples and need only show ongoing growth."""
 
 PART = 0.2
-"""Of the growth, what the second and the last third must add at least; of a straight line it is half each."""
+"""Share of the growth that the second and the last third must each add at least.  On a straight line each adds half."""
 
 AGREES = 0.5
-"""Of a meter's growth, what another one must have grown at least to confirm it."""
+"""Share of a meter's growth that another one must have grown at least to confirm it."""
 
 LEAST_OF_A_WORK = 3
-"""Samples of a kind of work that is compared at all."""
+"""Fewest samples of a kind of work that is compared."""
 
 KIB, MIB = 1024, 1024 * 1024
 
 
 @dataclass(frozen=True)
 class Meter:
-    """What is metered.  Growth below `floor`, in the meter's unit, is not spoken of; `confirmed_by`: byte meters, by name."""
+    """A quantity that is metered.
+
+    Growth below `floor`, in the meter's unit, is ignored.  `confirmed_by` names the byte meters that can confirm its growth.
+    """
 
     name: str
     unit: Literal["bytes", "count"]
@@ -77,16 +83,16 @@ METERS = (
     Meter("descriptors", "count", 4),
     Meter("threads", "count", 4),
 )
-"""Resident and unshared pages, bytes in use in the C heap, torch's and the driver's count of GPU memory, blocks that Python's
-allocator has given out, tensors alive, open file descriptors, threads.
+"""Resident pages, unshared pages, bytes in use in the C heap, GPU memory as torch and as the driver count it, blocks in use of
+Python's allocator, live tensors, open file descriptors, threads.
 
-Pages come and go with what the machine does, the heap's count is exact: hence their floors.
+Pages come and go with everything the machine does, so their floors are high.  The heap's count is exact, and its floor is low.
 """
 
 
 @dataclass(frozen=True)
 class Judged:
-    """`slope` and its lower bound `low` in units a step; `growth` in units, from trough to trough."""
+    """The verdict on a meter: `slope` and its lower bound `low` in units per step, `growth` from trough to trough in units."""
 
     meter: Meter
     value: float
@@ -98,7 +104,7 @@ class Judged:
 
 
 class Window:
-    """Readings of some meters over steps, at most CAPACITY of them, in memory that is taken once."""
+    """Readings of some meters over steps, at most CAPACITY of them, in memory that is allocated once."""
 
     def __init__(self, meters: Sequence[Meter] = METERS, warm_up: int = WARM_UP) -> None:
         self.meters = tuple(meters)
@@ -117,12 +123,12 @@ class Window:
         return self._left == 0
 
     def join(self, meter: Meter) -> None:
-        """One more meter, from here on."""
+        """Adds a meter, which is read from now on."""
         self.meters = (*self.meters, meter)
         self._columns[meter.name] = array("d", [float("nan")] * CAPACITY)
 
     def add(self, step: float, work: str, readings: Mapping[str, float]) -> None:
-        """One quiet point; a meter that has no reading there is left out of it.  Steps may not decrease."""
+        """Adds a sample at a quiet point.  Meters without a reading are left out.  Steps must not decrease."""
         if self._left:
             self._left -= 1
             return
@@ -141,13 +147,13 @@ class Window:
             column[at] = readings.get(name, float("nan"))
 
     def series(self, name: str) -> tuple[list[float], list[float], list[int]]:
-        """Steps, readings and kinds of work of one meter, where it was read."""
+        """The steps, readings and kinds of work of the samples in which a meter was read."""
         column = self._columns[name]
         at = [i for i in range(self._count) if column[i] == column[i]]
         return [self._steps[i] for i in at], [column[i] for i in at], [self._works[i] for i in at]
 
     def judge(self) -> list[Judged]:
-        """Every meter that was ever read."""
+        """The verdict on every meter that was ever read."""
         judged = [judge(meter, *self.series(meter.name)) for meter in self.meters if self.series(meter.name)[0]]
         return confirm(judged)
 
@@ -159,7 +165,10 @@ def _thin(column: array[_Number]) -> None:
 
 
 def judge(meter: Meter, steps: Sequence[float], values: Sequence[float], works: Sequence[int] | None = None) -> Judged:
-    """One meter by itself: "measuring", "flat", or "suspicious" where it grows; `works`: which samples are of equal work."""
+    """The verdict on one meter by itself: "measuring", "flat", or "suspicious" if it grows.
+
+    Samples with the same number in `works` are of equal work.
+    """
     import numpy as np
 
     last = float(values[-1]) if len(values) else 0.0
@@ -189,9 +198,9 @@ def judge(meter: Meter, steps: Sequence[float], values: Sequence[float], works: 
 
 
 def slope_of(x: np.ndarray, y: np.ndarray, confidence: float) -> tuple[float, float]:
-    """Theil-Sen slope of y over x, and the lower bound of its confidence interval.
+    """The Theil-Sen slope of y over x, and the lower bound of its confidence interval.
 
-    Where x has ties, too, scipy's variance is too small, and below zero if hardly a reading differs: nothing grows there.
+    If x has ties, too, scipy's variance is too small, and it is below zero if hardly any reading differs.  Then nothing grows.
     """
     import numpy as np
     from scipy.stats import theilslopes
@@ -202,7 +211,7 @@ def slope_of(x: np.ndarray, y: np.ndarray, confidence: float) -> tuple[float, fl
 
 
 def confirm(judged: Sequence[Judged]) -> list[Judged]:
-    """What grows becomes "leak": count meters at once, byte meters where one of their `confirmed_by` agrees."""
+    """Turns "suspicious" into "leak": for count meters always, for byte meters if one of their `confirmed_by` agrees."""
     by_name = {each.meter.name: each for each in judged}
 
     def is_leak(each: Judged) -> bool:
@@ -218,7 +227,7 @@ def confirm(judged: Sequence[Judged]) -> list[Judged]:
 
 
 def worst(verdicts: Sequence[Verdict]) -> Verdict:
-    """Of several meters together; "measuring" as long as one of them still is and none leaks."""
+    """The verdict on several meters together.  It is "measuring" as long as one of them is and none leaks."""
     for verdict in ("leak", "measuring", "suspicious"):
         if verdict in verdicts:
             return verdict

@@ -1,10 +1,12 @@
-"""The memory plan sharpened by what was measured: a small neural network on top of the analytic plan.
+"""The learned plan: a small neural network that corrects the memory plan by what was measured.
 
-It learns the logarithm of measured over planned bytes.  A network asked outside its data would say anything, so what it says
-counts by how near the nearest record is in size, the plan itself counts for the rest, and nothing is said beyond the ratios
-that were seen by more than LEEWAY.  Step seconds are learned the same way, over cells, ticks and sentences.  One hidden layer,
-strong weight decay and full-batch L-BFGS: with ten points, all that a network must not do is wiggle.  The fit depends on the
-records alone.
+It learns the logarithm of measured bytes over planned bytes.  Far from its data a network's output is arbitrary.  So its
+weight depends on how near the nearest record is in size, and the plan itself has the remaining weight.  Predictions never
+leave the range of ratios that were seen by more than LEEWAY.  Seconds per step are learned in the same way, relative to cells
+x ticks x sentences.
+
+The network has one hidden layer, and is fitted with strong weight decay and full-batch L-BFGS, because with only ten points its
+output must be smooth above all.  The fit depends on the records only.
 """
 
 from __future__ import annotations
@@ -20,23 +22,23 @@ if TYPE_CHECKING:
     import numpy as np
 
 FEWEST = 3
-"""Measured stages that a prediction rests on at least."""
+"""Fewest measured stages that a prediction is based on."""
 
 NEWEST = 200
-"""Of the measured stages are learned from."""
+"""Number of newest measured stages that are learned from."""
 
 LEEWAY = 0.1
-"""By how much (in logarithms) a prediction may leave the range of the ratios that were seen."""
+"""How far (as a logarithm) a prediction may leave the range of ratios that were seen."""
 
 REACH = 0.7
-"""Distance from the nearest record (logarithm of planned bytes) over which trust in what was learned falls, as a Gaussian."""
+"""Width (in log bytes) of the Gaussian by which a prediction's weight falls with the distance to the nearest record."""
 
 SIZES = ("cells", "ticks", "kept", "segment", "micro_batch", "batch", "threads")
 SWITCHES = ("compiled",)
 
 
 class LearnedPlan:
-    """Fitted to the records of one machine; satisfies presets.plan.Learned."""
+    """A plan fitted to the records of one machine; it implements presets.plan.Learned."""
 
     def __init__(self, records: Sequence[Measured]) -> None:
         self._records = [record for record in records if _planned(record.features) and _work(record.features)][-NEWEST:]
@@ -59,7 +61,7 @@ class LearnedPlan:
 
 
 class _Ratio:
-    """A logarithm of measured over expected, as a function of the inputs."""
+    """The logarithm of measured over expected values, as a function of the inputs."""
 
     def __init__(self, inputs: list[list[float]], logs: list[float]) -> None:
         import numpy as np
@@ -87,12 +89,12 @@ def _planned(features: Mapping[str, float]) -> float:
 
 
 def _work(features: Mapping[str, float]) -> float:
-    """Cell-updates of a step, or sentences where there is no lattice."""
+    """Cell updates per step; without a lattice, each sentence and tick counts as one."""
     return max(1, features.get("cells", 0)) * features.get("ticks", 0) * features.get("batch", 0)
 
 
 def _inputs(features: Mapping[str, float]) -> list[float]:
-    """Each component's share of the plan, sizes and the plan itself as logarithms, switches."""
+    """The network's inputs: each component's share of the plan, logarithms of the plan and of sizes, and switches."""
     whole = _planned(features)
     shares = [features.get(name, 0) / whole for name in COMPONENTS]
     sizes = [math.log1p(features[name]) for name in SIZES]

@@ -1,4 +1,4 @@
-"""What a measurement was taken on, in one line."""
+"""The machine that a measurement was taken on, in one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib import metadata
 
 
 def machine() -> str:
-    """Processor, cores that this process may use, torch version."""
+    """The processor, the number of cores that this process may use, and the torch version."""
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:

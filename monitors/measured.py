@@ -1,7 +1,7 @@
-"""What stages of runs really took on this machine, one line of JSON each, so that later plans can learn from it.
+"""What stages of runs really took on this machine, as one line of JSON per stage, so that later plans can learn from it.
 
-The file is the user's: `$XDG_STATE_HOME/lattice-tui/measured.jsonl`, beside the runs.  A line that can't be understood (torn by
-a full disk, written by a newer version, edited) is passed over; at most MOST lines are kept, the newest.
+Each user has a file: `$XDG_STATE_HOME/lattice-tui/measured.jsonl`, next to the runs.  A line that can't be understood is
+skipped; it may be torn by a full disk, written by a newer version, or edited.  Only the newest MOST lines are kept.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from monitors.machine import machine
 from monitors.runs import atomic_write, runs_dir
 
 MOST = 500
-"""Lines kept; about 600 bytes each."""
+"""Most lines that are kept; each has about 600 bytes."""
 
 MOST_BYTES = 4_000_000
-"""Of the file that are read."""
+"""Most bytes that are read, from the file's end."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One stage of one process.
+    """One stage of one process, as it was measured.
 
-    `features` are the plan's (presets.plan.StagePlan.features), `peak_bytes` the most memory held: of the process on the CPU,
-    of live tensors on a GPU; `step_s` the median step in seconds of wall-clock time, `steps` how many it is the median of.
+    `features` are those of the plan (presets.plan.StagePlan.features).  `peak_bytes` is the most memory in use: of the process
+    on the CPU, of live tensors on a GPU.  `step_s` is the median wall-clock time of `steps` steps, in seconds.
     """
 
     machine: str
@@ -47,7 +47,7 @@ class Measured:
 
     @classmethod
     def from_json(cls, fields: object) -> Measured:
-        """Raises ValueError where it is no such record."""
+        """The record in a parsed JSON object.  Raises ValueError if it is none."""
         if not isinstance(fields, dict) or set(fields) != set(cls.__dataclass_fields__):
             raise ValueError("is no record of a measured stage")
         features, numbers = fields["features"], [fields[name] for name in ("peak_bytes", "step_s", "steps", "at")]
@@ -63,17 +63,17 @@ def _is_amount(value: object) -> bool:
 
 
 def place() -> Path:
-    """Where the measurements of this user lie."""
+    """The path of this user's file of measurements."""
     return runs_dir(None).parent / "measured.jsonl"
 
 
 def machine_key(device: str) -> str:
-    """What a measurement holds for: processor, cores and torch version, and the GPU's name where it is one."""
+    """The machine that a measurement is valid for: processor, cores, torch version, and the name of the device."""
     return f"{machine()}, {device}"
 
 
 def read(path: Path, key: str) -> tuple[list[Measured], str]:
-    """The records of one machine, oldest first, and in one line what was passed over, "" if nothing was.  Never raises."""
+    """The records of one machine, oldest first, and one line that says what was skipped, "" if nothing was.  Never raises."""
     found, passed = [], 0
     try:
         for line in _lines(path):
@@ -90,7 +90,7 @@ def read(path: Path, key: str) -> tuple[list[Measured], str]:
 
 
 def add(path: Path, record: Measured) -> None:
-    """Appends, and drops the oldest lines beyond MOST.  Processes take turns.  Raises OSError."""
+    """Appends a record, and drops the oldest lines beyond MOST.  Processes take turns.  Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     line = json.dumps(record.as_json(), allow_nan=False).encode()
     with _turn(path.with_suffix(".lock")):
@@ -99,7 +99,7 @@ def add(path: Path, record: Measured) -> None:
 
 
 def _lines(path: Path) -> list[bytes]:
-    """Of the file's end; none where there is no file."""
+    """The lines at the end of the file; none if there is no file."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - MOST_BYTES))

@@ -1,6 +1,7 @@
-"""Readings of this process for the leak detector, and who takes them: counts of descriptors and threads by kind.
+"""Readings of a process for the leak detector, and counts of its descriptors and threads by kind.
 
-The readings keep nothing.  What can't be read here (the C heap without glibc, descriptors without /proc) is left out.
+Taking a reading keeps no memory.  What can't be read on this system is left out: the C heap without glibc, descriptors without
+/proc.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import psutil
 
 
 def readings(pid: int | None = None) -> dict[str, float]:
-    """The meters of monitors.leaks that a process can read about itself, or of another one: its `rss` and `uss` only.
+    """The readings of monitors.leaks.METERS for this process, or for another one by its pid; then only `rss` and `uss`.
 
-    What tracemalloc takes to trace is not counted.  An ended process has no readings.
+    The memory that tracemalloc needs is not counted.  A process that has ended has no readings.
     """
     found: dict[str, float] = {}
     try:
@@ -43,7 +44,7 @@ def readings(pid: int | None = None) -> dict[str, float]:
 
 
 def descriptors() -> Counter[str]:
-    """Open descriptors by what they are: `socket`, `pipe`, or a path with its numbers as `#`."""
+    """Open descriptors by kind: `socket`, `pipe`, or a path with `#` for each number."""
     kinds: Counter[str] = Counter()
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc/self/fd"):
@@ -53,7 +54,7 @@ def descriptors() -> Counter[str]:
 
 
 def threads() -> Counter[str]:
-    """Python's threads by name, numbers in it as `#`; those of libraries are not known by name."""
+    """Python's threads by name, with `#` for each number.  Threads of C libraries have no name here."""
     return Counter(_without_numbers(thread.name) for thread in threading.enumerate())
 
 
@@ -79,7 +80,7 @@ def _mallinfo2() -> Callable[[], _Mallinfo2] | None:
 
 
 def _heap() -> int | None:
-    """Bytes in use in the C heap: what was given out and not freed, in all arenas and as maps of their own."""
+    """Bytes in use in the C heap: allocated and not freed, in all arenas and in mappings of their own."""
     call = _mallinfo2()
     if call is None:
         return None

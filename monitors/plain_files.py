@@ -1,6 +1,6 @@
-"""Opens files of a run folder that somebody else may have put there: plain files only.
+"""Opens plain files of a run folder, and nothing else that somebody may have put there.
 
-A pipe would hang whoever reads it, a device never end, and a link lead a writer to what is not the run's.
+Reading a pipe could block forever, a device may never end, and a link could lead a writer to a file outside the run.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 
 def open_descriptor(path: Path, flags: int = os.O_RDONLY) -> int:
-    """As os.open, mode 0600 where it makes the file.  Raises OSError, also where there is no plain file."""
+    """Like os.open; a file that it creates has mode 0600.  Raises OSError, also if the path is not a plain file."""
     try:
         # Not blocking: opening a pipe would wait for its other end.
         descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
@@ -28,7 +28,7 @@ def open_descriptor(path: Path, flags: int = os.O_RDONLY) -> int:
 
 
 def open_plain(path: Path) -> BinaryIO:
-    """To read.  Raises OSError, also where there is no plain file."""
+    """Opens a file for reading.  Raises OSError, also if the path is not a plain file."""
     return os.fdopen(open_descriptor(path), "rb")
 
 

@@ -1,4 +1,4 @@
-"""How good decoded text is: corpus BLEU and chrF by sacrebleu, BLEU a sentence, and the share that came back unchanged.
+"""How good decoded text is: corpus BLEU and chrF by sacrebleu, BLEU per sentence, and the share that came back unchanged.
 
 sacrebleu is imported when first needed, because it pulls in numpy.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Quality:
-    """Corpus scores of `count` sentences: BLEU and chrF 0..100, `exact` 0..1, and sacrebleu's signature of the BLEU."""
+    """Scores of a corpus of `count` sentences: BLEU and chrF in 0..100, `exact` in 0..1, and sacrebleu's signature of BLEU."""
 
     bleu: float
     chrf: float
@@ -20,11 +20,10 @@ class Quality:
 
 
 def score(said: list[str], references: list[str]) -> Quality:
-    """Scores each said sentence against its one reference, with sacrebleu's defaults (13a tokenizer, exponential smoothing).
+    """Scores sentences against one reference each, with sacrebleu's defaults (13a tokenizer, exponential smoothing).
 
-    These are scores of a corpus, not means over sentences: one in which no sentence has four tokens scores BLEU 0 even when
-    it is perfect, because there are no 4-grams to match.  Raises ValueError where there is nothing to score or the lists
-    differ in length.
+    These are scores of a corpus, not means over sentences.  If no sentence has four tokens, BLEU is 0 even if all are perfect,
+    because there are no 4-grams to match.  Raises ValueError if there is nothing to score or if the lists differ in length.
     """
     if len(said) != len(references):
         raise ValueError(f"said, references: {len(said)} sentences can't be scored against {len(references)} references")
@@ -46,9 +45,9 @@ def score(said: list[str], references: list[str]) -> Quality:
 
 
 def sentence_bleu(said: list[str], references: list[str]) -> list[float]:
-    """BLEU 0..100 of each said sentence by itself, with sacrebleu's effective order: n-grams longer than it do not count.
+    """BLEU (0..100) of each sentence by itself, with sacrebleu's effective order: longer n-grams than it has do not count.
 
-    For the eye: their mean is no corpus BLEU.
+    These are for reading; their mean is not the BLEU of the corpus.
     """
     from sacrebleu.metrics import BLEU
 
@@ -59,7 +58,7 @@ def sentence_bleu(said: list[str], references: list[str]) -> list[float]:
 
 
 def _forget() -> None:
-    """Empties sacrebleu's caches of tokenized sentences: each holds up to 65 536, some 50 MB, and a run says ever new ones."""
+    """Empties sacrebleu's caches of tokenized sentences.  Each would keep up to 65 536 sentences of a run, some 50 MB."""
     from sacrebleu.tokenizers import tokenizer_13a, tokenizer_re
 
     tokenizer_13a.Tokenizer13a.__call__.cache_clear()

@@ -1,9 +1,9 @@
-"""The run folder: where runs live, what is in one, who holds it, and what state it is in.
+"""Run folders: where they are, what is in one, which process trains in it, and the state of the run.
 
     RUN/  run.json  config.toml  events.jsonl  engine.log  checkpoints/  volumes/  run.lock  control.sock
 
-The process that trains holds `run.lock` and rewrites `run.json` now and then; everybody else only reads.  A run that was
-killed can't say so: `state_of` finds out whether the process that `run.json` names is still there.
+The process that trains holds `run.lock` and rewrites `run.json` from time to time.  All others only read.  A killed run can't
+write that it was killed, so `state_of` checks whether the process that `run.json` names still exists.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ from monitors.fields import Measured, Text
 from monitors.plain_files import open_descriptor, open_plain
 
 STALE_AFTER_S = 600.0
-"""A run of another host, whose process can't be looked up from here, counts as lost after this long without a write."""
+"""Seconds without a write after which a run on another host counts as lost, since its process can't be looked up from here."""
 
 _START_TOLERANCE_S = 2.0
-"""Readings of one process's start time differ a little: they derive from the boot time, which clock corrections move."""
+"""Most seconds between two readings of one process's start time, which derives from the boot time and so from the clock."""
 
 
 class RunFolderError(Exception):
-    """What is wrong with a run folder, in one sentence for the operator."""
+    """Something is wrong with a run folder; the message says what, in one sentence for the operator."""
 
 
 class NoSuchRun(RunFolderError):
-    """No run goes by that name, or more than one."""
+    """No run has that name, or several may be meant."""
 
 
 class RunInfo(BaseModel):
-    """`run.json`: `created` and `pid_started` (psutil's create_time) in unix seconds, `cpu_s` in seconds of all threads.
+    """The content of `run.json`.
 
-    `stage` is an index, `step` the global optimizer step, `exit_code` None until the process leaves.
+    `created` and `pid_started` (psutil's create_time) are in unix seconds, `cpu_s` is in seconds of all threads together.
+    `stage` is an index, `step` the global optimizer step.  `exit_code` is None until the process ends.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -69,13 +70,13 @@ class RunInfo(BaseModel):
     exit_code: int | None = None
     reason: Text = ""
     parent: Text = ""
-    """The run and step that this one was forked from, `RUN@STEP`."""
+    """The run and step that this run was forked from, as `RUN@STEP`."""
 
     socket: Text | None = None
 
     @classmethod
     def of_this_process(cls, **fields: Any) -> RunInfo:
-        """Fills in host, pid and pid_started, in the way in which `state_of` looks them up."""
+        """Information on a run of this process: fills in host, pid and pid_started as `state_of` looks them up."""
         return cls(host=os.uname().nodename, pid=os.getpid(), pid_started=psutil.Process().create_time(), **fields)
 
 
@@ -123,9 +124,9 @@ class RunFolder:
 
     @classmethod
     def create(cls, runs_dir: Path, preset: str, now: float) -> RunFolder:
-        """A fresh folder `20261122-051530-baseline`, in local time; `-2` and so on where taken.  It and missing parents: 0700.
+        """Creates a folder such as `20261122-051530-baseline`, in local time; if the name is taken, `-2` and so on is added.
 
-        Raises RunFolderError saying why none can be made.
+        The folder and missing parents get mode 0700.  Raises RunFolderError that says why it can't be created.
         """
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", preset):
             raise RunFolderError(f"a run can't be named after preset {preset!r}; use letters, digits, '-' and '_'")
@@ -148,10 +149,10 @@ class RunFolder:
 
     @classmethod
     def find(cls, runs_dir: Path, name_or_path: str) -> RunFolder:
-        """By exact name, `last` (the newest), a path to a run folder, or a prefix that only one run has, in this order.
+        """Finds a run by its exact name, as `last` (the newest), by a path, or by a prefix of one name only, in this order.
 
-        A name never leads out of `runs_dir`; a path is taken as the shell would take it.  Raises NoSuchRun naming runs with
-        similar names.
+        A name never leads out of `runs_dir`; a path means what it means in the shell.  Raises NoSuchRun that names similar
+        runs.
         """
         names = [path.name for path in _run_paths(runs_dir)]
         if name_or_path in names:
@@ -175,7 +176,7 @@ class RunFolder:
         atomic_write(self.run_json, info.model_dump_json(indent=1) + "\n")
 
     def read_info(self) -> RunInfo:
-        """Raises RunFolderError where `run.json` is missing or can't be understood."""
+        """Reads `run.json`.  Raises RunFolderError if it is missing or can't be understood."""
         try:
             with open_plain(self.run_json) as stream:
                 return RunInfo.model_validate_json(stream.read())
@@ -193,9 +194,9 @@ class RunFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the run for training, at most until the process dies.  Raises RunFolderError where another process holds it.
+        """Holds the run for training, until the process ends at the latest.  Raises RunFolderError if another process holds it.
 
-        What an earlier holder left half written goes.
+        Files that an earlier holder left half written are removed.
         """
         try:
             descriptor = open_descriptor(self.run_lock, os.O_RDWR | os.O_CREAT)
@@ -218,7 +219,7 @@ class RunFolder:
 
 
 def runs_dir(explicit: Path | None) -> Path:
-    """Where runs live: as told, else `$XDG_STATE_HOME/lattice-tui/runs`, else `~/.local/state/lattice-tui/runs`."""
+    """The folder of all runs: `explicit`, or `$XDG_STATE_HOME/lattice-tui/runs`, or `~/.local/state/lattice-tui/runs`."""
     if explicit is not None:
         return explicit
     state = Path(os.environ.get("XDG_STATE_HOME", ""))
@@ -228,16 +229,17 @@ def runs_dir(explicit: Path | None) -> Path:
 
 
 def state_of(folder: RunFolder) -> str:
-    """starting | running | paused | finished | failed | crashed | stale.  Raises RunFolderError as `read_info` does.
+    """The state of a run: starting | running | paused | finished | failed | crashed | stale.
 
-    A run stopped on request is `finished`: its checkpoint is saved.  `crashed`: its process is gone from this host, or the
-    pid is another process's by now.  `stale`: it was last seen alive on another host, too long ago.
+    A run that was stopped on request is `finished`, since its checkpoint is saved.  A run is `crashed` if its process no
+    longer exists on this host, or if the pid belongs to another process by now.  It is `stale` if it was last seen on another
+    host, too long ago.  Raises RunFolderError as `read_info` does.
     """
     return _state(folder, folder.read_info())
 
 
 def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
-    """One row {run, path, state, preset, stage, step, bleu, created} a run, newest first; `damaged_runs` are left out."""
+    """One row {run, path, state, preset, stage, step, bleu, created} per run, newest first, without `damaged_runs`."""
     rows = []
     for path in _run_paths(runs_dir):
         try:
@@ -251,7 +253,7 @@ def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
 
 
 def damaged_runs(runs_dir: Path) -> list[tuple[Path, str]]:
-    """Folders whose `run.json` can't be understood, by name, each with the reason."""
+    """Folders whose `run.json` can't be understood, in order of name, each with the reason."""
     found = []
     for path in sorted(_run_paths(runs_dir)):
         try:
@@ -262,11 +264,11 @@ def damaged_runs(runs_dir: Path) -> list[tuple[Path, str]]:
 
 
 def atomic_write(path: Path, data: bytes | str | Iterable[bytes], mode: int = 0o600, sync: bool = True) -> None:
-    """Replaces a file as a whole: readers, and a machine that loses power, see the old content or the new.
+    """Replaces a file as a whole: at any time, also after a loss of power, it has either the old or the new content.
 
-    Without `sync` the writer does not wait for the disk, and lost power may leave a damaged file.  Text is written as
-    UTF-8, parts one after the other; they may be read from the old file.  Raises OSError, and then leaves the old file and
-    nothing else.
+    Without `sync` it does not wait for the disk, and a loss of power may leave a damaged file.  Text is written as UTF-8.
+    Parts are written one after the other, and may be read from the old file meanwhile.  Raises OSError, and then leaves the
+    old file and nothing else.
     """
     data = data.encode() if isinstance(data, str) else data
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -287,9 +289,9 @@ def atomic_write(path: Path, data: bytes | str | Iterable[bytes], mode: int = 0o
 
 
 def remove_torn(folder: Path) -> None:
-    """Removes what `atomic_write` left half written in a folder when its process was killed.  Raises OSError.
+    """Removes files that `atomic_write` left half written in a folder because its process was killed.  Raises OSError.
 
-    For whoever is the folder's only writer: another one's file may not be torn, but on its way.
+    Only the folder's only writer may call this, since a file of another writer may still be in progress.
     """
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
@@ -307,7 +309,7 @@ def _sync_folder(path: Path) -> None:
 
 
 def _run_paths(runs_dir: Path) -> list[Path]:
-    """Folders with a `run.json`; none where the place does not exist yet."""
+    """The folders that have a `run.json`; none if `runs_dir` does not exist yet."""
     try:
         return [path for path in runs_dir.iterdir() if os.path.isfile(path / "run.json")]
     except FileNotFoundError:
@@ -351,7 +353,7 @@ def _listed(names: list[str]) -> str:
 
 
 def why(error: Exception) -> str:
-    """An error's reason in words; a system call's without its number and the file."""
+    """The reason of an error in words; for system calls without error number and file name."""
     if not isinstance(error, OSError):
         return str(error)
     reasons = {errno.EACCES: "no permission", errno.EPERM: "no permission", errno.EROFS: "the file system is read-only"}

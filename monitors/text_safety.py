@@ -5,15 +5,15 @@ from __future__ import annotations
 import unicodedata
 
 _JOINERS = "\u200c\u200d"
-"""Formatting characters that Persian, Indic scripts and emoji are spelled with; they steer no terminal."""
+"""Formatting characters that Persian, Indic scripts and emoji need; terminals do not obey them."""
 
 
 def printable(text: str) -> str:
-    r"""The text on one line, with what a terminal would obey shown as an escape: \x1b, \n, \u202e.
+    r"""The text on one line, in which characters that a terminal would obey are escapes such as \x1b, \n, \u202e.
 
     Escaped are control characters (C0, C1, delete), formatting characters such as bidi overrides and zero-width spaces, line
-    and paragraph separators, lone surrogates, and code points that are private or unassigned.  For reading only: a backslash
-    in the text stays one, so the original can't be told back.
+    and paragraph separators, lone surrogates, and private or unassigned code points.  A backslash in the text stays as it is,
+    so the original can't be restored.
     """
     if text.isprintable():
         return text

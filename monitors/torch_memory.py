@@ -1,7 +1,7 @@
-"""What torch's allocator holds on a CUDA device, in bytes.  The one module of this package that imports torch.
+"""The memory of torch's allocator on a CUDA device, in bytes.  Only this module of the package imports torch.
 
-`allocated` is what live tensors take, `reserved` adds what the allocator keeps for the next ones: compare a memory plan with
-the peak of the first, a budget with the second.  On the CPU torch keeps no count; see monitors.gauges for the process.
+`allocated` is the memory of live tensors; its peak compares to a memory plan.  `reserved` includes what the allocator keeps for
+later tensors; it compares to a budget.  On the CPU, torch has no such counts; monitors.gauges measures the process.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def most_reserved(device: torch.device) -> int:
 
 
 def driver_used(device: torch.device | str) -> int | Absent:
-    """Bytes of the device that are taken, as the driver counts them: of all processes, contexts and kernels included."""
+    """Bytes in use on the device, as the driver counts them: of all processes, with contexts and kernels."""
     if not _is_cuda(device):
         return _ABSENT
     free, total = torch.cuda.mem_get_info(device)
@@ -50,18 +50,18 @@ def driver_used(device: torch.device | str) -> int | Absent:
 
 
 def tensors() -> Counter[str]:
-    """Tensors alive that Python knows of, by dtype, shape and device; those set aside by gc.freeze are not counted."""
+    """Live tensors that Python knows, by dtype, shape and device.  Tensors that gc.freeze has set aside are not counted."""
     found = [each for each in gc.get_objects() if issubclass(type(each), torch.Tensor)]
     return Counter(f"{str(each.dtype).removeprefix('torch.')} {list(each.shape)} {each.device}" for each in found)
 
 
 def uuid(device: torch.device | str) -> str | Absent:
-    """The GPU's UUID as CUDA tells it, of a MIG instance the instance's; NVML's is longer by a prefix such as `GPU-`."""
+    """The UUID of the GPU or of its MIG instance, as CUDA gives it.  NVML's has a prefix such as `GPU-`."""
     return str(torch.cuda.get_device_properties(device).uuid) if _is_cuda(device) else _ABSENT
 
 
 def reset_peak(device: torch.device | str) -> None:
-    """Starts a new peak at what is allocated now; nothing to do where there is no CUDA device."""
+    """Starts a new peak at what is allocated now.  Does nothing if there is no CUDA device."""
     if _is_cuda(device):
         torch.cuda.reset_peak_memory_stats(device)
 

@@ -1,10 +1,10 @@
-"""Per-cell fields of a lattice, written beside a run's log for a screen to cut slices from.
+"""Volumes: per-cell fields of a lattice, saved next to a run's log, from which a screen cuts slices.
 
-    RUN/volumes/step-00000050.volume = one line of JSON, then zlib: the fields one after the other, a byte a cell, z fastest
+    RUN/volumes/step-00000050.volume = one line of JSON, then zlib: the fields one after the other, a byte per cell, z fastest
 
-A lattice of more than MOST_ALONG cells along an axis is thinned by a stride, so a volume is at most a quarter of a megabyte a
-field; the folder keeps the newest MOST_FILES within MOST_BYTES.  Reading needs neither torch nor numpy and trusts nothing:
-what is no volume is an Absent that says why.
+If a lattice has more than MOST_ALONG cells along an axis, it is thinned by a stride, so that a volume takes at most a quarter
+of a megabyte per field.  The folder keeps the newest MOST_FILES files within MOST_BYTES.  Reading needs neither torch nor
+numpy, and trusts no file: if it is not a volume, the result is an Absent that says why.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from monitors.plain_files import open_plain
 from monitors.runs import atomic_write, remove_torn
 
 MOST_ALONG = 64
-"""Cells kept along each axis."""
+"""Most cells that are kept along each axis."""
 
 MOST_FIELDS = 8
 MOST_FILES = 200
 MOST_BYTES = 64_000_000
-"""Of all volumes of a run together."""
+"""Most bytes of all volumes of a run together."""
 
 MOST_FILE_BYTES = 4_000_000
-"""Of one; larger files are not read."""
+"""Most bytes of one volume; larger files are not read."""
 
 _NAME = re.compile(r"step-([0-9]{8,12})\.volume")
 _Along = Annotated[int, Field(ge=1, le=MOST_ALONG)]
@@ -42,7 +42,7 @@ _Cells = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class CellField:
-    """A byte a cell, [x, y, z] with z fastest.  A measured field is `byte / 255 * scale`; labels have no scale."""
+    """A field with a byte per cell, [x, y, z], z fastest.  A measured value is `byte / 255 * scale`; labels have no scale."""
 
     name: str
     values: bytes = field(repr=False)
@@ -51,7 +51,7 @@ class CellField:
 
 @dataclass(frozen=True)
 class Volume:
-    """Fields of shape (x, y, z), of every `strides`-th cell of a lattice of `lattice` cells, after optimizer step `step`."""
+    """Fields of a lattice of shape `lattice` after optimizer step `step`, thinned by `strides` to `shape`."""
 
     step: int
     stage: int
@@ -67,10 +67,10 @@ class Volume:
         return next((one for one in self.fields if one.name == name), None)
 
     def cut(self, name: str, axis: int, index: int) -> list[bytes]:
-        """The layer `index` of a field across `axis` (0 x, 1 y, 2 z), a row of bytes for each step along its first axis.
+        """The layer `index` of a field across `axis` (0 x, 1 y, 2 z), as rows of bytes.
 
-        Across x: rows y, columns z.  Across y: rows x, columns z.  Across z: rows x, columns y.  Raises KeyError where there
-        is no such field.
+        Across x: rows y, columns z.  Across y: rows x, columns z.  Across z: rows x, columns y.  Raises KeyError if there is no
+        such field.
         """
         found = self.named(name)
         if found is None:
@@ -102,13 +102,13 @@ class _Header(BaseModel):
 
 
 def strides(lattice: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Of which cells a volume of a lattice keeps: every n-th along each axis."""
+    """The strides of a lattice's volume, which keeps every n-th cell along each axis."""
     x, y, z = (-(-cells // MOST_ALONG) for cells in lattice)
     return x, y, z
 
 
 def encode(volume: Volume) -> bytes:
-    """The file's content.  Raises ValueError where fields and shapes do not belong together."""
+    """The content of a volume's file.  Raises ValueError if fields and shapes do not belong together."""
     header = _Header(
         step=volume.step,
         stage=volume.stage,
@@ -126,7 +126,7 @@ def encode(volume: Volume) -> bytes:
 
 
 def decode(raw: bytes) -> Volume | Absent:
-    """The volume in a file's content, or what is wrong with it."""
+    """The volume in the content of a file, or an Absent that says what is wrong with it."""
     head, _, packed = raw.partition(b"\n")
     try:
         header = _Header.model_validate_json(head)
@@ -150,7 +150,7 @@ def decode(raw: bytes) -> Volume | Absent:
 
 
 def _mismatch(header: _Header) -> str:
-    """What in a header contradicts itself, or ""."""
+    """A contradiction within a header, or ""."""
     thinned = tuple(-(-cells // stride) for cells, stride in zip(header.lattice, strides(header.lattice), strict=True))
     if header.shape != thinned:
         return f"a lattice of {header.lattice} cells has volumes of {thinned}, not {header.shape}"
@@ -160,7 +160,7 @@ def _mismatch(header: _Header) -> str:
 
 
 def read_volume(path: Path) -> Volume | Absent:
-    """The volume in a file, or why there is none.  Only plain files of a volume's size are opened and read."""
+    """The volume in a file, or why there is none.  Only plain files of at most MOST_FILE_BYTES are read."""
     try:
         with open_plain(path) as stream:
             if (size := os.fstat(stream.fileno()).st_size) > MOST_FILE_BYTES:
@@ -173,16 +173,16 @@ def read_volume(path: Path) -> Volume | Absent:
 
 
 class Volumes:
-    """A run's folder of volumes; it is made, mode 0700, when the first is saved."""
+    """A run's folder of volumes, which is created with mode 0700 when the first volume is saved."""
 
     def __init__(self, path: Path, most_files: int = MOST_FILES, most_bytes: int = MOST_BYTES) -> None:
         self.path, self._most_files, self._most_bytes = path, most_files, most_bytes
 
     def save(self, volume: Volume) -> tuple[Path, int]:
-        """Writes a volume as a whole, mode 0600, and removes the oldest that are too many; its path and bytes.
+        """Writes a volume as a whole, mode 0600, and removes the oldest ones that are too many; returns its path and bytes.
 
-        Training does not wait for the disk: a volume that lost power damaged is refused when it is read.  Raises OSError,
-        and then leaves the volumes that stand.
+        It does not wait for the disk; a volume that was damaged by a loss of power is refused when it is read.  Raises
+        OSError, and then leaves the existing volumes.
         """
         self.path.mkdir(mode=0o700, exist_ok=True)
         raw, path = encode(volume), self.path / f"step-{volume.step:08d}.volume"
@@ -201,11 +201,11 @@ class Volumes:
         return next((path for found, path in reversed(self._found()) if found <= step), None)
 
     def oldest(self) -> int | None:
-        """Its step."""
+        """The step of the oldest volume."""
         return next((step for step, _ in self._found()), None)
 
     def rewind(self, step: int) -> None:
-        """Removes volumes of later steps, which a resumed run goes through again, and what a killed process left half written.
+        """Removes volumes of later steps, which a resumed run saves again, and files that a killed process left half written.
 
         Raises OSError.
         """
@@ -225,7 +225,7 @@ class Volumes:
             count, total = count - 1, total - sizes[path]
 
     def _found(self) -> list[tuple[int, Path]]:
-        """(step, path), oldest first; none where there is no folder, or none that can be read."""
+        """(step, path) of each volume, oldest first; none if there is no folder or it can't be read."""
         try:
             names = os.listdir(self.path)
         except OSError:

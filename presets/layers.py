@@ -1,8 +1,9 @@
-"""From preset, file and `--set` to one RunConfig, remembering where every value came from.
+"""Builds one RunConfig from preset, config file and `--set`, and remembers where every value came from.
 
-Layers, later wins: schema defaults, preset TOML, `--config FILE`, each `--set a.b=c`, the options of a command that stand for a
-setting.  Tables merge key by key; the list of stages is replaced as a whole by a file and addressed by number in `--set`
-(`stages.0.ticks=10`).  All errors are collected and raised at once as ConfigError.
+There are five layers, and a later one overrides an earlier one: the schema's defaults, the preset's TOML, `--config FILE`,
+each `--set a.b=c`, and options of a command that stand for a setting.  Tables are merged key by key.  A file replaces the list
+of stages as a whole, and `--set` names a stage by its number (`stages.0.ticks=10`).  All errors are collected and raised at
+once as ConfigError.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from pydantic import BaseModel, ValidationError
 from presets.schema import RunConfig
 
 ALIASES = {"production_medium": "medium", "production_large": "large"}
-"""The seed's names."""
+"""Other names of presets."""
 
 
 MOST_BYTES = 1_000_000
-"""Of a config file."""
+"""Largest config file that is read."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a config: dotted path, what was found, what is allowed, and the key nearest to an unknown one."""
+    """One thing that is wrong with a config: its dotted path, a message that says what is allowed, and where it was set."""
 
     path: str
     message: str
@@ -53,7 +54,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Loaded:
-    """A validated config and, for each dotted path of it, the layer that set the value."""
+    """A validated config, and for each dotted path the layer that set its value."""
 
     config: RunConfig
     origins: dict[str, str]
@@ -63,7 +64,7 @@ class Loaded:
 
 
 def preset_names() -> list[str]:
-    """Shipped presets, smallest lattice first."""
+    """The names of the presets that come with the program, smallest lattice first."""
     order = ["tiny", "baseline", "small", "medium", "large", "progressive"]
     found = {path.name[: -len(".toml")] for path in resources.files("presets").iterdir() if path.name.endswith(".toml")}
     return [name for name in order if name in found] + sorted(found - set(order))
@@ -77,7 +78,7 @@ def load(
 ) -> Loaded:
     """Builds the config of a run.  Raises ConfigError with every problem found.
 
-    `options` are assignments by the command-line option that made them, such as {"--device": 'run.device="cpu"'}.
+    `options` maps a command-line option to the assignment that it stands for, such as {"--device": 'run.device="cpu"'}.
     """
     name = ALIASES.get(preset, preset)
     if name not in preset_names():
@@ -94,12 +95,12 @@ def load(
 
 
 def change(config: RunConfig, assignments: Sequence[str] = (), options: Mapping[str, str] | None = None) -> RunConfig:
-    """The config with assignments over it, as in `load`.  Raises ConfigError with every problem found."""
+    """The config changed by assignments, as in `load`.  Raises ConfigError with every problem found."""
     return _assigned(config.model_dump(mode="json"), {}, assignments, options or {}).config
 
 
 def from_toml(text: str, source: str) -> RunConfig:
-    """A complete config, such as the `config.toml` of a run folder.  Raises ConfigError naming `source`."""
+    """The config in a complete TOML text, such as a run folder's `config.toml`.  Raises ConfigError that names `source`."""
     try:
         return RunConfig.model_validate(tomllib.loads(text))
     except ValidationError as error:
@@ -109,7 +110,7 @@ def from_toml(text: str, source: str) -> RunConfig:
 
 
 def to_toml(config: RunConfig) -> str:
-    """The whole config as TOML that `from_toml` reads back to an equal one."""
+    """The whole config as TOML, which `from_toml` reads back to an equal config."""
     data = config.model_dump(mode="json", exclude_none=True)
     stages = data.pop("stages")
     lines = [f"purpose = {toml_value(data.pop('purpose'))}", ""]
@@ -121,7 +122,7 @@ def to_toml(config: RunConfig) -> str:
 
 
 def flatten(config: RunConfig) -> dict[str, tuple[Any, str]]:
-    """dotted path -> (value, description), in schema order; stages as stages.0.name and so on."""
+    """The value and description of each setting by its dotted path, in schema order; stages are stages.0.name and so on."""
     out: dict[str, tuple[Any, str]] = {}
 
     def walk(model: BaseModel, prefix: str) -> None:
@@ -140,7 +141,7 @@ def flatten(config: RunConfig) -> dict[str, tuple[Any, str]]:
 
 
 def parse_value(text: str) -> Any:
-    """What `--set a.b=TEXT` means by its text: a TOML value, or no value for `none`; what is not TOML is a string."""
+    """The value that TEXT stands for in `--set a.b=TEXT`: None for `none`, a TOML value, or else the text itself."""
     if text == "none":
         return None
     try:
@@ -150,7 +151,7 @@ def parse_value(text: str) -> Any:
 
 
 def problems_of(error: ValidationError) -> list[Problem]:
-    """What pydantic found wrong with a config, in this module's words."""
+    """The problems that pydantic found in a config, in the words of this module."""
     return _problems(error, {})
 
 
@@ -210,7 +211,7 @@ def _mark(value: Any, path: str, source: str, origins: dict[str, str]) -> None:
 
 
 def _assign(into: dict[str, Any], assignment: str, source: str, origins: dict[str, str]) -> Problem | None:
-    """Applies one `a.b=c` in place; the value as in `parse_value`."""
+    """Applies one `a.b=c` in place, with the value that `parse_value` gives."""
     path, equals, text = assignment.partition("=")
     path, text = path.strip(), text.strip()
     keys = path.split(".")
@@ -246,7 +247,7 @@ def _problems(error: ValidationError, origins: dict[str, str]) -> list[Problem]:
 
 
 def _is_derived(item: Any, items: list[Any]) -> bool:
-    """True for "too short" said of a list with entries: pydantic counts valid ones only, and lists the errors of the others."""
+    """Whether an error only follows from others: "too short" for a list of which pydantic counts only the valid entries."""
     here = item["loc"]
     deeper = any(len(other["loc"]) > len(here) and other["loc"][: len(here)] == here for other in items)
     return item["type"] == "too_short" and bool(item["input"]) and deeper
@@ -283,7 +284,7 @@ def _problem(item: Any, origins: dict[str, str]) -> Problem:
 
 
 def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    """The model that the schema has at a location."""
+    """The schema's model at a location."""
     model: Any = RunConfig
     for part in location:
         if isinstance(part, int):
@@ -295,7 +296,7 @@ def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """How an error about an unknown word goes on."""
+    """The end of an error message about an unknown word: the word that was probably meant, or all that are allowed."""
     close = difflib.get_close_matches(word, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(known)}"
 

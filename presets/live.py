@@ -1,6 +1,6 @@
-"""What can be changed while a run trains: the fields that the schema marks live.
+"""Live settings, which can be changed while a run trains: the fields that the schema marks as live.
 
-A config is frozen, an edit makes a new one.
+A config is frozen, so an edit makes a new one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from presets.schema import RunConfig
 
 
 def live_settings(config: RunConfig, stage: int = 0) -> dict[str, Any]:
-    """Dotted path -> value of every setting that can be changed while stage `stage` trains, in schema order."""
+    """The value of every setting that can be changed while stage `stage` trains, by dotted path, in schema order."""
     found: dict[str, Any] = {}
 
     def walk(model: BaseModel, prefix: str) -> None:
@@ -32,7 +32,7 @@ def live_settings(config: RunConfig, stage: int = 0) -> dict[str, Any]:
 
 
 def edit(config: RunConfig, key: str, value: Any, stage: int = 0) -> RunConfig:
-    """The config with one live setting changed, validated as a whole.  Raises ConfigError saying what would do."""
+    """The config with one live setting changed, validated as a whole.  Raises ConfigError that says what can be changed."""
     known = live_settings(config, stage)
     if key not in known:
         raise ConfigError([Problem(key, _why_not(config, key, stage, list(known)))])
@@ -40,7 +40,7 @@ def edit(config: RunConfig, key: str, value: Any, stage: int = 0) -> RunConfig:
 
 
 def with_settings(config: RunConfig, settings: dict[str, Any]) -> RunConfig:
-    """The config with live settings as `live_settings` of an edited one gave them.  Raises ConfigError."""
+    """The config with these live settings, which `live_settings` returned for an edited config.  Raises ConfigError."""
     known = live_settings(config)
     if not isinstance(settings, dict):  # a checkpoint's, which somebody may have edited
         raise ConfigError([Problem("live", "is no table of settings")])

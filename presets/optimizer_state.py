@@ -1,6 +1,8 @@
-"""What each optimizer keeps for a tensor of the lattice, counted without torch; lattice.optimizers builds it by these shapes.
+"""The state that each optimizer keeps for a tensor of the lattice, counted without torch.
 
-adamw      two moments in fp32                                                    8 bytes a number
+lattice.optimizers uses the same shapes when it makes that state.
+
+adamw      two moments in fp32                                                    8 bytes per number
 adam8bit   two moments in 8 bits, a scale for each block of them                  2.03
 adafactor  second moment as an outer product; first one in bf16 or none           2.4 or 0.4 (cells of 12 x 150 numbers)
 lion       momentum in bf16                                                       2
@@ -17,24 +19,24 @@ if TYPE_CHECKING:
     from presets.schema import Optimizer, RunConfig, Stage
 
 TENSOR_RANK, GAP, LION_RATE = 0.25, 100, 0.3
-"""What galore and lion do where nothing is said."""
+"""Defaults of galore's tensor_rank and gap, and of lion's lion_rate."""
 
 BLOCK = 256
-"""Numbers that share a scale in 8-bit moments."""
+"""Numbers that share one scale in 8-bit moments."""
 
 CELL_VECTORS = 6
-"""Vectors of C that every cell has; the functional tier's gain is one more."""
+"""Parameter vectors of C numbers per cell; the gain of the functional tier is one more."""
 
 _SHARES = 1000
-"""A share that follows from a budget is a multiple of 1 / _SHARES."""
+"""A share that is derived from a budget is a multiple of 1 / _SHARES."""
 
 Shape = tuple[int, ...]
 
 
 def lattice_tensors(config: RunConfig, stage: Stage, kept: int | None = None) -> list[tuple[str, Shape]]:
-    """(part, shape) of what learns by gradient in a stage's lattice, with `kept` connections a cell (all of them by default).
+    """(part, shape) of each tensor that learns by gradient in a stage's lattice, with `kept` or all connections per cell.
 
-    A freezing profile is not looked at: it can be lifted while the stage trains.
+    The profile `freeze` is ignored, since it can be changed while the stage trains.
     """
     if config.lattice.arm != "lattice":
         return []
@@ -50,7 +52,7 @@ def lattice_tensors(config: RunConfig, stage: Stage, kept: int | None = None) ->
 
 
 def state_bytes(config: RunConfig, stage: Stage, kept: int) -> int:
-    """Bytes kept for the lattice with `kept` connections a cell; step counters and the like left out."""
+    """Bytes of the optimizer's state for a lattice with `kept` connections per cell, without step counters and the like."""
     frozen = stage.profile == "freeze"
     tensors = [each for each in lattice_tensors(config, stage, kept) if not (frozen and each[0] == "connections")]
     rank = tensor_rank(config, stage) if config.optimizer.name == "galore" else 1.0
@@ -74,14 +76,14 @@ def _bytes_of(section: Optimizer, part: str, shape: Shape, rank: float) -> int:
 
 
 def factored_axis(part: str, axes: int) -> int:
-    """The axis that adafactor factors together with the last one (z): offsets of connections, channels of cells."""
+    """The axis that adafactor factors together with the last one (z): the offsets of connections, the channels of cells."""
     return 0 if part == "connections" else axes - 2
 
 
 def galore_ranks(shape: Shape, rank: float) -> Shape:
-    """Rank of each mode: `rank` from 2 on, or such that about that share of the numbers is left.
+    """The rank of each mode.  `rank` is the rank itself if it is above 1, and else the share of numbers to keep.
 
-    The first mode (parameter or offset) is never projected, and a share is spread evenly over the others.
+    The first mode (parameter or offset) is never projected.  A share is spread evenly over the other modes.
     """
     if rank > 1:
         return shape[0], *(min(size, int(rank)) for size in shape[1:])
@@ -96,9 +98,10 @@ def galore_bytes(shape: Shape, rank: float) -> int:
 
 
 def tensor_rank(config: RunConfig, stage: Stage) -> float:
-    """What galore keeps, as galore_ranks takes it: as told, or the largest share that a budget allows (at least a thousandth).
+    """The rank or share that galore keeps, for galore_ranks: the one that is set, or the largest share within the budget.
 
-    A budget is held with all connections there, so that the share does not depend on what is pruned when.
+    The share is at least a thousandth.  A budget is taken for unpruned connections, so that the share does not depend on what
+    is pruned when.
     """
     section = config.optimizer
     if section.tensor_budget_gb is None:

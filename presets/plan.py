@@ -1,16 +1,18 @@
-"""The memory plan: what training a stage will take, counted before anything is allocated.
+"""The memory plan: the memory that training a stage will take, counted before anything is allocated.
 
-The plan decides the micro-batch and, where `training.checkpoint_ticks` is auto, the segments of ticks: the largest divisor of
-the batch whose total stays within `run.memory_budget_gb`.  It adds
-up what is never all there at one moment (the loss's activations go before the lattice's gradients come), so it errs upwards.
-What lives through a step is counted exactly, tensor by tensor, from the shapes that lattice.model.lattice3d and
-lattice.model.coder build; `temporaries` follow the allocations measured in lattice.kernels.propagate, and text activations
-are an estimate.  The `reference` kernel is not planned for: autograd keeps every one of its intermediates.
+The plan chooses the micro-batch: the largest divisor of the batch whose total is within `run.memory_budget_gb`.  If
+`training.checkpoint_ticks` is auto, it also chooses the segments of ticks.
 
-What a tick holds beside the states depends on the kernel: `assumed_kernel` says which one a config will run on which device.
-On a GPU all components but `runtime` are what torch allocates there, and `runtime` stands for the CUDA context.
+Tensors that live through a step are counted exactly, from the shapes that lattice.model.lattice3d and lattice.model.coder
+build.  `temporaries` follow allocations that were measured in lattice.kernels.propagate, and the activations of text are an
+estimate.  The plan is too high rather than too low: it adds up tensors that never exist at the same moment, since the loss's
+activations are freed before the lattice's gradients are made.  The `reference` kernel is not planned for, since autograd keeps
+all its intermediates.
 
-Where runs of this machine were measured (monitors.learned_plan), what they teach takes the place of the total.
+The memory of a tick besides its states depends on the kernel; `assumed_kernel` says which one a config will run on which
+device.  On a GPU, `runtime` is the CUDA context, and all other components are what torch allocates there.
+
+If runs were measured on this machine (monitors.learned_plan), the peak that is predicted from them replaces the total.
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ from presets.topology import TILE, reach
 
 GB = 1_000_000_000
 RUNTIME_BYTES = 400_000_000
-"""Taken for the interpreter, torch and what a run does beside its steps, whatever the lattice (measured)."""
+"""Memory of the interpreter, of torch and of everything that a run does besides its steps (measured)."""
 
 
 CONTEXT_BYTES = 600_000_000
-"""Taken on a GPU by the CUDA context and what libraries keep there."""
+"""Memory on a GPU of the CUDA context and of what libraries keep there."""
 
 FLOAT, LABEL = 4, 8
 """Bytes of a parameter or running mean (always fp32), and of a cell's cluster label (int64)."""
@@ -45,15 +47,16 @@ STATE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 # State-sized buffers of a backward tick (measured, see above).
 TICK_GRADIENTS = 2
-"""The gradient that arrives, which the one of the state replaces, and the tick's gradient of its message: in the states' own
-precision, but in fp32 through the compiled kernel."""
+"""The gradient of the next state, which that of the state replaces, and the gradient of the message.  They have the precision
+of the states, but fp32 in the compiled kernel."""
 CELL_FIELDS = 6
-"""Numbers of a cell that plasticity keeps or gathers: theta, firing rate, threshold; firings, activity and its square."""
+"""Numbers per cell that plasticity keeps (theta, firing rate, threshold) or sums up (firings, activity, activity squared)."""
 FUNCTIONAL_BUFFERS, FUNCTIONAL_CHANNELS = 1, 3
-"""What the cells hear of their clusters, in fp32; and so many single channels of a state, on the way there and back."""
+"""State-sized buffers in fp32 for the part of messages that comes from clusters, and single channels of a state that computing
+it forward and backward takes."""
 COMPILED_BUFFERS = 8
-"""The state's gradient beside the one that arrives, and what the compiled kernel stores between its loops (9.3 states in all
-measured at batch 1 on the CPU, not yet on a GPU); the native and the triton one need nothing."""
+"""State-sized buffers of the compiled kernel: a second gradient of the state, and what it stores between its loops.  Measured
+are 9.3 states in all at batch 1 on the CPU; a GPU has not been measured yet.  The native and the triton kernel need none."""
 
 KERNELS = {
     "native": "native, on the CPU",
@@ -62,7 +65,7 @@ KERNELS = {
     "compiled": "compiled (torch.compile)",
     "reference": "reference, counted as compiled",
 }
-"""What a plan may assume; `either` where the device is not known: then what takes more counts."""
+"""Kernels that a plan may assume.  `either` is for a device that is not known yet; then the larger need counts."""
 
 
 COMPONENTS = (
@@ -77,15 +80,19 @@ COMPONENTS = (
     "temporaries",
     "runtime",
 )
-"""Of every plan, in the order of the table."""
+"""The components of every plan, in the order of the table."""
 
 ENOUGH = 4
-"""Sentences at once that make running ticks twice (a fifth more time) worse than reading the weights more often."""
+"""If so many sentences fit at once with all states kept, segments are not used.
+
+Segments run ticks twice, which takes a fifth more time.  A larger micro-batch only saves reading the weights more often, which
+costs less than that from here on.
+"""
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """What measured runs say of a stage: its peak in bytes, the seconds of a step, and how many runs that rests on."""
+    """What measured runs predict for a stage: its peak in bytes, the seconds per step, and how many runs that is based on."""
 
     peak_bytes: int
     step_s: float
@@ -93,18 +100,20 @@ class Lesson:
 
 
 class Learned(Protocol):
-    """Predicts from what was measured on this machine; None where that says too little."""
+    """Predictions from stages that were measured on this machine."""
 
-    def predict(self, features: Mapping[str, float]) -> Lesson | None: ...
+    def predict(self, features: Mapping[str, float]) -> Lesson | None:
+        """The prediction for a stage with these features; None if too little was measured."""
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage's memory in bytes, by component; `reach` is the share of cells on a path from input to output.
+    """The memory of one stage in bytes, by component.
 
-    `kernel` is the one that is assumed, a key of KERNELS; `checkpoint_ticks` the segment that was chosen (0: all states are
-    kept).  `features` is what a measurement of this stage is remembered by, `lesson` what earlier ones say of it.  `savings`
-    names settings that would lower the total of a stage that does not fit, each with the bytes it alone saves.
+    `reach` is the share of cells on a path from input to output.  `kernel` is the assumed kernel, a key of KERNELS, and
+    `checkpoint_ticks` the chosen segment (0: all states are kept).  `features` describe the stage when it is measured, and
+    `lesson` is what earlier measurements predict.  If the stage does not fit, `savings` are settings that would lower its
+    total, each with the bytes that it saves alone.
     """
 
     name: str
@@ -125,7 +134,7 @@ class StagePlan:
 
     @property
     def needed_bytes(self) -> int:
-        """What the stage is held against its budget with: what was learned, else the total."""
+        """The bytes that are compared with the budget: the predicted peak if there is one, or else the total."""
         return self.lesson.peak_bytes if self.lesson else self.total_bytes
 
     def as_json(self) -> dict[str, Any]:
@@ -139,22 +148,23 @@ class StagePlan:
 
 
 def plan(config: RunConfig, kernel: str | None = None, learned: Learned | None = None) -> tuple[StagePlan, ...]:
-    """One plan a stage, for a `kernel` that is known or the one assumed, by what was `learned` where that says anything.
+    """One plan per stage, for this `kernel`, or without one for the assumed kernel.
 
-    With `training.micro_batch` given, that one is taken whether it fits or not.
+    If `learned` predicts a peak, that replaces the counted total.  If `training.micro_batch` is set, it is used whether it
+    fits or not.
     """
     return tuple(_plan_stage(config, i, kernel, learned) for i in range(len(config.stages)))
 
 
 def on_device(config: RunConfig, device: str) -> RunConfig:
-    """The config with `auto` settled: what to plan where the device is known."""
+    """The config for a device that is known, in place of `auto`."""
     return _with(config, run=_with(config.run, device=device))
 
 
 def assumed_kernel(config: RunConfig) -> str:
-    """The kernel (a key of KERNELS) that a config runs on its `run.device`, where everything can be compiled.
+    """The kernel (a key of KERNELS) that a config runs on its `run.device`, if everything can be compiled there.
 
-    `auto` is taken for a GPU where states are fp16, which no fast kernel of the CPU takes.
+    If states are fp16, a device of `auto` is assumed to be a GPU, since no fast kernel on the CPU takes fp16.
     """
     run = config.run
     if run.kernel != "auto":
@@ -167,7 +177,7 @@ def assumed_kernel(config: RunConfig) -> str:
 
 
 def explain(stage_plan: StagePlan) -> str:
-    """One sentence: that the stage fits, or by how much it does not and what would help."""
+    """One sentence that says that the stage fits, or by how much it does not fit and what would help."""
     total, budget = stage_plan.needed_bytes, stage_plan.budget_bytes
     if stage_plan.fits:
         return f"stage {stage_plan.name} fits: {total / GB:.2f} of {budget / GB:.2f} GB at micro-batch {stage_plan.micro_batch}"
@@ -206,7 +216,7 @@ def _plan_stage(config: RunConfig, index: int, kernel: str | None, learned: Lear
 
 @dataclass(frozen=True)
 class _Choice:
-    """A segment and a micro-batch, and what they take."""
+    """A segment and a micro-batch, with the memory that they take."""
 
     segment: int
     micro_batch: int
@@ -220,8 +230,12 @@ class _Choice:
 
 
 def _choose(config: RunConfig, stage: Stage, budget: int, kernel: str | None, learned: Learned | None) -> _Choice:
-    """What was set; else, for all states kept and for segments of about the root of the ticks, the largest micro-batch that
-    fits, and of the two what measured runs say is faster, or all states where ENOUGH sentences fit that way."""
+    """The segment and the micro-batch that were set, or else the best that fit.
+
+    If they were not set, two segments are tried: all states kept, and about the root of the ticks.  Each gets the largest
+    micro-batch that fits.  If measured runs predict both, the faster one is taken; if not, all states are kept if ENOUGH
+    sentences fit that way.
+    """
     training = config.training
     sizes = [training.micro_batch] if training.micro_batch else _divisors(training.batch)
     if training.checkpoint_ticks != "auto":
@@ -251,12 +265,12 @@ def _choose(config: RunConfig, stage: Stage, budget: int, kernel: str | None, le
 
 
 def _root(stage: Stage) -> int:
-    """The segment that keeps the fewest states, about."""
+    """The segment that keeps about the fewest states."""
     return math.ceil(math.sqrt(stage.ticks))
 
 
 def _divisors(batch: int) -> list[int]:
-    """Largest first."""
+    """The divisors of a number, largest first."""
     return [size for size in range(batch, 0, -1) if batch % size == 0]
 
 
@@ -267,7 +281,7 @@ def _in_segments(config: RunConfig, segment: int) -> RunConfig:
 def _features(
     config: RunConfig, stage: Stage, micro_batch: int, kernel: str | None, components: Mapping[str, int]
 ) -> dict[str, float]:
-    """What a measurement is remembered by: the plan's components in bytes, and what sets memory and time beside them."""
+    """The features of a stage when it is measured: the plan's components in bytes, and what else sets memory and time."""
     segment = config.training.checkpoint_ticks
     assert segment != "auto", "the plan has chosen one by now"
     return {
@@ -288,7 +302,7 @@ def _total(config: RunConfig, stage: Stage, micro_batch: int, kernel: str | None
 
 
 def _components(config: RunConfig, stage: Stage, micro_batch: int, kernel: str | None = None) -> dict[str, int]:
-    """Bytes by component, in the order of the table; `kernel=None` is the one assumed."""
+    """Bytes by component, in the order of the table.  `kernel=None` is the assumed kernel."""
     channels, itemsize = config.lattice.channels, STATE_BYTES[config.run.precision]
     functional, clusters = stage.clustering.functional, stage.clustering.clusters
     runs = kernel or assumed_kernel(config)
@@ -302,7 +316,7 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int, kernel: str |
     cell_parameters = (CELL_VECTORS + functional) * channels * cells
     offsets, kept = len(stage.topology(config.lattice.boundary).offsets), stage.kept(0)
     weights, sparse = kept * cells, cells > 0 and kept < offsets
-    # A byte for each offset that a tile keeps, and for each that it might where that one is looked up.
+    # One byte for each offset that a tile keeps, and in the inverse one for each offset that there is.
     index = (kept + offsets) * math.prod(stage.shape[:2]) * -(-stage.shape[2] // TILE) * sparse
 
     cells_learn = config.lattice.cells == "gradient"
@@ -310,12 +324,12 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int, kernel: str |
     lattice_trained = cell_parameters * cells_learn + weights * weights_learn
     trained = text + lattice_trained
 
-    state = channels * cells  # numbers a sentence
-    # Backward needs most at its first tick: all states are there yet.
+    state = channels * cells  # numbers per sentence
+    # The backward needs most at its first tick, when all states are still there.
     of_gradients = TICK_GRADIENTS * (FLOAT if compiled else itemsize)
     of_others = FLOAT * (FUNCTIONAL_BUFFERS * functional + COMPILED_BUFFERS * compiled)
     in_tick = (of_gradients + of_others) * state + FLOAT * FUNCTIONAL_CHANNELS * functional * cells
-    # Backward always writes a gradient of the cells, and drops it where they are frozen.
+    # The backward always writes a gradient of the cells, and drops it if they are frozen.
     written = cell_parameters + weights * weights_learn
     in_backward = written - lattice_trained
     if compiled and sparse:
@@ -323,7 +337,7 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int, kernel: str |
         in_backward += offsets * cells * (1 + weights_learn)
         if config.training.batch > micro_batch:
             in_backward += weights * weights_learn  # made compact before it is added to the step's
-    heard = _heard(stage, config.lattice.boundary) if sparse and runs in ("native", "either") else 0
+    transposed = _transposed(stage, config.lattice.boundary) if sparse and runs in ("native", "either") else 0
     if sparse and stage.rewiring.regrow == "gradient":
         in_backward += 4 * weights  # a probe's copy with as many absent connections, and its gradient
     # After backward, clipping and the optimizers work in place, or in small chunks.
@@ -337,15 +351,15 @@ def _components(config: RunConfig, stage: Stage, micro_batch: int, kernel: str |
         "gradients": FLOAT * trained,
         "optimizer": 2 * FLOAT * text + state_bytes(config, stage, kept),
         "states": micro_batch * states_kept(config, stage) * state * itemsize,
-        "temporaries": micro_batch * (in_tick + FLOAT * activations(config, stage)) + FLOAT * in_backward + heard,
+        "temporaries": micro_batch * (in_tick + FLOAT * activations(config, stage)) + FLOAT * in_backward + transposed,
         "runtime": CONTEXT_BYTES if config.run.device.startswith("cuda") else _process(config),
     }
 
 
-def _heard(stage: Stage, boundary: str) -> int:
-    """Bytes of pruned connections by the tile that they lead to, as the native kernel lists them for a backward.
+def _transposed(stage: Stage, boundary: str) -> int:
+    """Bytes of the list that the native kernel makes for a backward: sparse connections by the tile that they read.
 
-    Owners at another place of their tile than the cell of its own lie in two, each of which may keep the offset.
+    If an offset goes along z, the cells that read a tile lie in two tiles, each of which may keep the offset.
     """
     offsets = stage.topology(boundary).offsets
     share, tiles = stage.kept(0) / len(offsets), math.prod(stage.shape[:2]) * -(-stage.shape[2] // TILE)
@@ -354,21 +368,22 @@ def _heard(stage: Stage, boundary: str) -> int:
 
 
 def _plasticity(config: RunConfig, stage: Stage, weights: int, cells: int, state: int, micro_batch: int) -> int:
-    """Numbers that lattice.plasticity.plasticity holds during a backward."""
+    """Numbers that lattice.plasticity.plasticity keeps during a backward."""
     if not (stage.waves or config.connections.learning in ("plastic", "hybrid")):
         return 0
     rule, watched = config.plasticity.rule, min(config.plasticity.sentences, micro_batch)
     sums = (2 if rule == "stdp" else 1) * weights
-    # A probe's state, as far as one layer of x hears; of three_factor the signal that arrives, and the credit.
-    heard = min(stage.shape[0], 2 * max((1, *stage.strides.x)) + 1) if cells else 0
+    # A probe's state in the layers that one layer of x reads; for three_factor the signal that arrives, and the credit.
+    layers = min(stage.shape[0], 2 * max((1, *stage.strides.x)) + 1) if cells else 0
     signals = 2 * watched * state if rule == "three_factor" else 0
-    return sums + CELL_FIELDS * cells + state // stage.shape[0] * heard + signals
+    return sums + CELL_FIELDS * cells + state // stage.shape[0] * layers + signals
 
 
 def states_kept(config: RunConfig, stage: Stage) -> int:
-    """States before a tick that are there at once: the first ones of segments, and all of the last or of a whole one.
+    """Most states that are kept at once.
 
-    With segments on auto, those of segments: the fewest that the plan may choose.
+    These are the first states of all segments, and all states of the last segment, or of the whole one that the backward runs
+    again.  If `training.checkpoint_ticks` is auto, this is the number with segments, the fewest that the plan may choose.
     """
     ticks = config.training.checkpoint_ticks
     segment = min(_root(stage) if ticks == "auto" else ticks or 1, stage.ticks)
@@ -378,13 +393,13 @@ def states_kept(config: RunConfig, stage: Stage) -> int:
 
 
 def _process(config: RunConfig) -> int:
-    """The process with its text; where the device is not known, no less than a GPU's context."""
+    """Bytes of the process with its text; on an unknown device at least those of a GPU's context."""
     taken = RUNTIME_BYTES + TEXT_BYTES * text_on_disk(config.data)
     return taken if config.run.device == "cpu" else max(taken, CONTEXT_BYTES)
 
 
 def _savings(config: RunConfig, index: int, micro_batch: int, budget: int, kernel: str | None) -> dict[str, int]:
-    """Settings that would lower the stage's total, with the bytes each saves alone."""
+    """Settings that would lower the stage's total, each with the bytes that it saves alone."""
     stage = config.stages[index]
     runs = kernel or assumed_kernel(config)
     trials: dict[str, tuple[RunConfig, Stage, int, str]] = {}
@@ -415,7 +430,7 @@ def _savings(config: RunConfig, index: int, micro_batch: int, budget: int, kerne
 
 
 def _largest_that_fits(config: RunConfig, stage: Stage, micro_batch: int, budget: int, kernel: str | None) -> Stage | None:
-    """The stage at the largest depth that fits with the same proportions and keeps every rule of the schema."""
+    """The largest stage of the same proportions that fits and satisfies the schema; None if there is none."""
     size_x, size_y, depth = stage.shape
 
     def shrunk(z: int) -> Stage:

@@ -1,10 +1,10 @@
-"""What a run can be told: one frozen pydantic model per section, one field per setting.
+"""All settings of a run: one frozen pydantic model per section, one field per setting.
 
-Field descriptions are the documentation that `lattice-tui presets show` prints.  Every model refuses unknown keys.  A run is a
-list of stages; all that depends on the lattice's shape lives in the stage, the rest holds for the whole run.
+`lattice-tui presets show` prints the descriptions of the fields.  Every model refuses unknown keys.  A run is a list of stages.
+Settings that depend on the lattice's shape belong to a stage; all others hold for the whole run.
 
-Rules across fields are checked here too, so that a config that loads can run: errors name the field, the value and what
-would do.  This package never imports torch.
+Rules between fields are checked here too, so that a config that loads can run.  Errors name the field, its value and what
+would be accepted.  This package never imports torch.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pydantic.config import JsonDict
 from presets.topology import REACH_FLOOR, Topology, reach, ticks_for_reach
 
 MAX_SLOT_NUMBERS = 1024
-"""Most numbers a sentence may occupy between encoder and decoder."""
+"""Most numbers that a sentence may take between encoder and decoder."""
 
 MIN_FEED_FORWARD = 16
-"""Narrowest feed-forward layer that a decoder is built with."""
+"""Smallest width of a decoder's feed-forward layer."""
 
 LIVE: JsonDict = {"live": True}
-"""Marks a field that can be changed while the run trains (presets.live); of stages, in the current and in later ones."""
+"""Marks a field that can be changed while the run trains (presets.live); in stages, in the current one and later ones."""
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -35,23 +35,24 @@ class Section(BaseModel):
 
 
 class Strides(Section):
-    """Distant connections: both directions of each stride, on each axis, in cells."""
+    """Distant connections along each axis: strides in cells, each used in both directions."""
 
-    x: tuple[Annotated[int, Field(ge=2, le=16)], ...] = Field((), description="along x, the axis cut across machines")
+    x: tuple[Annotated[int, Field(ge=2, le=16)], ...] = Field((), description="along x")
     y: tuple[Annotated[int, Field(ge=2, le=64)], ...] = Field((), description="along y")
     z: tuple[Annotated[int, Field(ge=2, le=64)], ...] = Field((), description="along z, from input face to output face")
 
 
 class Clustering(Section):
-    """Functional clusters, formed by what cells do; in the functional tier cells also hear the mean state of their cluster."""
+    """Functional clusters, formed by what cells do.  In the functional tier, cells also read the mean of their cluster."""
 
     clusters: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="number of functional clusters; 0 = none")
     clustering_integration: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.3, description="starting gain of the cluster mean in a cell's message; 0 = clusters are formed, cells don't hear them"
+        0.3,
+        description="starting gain of the cluster mean in a cell's message; 0 = clusters are formed, cells do not read them",
     )
     every: Annotated[int, Field(ge=0)] = Field(
         100,
-        description="steps between re-clusterings by the cells' mean states; 0 = the blocks a stage starts with stay",
+        description="steps between re-clusterings by the cells' mean states; 0 = clusters stay the blocks of the start",
         json_schema_extra=LIVE,
     )
     min_size: Count = Field(8, description="cells; a smaller cluster is merged into its nearest one")
@@ -61,7 +62,7 @@ class Clustering(Section):
 
     @property
     def functional(self) -> bool:
-        """Whether cells hear their clusters."""
+        """Whether cells read the mean state of their cluster."""
         return self.clusters > 0 and self.clustering_integration > 0
 
     @model_validator(mode="after")
@@ -72,18 +73,19 @@ class Clustering(Section):
 
 
 class Rewiring(Section):
-    """How the connections of a sparse lattice come and go during a stage."""
+    """How connections of a sparse lattice are dropped and regrown during a stage."""
 
     regrow: Literal["none", "activity", "gradient", "random"] = Field(
         "none",
-        description="where dropped connections grow anew: between cells whose states correlate, where the loss pulls hardest, "
-        "anywhere; none = the pattern stays (and what a lowered sparsity brings back grows anywhere)",
+        description="how connections are chosen that replace dropped ones: activity = by how the states of the two cells "
+        "correlate, gradient = by the size of their gradient, random; none = the pattern stays (and what a lowered sparsity "
+        "brings back is drawn at random)",
         json_schema_extra=LIVE,
     )
     every: Count = Field(100, description="steps between rewirings", json_schema_extra=LIVE)
     share: Annotated[float, Field(ge=0, le=0.5)] = Field(
         0.3,
-        description="share of the connections dropped (weakest first) for as many new ones; falls as a cosine over the stage",
+        description="share of the connections that a rewiring replaces, weakest first; falls as a cosine over the stage",
         json_schema_extra=LIVE,
     )
     prune_at: Annotated[int, Field(ge=0)] = Field(
@@ -92,14 +94,14 @@ class Rewiring(Section):
         json_schema_extra=LIVE,
     )
     protect_clusters: bool = Field(False, description="connections within a functional cluster are the last to be dropped")
-    min_fan_in: Count = Field(3, description="connections that every cell keeps (over walls included), whatever the sparsity")
+    min_fan_in: Count = Field(3, description="connections that every cell keeps at least, those over walls included")
 
 
 PRUNINGS = 4
-"""Prunings on the way to a stage's sparsity, where it is not reached at once."""
+"""Number of prunings until a stage's sparsity is reached, if it is not reached at once."""
 
 MAX_SPARSE_CONNECTIONS = 254
-"""Most connections a cell may have for some to be pruned: what is kept is indexed in one byte."""
+"""Most connections per cell of a lattice that is pruned, since kept ones are indexed in one byte."""
 
 Profile = Literal["discovery", "learning", "consolidation", "freeze"]
 
@@ -142,9 +144,9 @@ class Stage(Section):
         return Topology(self.shape, (self.strides.x, self.strides.y, self.strides.z), boundary)
 
     def kept(self, step: int | None = None) -> int:
-        """Connections of each cell at `step` of the stage (from 0), or once its sparsity is reached.
+        """Connections per cell at `step` of the stage (from 0), or without a step once its sparsity is reached.
 
-        Until then the share pruned rises fast and then slowly, as a cubic in PRUNINGS steps (Zhu and Gupta, 2017).
+        Until then, the pruned share rises in PRUNINGS steps along a cubic, first fast and then slowly (Zhu and Gupta, 2017).
         """
         done, by = 1.0, self.rewiring.prune_at
         if step is not None and step < by:
@@ -169,12 +171,12 @@ class Stage(Section):
         if self.kept() < least:
             most = math.floor(100 * (1 - least / offsets)) / 100
             raise ValueError(
-                f"sparsity: {self.sparsity:g} keeps {self.kept()} of {offsets} connections a cell, fewer than "
+                f"sparsity: {self.sparsity:g} keeps {self.kept()} of {offsets} connections per cell, fewer than "
                 f"rewiring.min_fan_in {least}; use {most:g} or less"
             )
         if self.sparsity and offsets > MAX_SPARSE_CONNECTIONS:
             raise ValueError(
-                f"sparsity: {offsets} connections a cell are more than the {MAX_SPARSE_CONNECTIONS} that pruning can index; "
+                f"sparsity: {offsets} connections per cell are more than the {MAX_SPARSE_CONNECTIONS} that pruning can index; "
                 "use fewer strides, or sparsity 0"
             )
         if self.rewiring.protect_clusters and not self.clustering.clusters:
@@ -210,26 +212,26 @@ class Stage(Section):
 
 
 class Run(Section):
-    """Where and with which random numbers."""
+    """Device, precision, memory and random numbers."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = Field(0, description="same seed, machine, threads and build: the same run")
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = Field(
         "auto", description="auto, cpu, cuda or cuda:N; auto takes a GPU if there is one"
     )
     precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="of states, on a GPU of text layers; parameters: fp32"
+        "fp32", description="precision of states, and on a GPU also of text layers; parameters are always fp32"
     )
     kernel: Literal["auto", "native", "triton", "compiled", "reference"] = Field(
         "auto", description="implementation of the tick"
     )
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="CPU threads; 0 = all cores this process may use")
     memory_budget_gb: Annotated[float, Field(gt=0)] = Field(
-        24.0, description="training must fit in this many GB (10^9 bytes); fixes the micro-batch"
+        24.0, description="training must fit in this many GB (10^9 bytes); decides the micro-batch"
     )
 
 
 class Data(Section):
-    """What is learned."""
+    """The task and its text."""
 
     task: Literal["reconstruct", "pairs"] = Field("reconstruct", description="text -> itself, or source -> target")
     train: str | None = Field(None, description="file or folder of .txt, .jsonl or .tsv; none = the bundled corpus")
@@ -244,7 +246,7 @@ class Text(Section):
     vocabulary: Annotated[int, Field(ge=260, le=2048)] = Field(2048, description="most BPE tokens, bytes included")
     max_tokens: Annotated[int, Field(ge=4, le=256)] = Field(32, description="longer sentences are cut (and counted)")
     grid: Annotated[int, Field(ge=1, le=16)] = Field(4, description="G: a sentence becomes G x G slots, each on its own patch")
-    slot_width: Annotated[int, Field(ge=4, le=256)] = Field(64, description="numbers a slot")
+    slot_width: Annotated[int, Field(ge=4, le=256)] = Field(64, description="numbers per slot")
     width: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(128, description="width of encoder and decoder layers")
     heads: Annotated[int, Field(ge=1, le=16)] = Field(4, description="attention heads")
     encoder_layers: Annotated[int, Field(ge=1, le=8)] = Field(1, description="encoder layers")
@@ -258,7 +260,7 @@ class Text(Section):
     def _slots_fit(self) -> Text:
         if (numbers := self.grid**2 * self.slot_width) > MAX_SLOT_NUMBERS:
             raise ValueError(
-                f"slot_width: {self.grid}x{self.grid} slots of {self.slot_width} are {numbers} numbers a sentence; "
+                f"slot_width: {self.grid}x{self.grid} slots of {self.slot_width} are {numbers} numbers per sentence; "
                 f"at most {MAX_SLOT_NUMBERS} (slot_width <= {MAX_SLOT_NUMBERS // self.grid**2} with this grid)"
             )
         if self.width % self.heads:
@@ -275,7 +277,7 @@ class Text(Section):
         return self
 
     def decoder_size(self, feed_forward: int) -> int:
-        """Parameters of the decoder with the full vocabulary and this feed-forward width, as lattice.model.coder builds it."""
+        """Number of parameters of lattice.model.coder's decoder with the full vocabulary and this feed-forward width."""
         width, slot = self.width, self.slot_width
         tables = (self.vocabulary + self.max_tokens + 1) * width + self.grid**2 * slot
         norms = 2 * slot + 2 * width
@@ -283,12 +285,12 @@ class Text(Section):
         return tables + norms + self.decoder_layers * layer
 
     def decoder_feed_forward(self) -> int:
-        """The feed-forward width that brings the decoder closest to `decoder_parameters`."""
+        """The feed-forward width for which the decoder's size is closest to `decoder_parameters`."""
         return round((self.decoder_parameters - self.decoder_size(0)) / (self.decoder_layers * (2 * self.width + 1)))
 
 
 class Connections(Section):
-    """How connection weights learn."""
+    """How connection weights start and learn."""
 
     learning: Literal["gradient", "plastic", "hybrid", "frozen"] = Field(
         "gradient", description="by gradient, by the rule under [plasticity], by both, or as initialised"
@@ -300,10 +302,12 @@ class Connections(Section):
 
 
 class Plasticity(Section):
-    """Local learning rules of the connections, for connections.learning = plastic or hybrid and for discovery waves."""
+    """The local learning rule of connections, for connections.learning = plastic or hybrid, and for discovery waves."""
 
     rule: Literal["stdp", "bcm", "oja", "three_factor"] = Field(
-        "stdp", description="timing of firing; rate with a sliding threshold; rate with decay; activity x learning signal"
+        "stdp",
+        description="stdp = timing of firing, bcm = rate with a sliding threshold, oja = rate with decay, "
+        "three_factor = activity x learning signal",
     )
     rate: Annotated[float, Field(ge=0, le=1)] = Field(
         0.001, description="change of |w| per update at a mean product of 1, times the profile's factor", json_schema_extra=LIVE
@@ -321,9 +325,11 @@ class Plasticity(Section):
     tau_e: Annotated[float, Field(ge=0)] = Field(0.0, description="three_factor: decay of the eligibility in ticks")
     w_min: Annotated[float, Field(ge=0)] = Field(0.0, description="least |w|")
     w_max: Annotated[float, Field(gt=0)] = Field(2.0, description="largest |w|")
-    winners: Annotated[int, Field(ge=0)] = Field(0, description="cells of a neighbourhood that learn; 0 = no competition")
+    winners: Annotated[int, Field(ge=0)] = Field(0, description="cells per neighbourhood that learn; 0 = no competition")
     neighbourhood: Annotated[int, Field(ge=1, le=16)] = Field(4, description="side of a neighbourhood in cells")
-    inhibition: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="share of a change that the others undo")
+    inhibition: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="share of its change that a cell which does not win makes with the opposite sign"
+    )
     conserve: bool = Field(True, description="keep every cell's sum of |w|")
     homeostasis: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="rate at which firing thresholds seek target_rate; 0 = fixed thresholds", json_schema_extra=LIVE
@@ -332,7 +338,7 @@ class Plasticity(Section):
     sentences: Count = Field(8, description="sentences of a batch that are observed")
     quiet: Annotated[float, Field(ge=0, le=10)] = Field(
         0.0,
-        description="pairs of tiles whose activities multiplied are below this share of the mean are passed over; 0 = none",
+        description="pairs of tiles are skipped if the product of their activities is below this share of the mean; 0 = none",
         json_schema_extra=LIVE,
     )
 
@@ -346,7 +352,7 @@ class Plasticity(Section):
 
 
 class LatticeSection(Section):
-    """What holds for every stage's lattice."""
+    """Settings of the lattice that are the same in all stages."""
 
     channels: Annotated[int, Field(ge=2, le=32)] = Field(12, description="C, numbers in a cell's state")
     boundary: Literal["walls", "periodic"] = Field("walls", description="walls reads zero outside; periodic wraps x and y")
@@ -357,7 +363,7 @@ class LatticeSection(Section):
 
 
 class Optimizer(Section):
-    """Warm-up and a cosine over the whole run; text and ports by AdamW, cells and connections by `name`."""
+    """Text and ports learn by AdamW, cells and connections by `name`.  The rate warms up, and then falls as a cosine."""
 
     name: Literal["adamw", "galore", "adam8bit", "adafactor", "lion"] = Field(
         "adamw", description="of cells and connections: AdamW in fp32, or one that keeps about a quarter of its moments' bytes"
@@ -368,11 +374,11 @@ class Optimizer(Section):
     )
     port_rate: Annotated[float, Field(ge=0, le=10)] = Field(
         0.03,
-        description="learning rate of the ports relative to the rest: slots that keep their meaning are learned sooner",
+        description="learning rate of the ports relative to the rest; low, as slots that keep their meaning are learned sooner",
         json_schema_extra=LIVE,
     )
-    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="AdamW")
-    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.98, description="AdamW")
+    beta1: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="decay of the first moment")
+    beta2: Annotated[float, Field(ge=0, lt=1)] = Field(0.98, description="decay of the second moment")
     weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="decoupled; never on connections or cells")
     warmup_steps: Annotated[int, Field(ge=0)] = Field(50, description="linear")
     final_share: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="learning rate at the end, as share of the peak")
@@ -382,12 +388,14 @@ class Optimizer(Section):
         description="galore: up to 1, the share of a gradient's numbers that is kept; from 2, each mode's rank; none = 0.25",
     )
     tensor_budget_gb: Annotated[float, Field(gt=0)] | None = Field(
-        None, description="galore: GB that it may keep of the lattice, instead of a tensor_rank"
+        None, description="galore: GB that its state for the lattice may take, instead of a tensor_rank"
     )
     gap: Count | None = Field(None, description="galore: steps between new factors; none = 100")
-    momentum: Literal["bf16", "off"] | None = Field(None, description="adafactor: first moment; none = off, which is better")
+    momentum: Literal["bf16", "off"] | None = Field(
+        None, description="adafactor: the first moment, in bf16 or off; none = off, which learns better"
+    )
     lion_rate: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="lion: its learning rates relative to AdamW's; none = 0.3"
+        None, description="lion: its learning rate relative to AdamW's; none = 0.3"
     )
 
     @model_validator(mode="after")
@@ -410,18 +418,21 @@ class Optimizer(Section):
 
 
 class Training(Section):
-    """The loop."""
+    """The training loop."""
 
-    batch: Annotated[int, Field(ge=1, le=2**20)] = Field(32, description="sentences a step, whatever the micro-batch")
+    batch: Annotated[int, Field(ge=1, le=2**20)] = Field(32, description="sentences per step, whatever the micro-batch")
     micro_batch: Annotated[int, Field(ge=0)] = Field(0, description="sentences held in memory at once; 0 = as the plan allows")
     checkpoint_ticks: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         "auto",
-        description="ticks of a segment of which only the first state is kept for the backward, which runs the others again; "
-        "0 = all states are kept, about the root of a stage's ticks saves most, auto = as the plan finds best",
+        description="ticks per segment; only the first state of a segment is kept, and the backward computes the others again; "
+        "0 = all states are kept, about the root of a stage's ticks saves most, auto = what the plan finds best",
     )
-    bad_steps: Count = Field(5, description="skipped steps in a row that send the run back to good weights, once, then end it")
+    bad_steps: Count = Field(
+        5, description="after so many skipped steps in a row the run goes back to good weights; the second time it ends"
+    )
     spike_deviations: Annotated[float, Field(ge=0)] = Field(
-        6.0, description="a loss this many standard deviations (and a nat) above its running mean is skipped; 0 = none is"
+        6.0,
+        description="a step is skipped if its loss is so many standard deviations (and a nat) above the running mean; 0 = none",
     )
 
     @model_validator(mode="after")
@@ -440,19 +451,19 @@ class Decode(Section):
         64, description="held-out sentences scored each time", json_schema_extra=LIVE
     )
     samples: Annotated[int, Field(ge=1, le=64)] = Field(
-        6, description="of these, shown beside their references", json_schema_extra=LIVE
+        6, description="how many of these are shown with their references", json_schema_extra=LIVE
     )
 
 
 class Checkpoint(Section):
-    """Saving."""
+    """Checkpoints."""
 
     every: Count = Field(500, description="steps between checkpoints", json_schema_extra=LIVE)
-    keep: Annotated[int, Field(ge=2)] = Field(2, description="complete checkpoints kept, the best one aside")
+    keep: Annotated[int, Field(ge=2)] = Field(2, description="complete checkpoints kept besides the best one")
 
 
 class RunConfig(Section):
-    """Everything a run is told.  `purpose` describes a preset; it does not change what is computed."""
+    """All settings of a run.  `purpose` describes a preset, and does not change what is computed."""
 
     purpose: str = Field("", description="one line: what this preset is for")
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=32)] = Field(description="the run, in order")

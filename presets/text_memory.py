@@ -1,5 +1,8 @@
-"""What text takes of a run's memory, counted without torch: encoder, decoder and ports as lattice.model.coder and
-lattice.model.lattice3d build them, what they keep for the backward, and the sentences themselves."""
+"""The memory that text takes in a run, counted without torch.
+
+This is the memory of encoder, decoder and ports, as lattice.model.coder and lattice.model.lattice3d build them, of what they
+keep for the backward, and of the sentences themselves.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +12,20 @@ from pathlib import Path
 from presets.schema import Data, RunConfig, Stage, Text
 
 CONTROL_POINTS = 3 * 3
-"""A slot drives its patch of the face through so many points of C numbers."""
+"""Points of C numbers through which a slot drives its patch of the face."""
 
 TEXT_BYTES = 57
-"""Of memory for a byte of text: strings, tokens, and what reading it leaves (measured at 36 000 and 59 000 sentences)."""
+"""Bytes of memory per byte of text: strings, tokens, and what reading them leaves (measured at 36 000 and 59 000 sentences)."""
 
 SUFFIXES = (".txt", ".jsonl", ".tsv")
-"""Of the files that are read in a folder."""
+"""Suffixes of the files in a folder that are read."""
 
 BUNDLED_TEXT = 2_500_000
-"""Bytes of the bundled corpus."""
+"""Size of the bundled corpus in bytes."""
 
 
 def encoder_size(text: Text) -> int:
-    """Parameters of lattice.model.coder.Encoder."""
+    """Number of parameters of lattice.model.coder.Encoder."""
     width, hidden, slots = text.width, text.encoder_feed_forward, text.grid**2
     tokens_per_slot = math.ceil(text.max_tokens / slots)
     tables = (text.vocabulary + slots * tokens_per_slot) * width
@@ -31,13 +34,13 @@ def encoder_size(text: Text) -> int:
 
 
 def ports_size(text: Text, channels: int) -> int:
-    """Parameters of both ports, lattice.model.lattice3d.Port."""
+    """Number of parameters of both ports, lattice.model.lattice3d.Port."""
     slots, points = text.grid**2, CONTROL_POINTS * channels
     return slots * (2 * text.slot_width * points + points + text.slot_width)
 
 
 def activations(config: RunConfig, stage: Stage) -> int:
-    """Numbers kept for one sentence in encoder, decoder, loss and ports (an estimate, without attention maps)."""
+    """Numbers kept for the backward of one sentence in encoder, decoder, loss and ports; estimated, without attention maps."""
     text, slots = config.text, config.text.grid**2
     tokens = text.max_tokens + 1
     encoded = slots * math.ceil(text.max_tokens / slots)
@@ -52,7 +55,7 @@ def activations(config: RunConfig, stage: Stage) -> int:
 
 
 def text_on_disk(data: Data) -> int:
-    """Bytes of the files that a run reads; 0 for those that are not there, which is told where they are read."""
+    """Bytes of the files that a run reads.  Missing ones count as 0 here; reading them raises the error."""
     if data.train is None:
         return BUNDLED_TEXT
     total = 0

@@ -1,11 +1,11 @@
-"""Which cells a cell listens to, and whether a signal can cross the lattice in the ticks it is given.
+"""The topology of a lattice: which cells a cell reads, and whether a signal can cross the lattice in the ticks of a stage.
 
-A topology is a list of (dx, dy, dz) offsets shared by all cells, in two tiers: the 26 Moore neighbours (*local*) and a few
-far ones on the axes (*distant*).  There is no index table: cell i reads cell i + offset.  The third tier, *functional*,
-goes through cluster means and has no offsets (lattice.functional).
+A topology is a list of offsets (dx, dy, dz) that all cells share.  Cell i reads cell i + offset, so there is no index table.
+Offsets have two tiers: the 26 Moore neighbours (*local*), and a few far cells along the axes (*distant*).  The third tier,
+*functional*, goes through the means of clusters and has no offsets (lattice.kernels.propagate.Functional).
 
-Boundary `walls` reads zero outside.  `periodic` wraps x and y; z always ends in walls, because the input and output faces
-lie there and a wrap would join them in one hop.
+With the boundary `walls`, cells outside read as zero.  `periodic` wraps x and y.  z always ends in walls: the input and output
+faces lie there, and a wrap would join them in one hop.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ TILE = 16
 this number when they are compiled."""
 
 REACH_FLOOR = 0.9
-"""Smallest accepted share of useful cells: the others would never see a gradient."""
+"""Smallest accepted share of useful cells; the others would never get a gradient."""
 
 
 @dataclass(frozen=True)
 class Topology:
-    """Shape (x, y, z) in cells, distant strides per axis in cells (each used with both signs), and the boundary."""
+    """The shape (x, y, z) in cells, the distant strides along each axis in cells, each in both directions, and the boundary."""
 
     shape: tuple[int, int, int]
     strides: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] = ((), (), ())
@@ -37,7 +37,7 @@ class Topology:
 
     @property
     def offsets(self) -> tuple[Offset, ...]:
-        """All K offsets, local first; the order is the order of the weight tensor's first axis."""
+        """All K offsets, local ones first, in the order of the weight tensor's first axis."""
         return LOCAL_OFFSETS + self.distant_offsets
 
     @property
@@ -58,9 +58,9 @@ class Topology:
 
 
 def hops_from(face: int, depth: int, strides: tuple[int, ...]) -> list[int]:
-    """Fewest hops from depth `face` to every depth 0..depth-1, by steps of 1 and of the strides, both ways.
+    """Fewest hops from depth `face` to every depth 0..depth-1, by steps of 1 or of a stride in both directions.
 
-    Offsets are shared by all cells and every cell of a face is driven (or read), so depth is all that counts.
+    Only depth counts, since all cells share the offsets, and every cell of a face is driven or read.
     """
     hops = [-1] * depth
     hops[face] = 0
@@ -83,13 +83,13 @@ def _path_lengths(topology: Topology) -> list[int]:
 
 
 def reach(topology: Topology, ticks: int) -> float:
-    """Share of cells on some input-to-output path of at most `ticks` hops."""
+    """Share of cells that lie on a path from input to output of at most `ticks` hops."""
     lengths = _path_lengths(topology)
     return sum(length <= ticks for length in lengths) / len(lengths)
 
 
 def ticks_for_reach(topology: Topology, floor: float = REACH_FLOOR) -> int:
-    """Fewest ticks whose reach is at least `floor`."""
+    """Fewest ticks for which the reach is at least `floor`."""
     lengths = sorted(_path_lengths(topology))
     needed = -(-len(lengths) * floor // 1)
     return lengths[max(0, int(needed) - 1)]

@@ -1,4 +1,4 @@
-"""Which sentences a step sees: a pure function of (seed, stage, step), so that nothing about it needs saving."""
+"""Batches: which sentences a step sees is a pure function of (seed, stage, step), so that nothing of it must be saved."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ def corpus_tokenizer(corpus: Corpus, vocabulary: int) -> Tokenizer:
 
 
 class Sentences:
-    """Tokenized pairs; `cut` counts how many sources and targets were longer than max_tokens and lost their end, `same` says
-    that every target is its source."""
+    """Tokenized pairs of sentences.
+
+    `cut` counts the sources and targets that were longer than max_tokens and lost their end.  `same` says that every target
+    equals its source.
+    """
 
     def __init__(self, pairs: tuple[Pair, ...], tokenizer: Tokenizer, max_tokens: int) -> None:
         self.pairs = pairs
@@ -43,7 +46,7 @@ class Sentences:
         return len(self.pairs)
 
     def longest(self, count: int) -> list[int]:
-        """Numbers of the sentences with most tokens, source and target together; some twice where there are fewer."""
+        """Numbers of the `count` sentences with most tokens in source and target together; they repeat if there are fewer."""
         order = sorted(range(len(self)), key=lambda i: -len(self._sources[i]) - len(self._targets[i]))
         return [order[i % len(order)] for i in range(count)]
 
@@ -74,20 +77,20 @@ class TokenizedCorpus:
 
 
 class Schedule:
-    """Shuffled passes over a stage's share of the sentences; a batch may straddle two passes.
+    """Shuffled passes over a stage's share of the sentences; a batch may be part of two passes.
 
-    Lengths stay mixed within a batch.  Sorting them so that little is padding saves a tenth of a step's time and all but
-    stops learning (docs/LOG.md): which slots are filled would then differ from step to step.
+    A batch has sentences of all lengths.  Batches of similar lengths would need less padding and save a tenth of a step's
+    time, but which slots are filled would then differ from step to step, and learning nearly stopped (docs/LOG.md).
     """
 
     def __init__(self, count: int, share: float, batch: int, seed: int, stage: int) -> None:
-        """`share` of the `count` sentences, the same ones in every pass, is used."""
+        """Uses this share of the `count` sentences, the same ones in every pass."""
         self._batch, self._seed, self._stage = batch, seed, stage
         self._chosen = torch.randperm(count, generator=generator(seed, "share", stage))[: max(1, round(count * share))]
         self._pass, self._order = -1, torch.empty(0, dtype=torch.long)
 
     def rows(self, step: int) -> list[int]:
-        """Sentence numbers of the stage's step `step` (from 0)."""
+        """The numbers of the sentences of a step of the stage (from 0)."""
         return [self._row(step * self._batch + i) for i in range(self._batch)]
 
     def _row(self, position: int) -> int:

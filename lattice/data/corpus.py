@@ -1,7 +1,7 @@
 """Training and held-out text: plain text, JSONL, TSV, or a folder of them, in any language, UTF-8.
 
-One sentence a line; for the task `pairs` a JSON object {"source", "target"} a line, or source TAB target.  Sentences that
-differ only in case or spacing count as one, so that no held-out text is also trained on.
+There is one sentence per line.  For the task `pairs`, a line is a JSON object {"source", "target"} or source TAB target.
+Sentences that differ only in case or spacing count as one, so that no held-out text is also trained on.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from presets.schema import RunConfig
 SUFFIXES = (".txt", ".jsonl", ".tsv")
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
-"""What a JSON escape can write and UTF-8 can't."""
+"""Lone surrogates, which a JSON escape can write and UTF-8 can't."""
 
 
 class DataError(ValueError):
@@ -28,7 +28,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Pair:
-    """What goes in and what should come out; equal for `reconstruct`."""
+    """The text that goes in and the text that should come out, which are equal for the task `reconstruct`."""
 
     source: str
     target: str
@@ -36,7 +36,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Training and held-out pairs; `name` says where they came from, `left_out` why lines were dropped (reason -> count)."""
+    """Training and held-out pairs.  `name` is where they came from, `left_out` how many lines were dropped for which reason."""
 
     name: str
     train: tuple[Pair, ...]
@@ -100,7 +100,7 @@ def read_pairs(path: Path, task: str) -> Iterator[Pair]:
             found = True
             yield pair
     if not found:
-        raise DataError(f"{path}: no sentence in it; expected one a line")
+        raise DataError(f"{path}: no sentence in it; expected one per line")
 
 
 def _read_file(path: Path, task: str) -> Iterator[Pair]:
@@ -154,7 +154,7 @@ def _rank(text: str, seed: int) -> bytes:
 
 
 def _distinct(pairs: Iterator[Pair], left_out: dict[str, int]) -> list[Pair]:
-    """The first of each source; the same question with another answer would put one source on both sides of the split."""
+    """The first pair of each source.  If others were kept, one source could be on both sides of the split."""
     seen: set[str] = set()
     kept = []
     for pair in pairs:

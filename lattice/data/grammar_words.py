@@ -1,4 +1,4 @@
-"""Word tables for the bundled English grammar (see ``lattice/grammar.py``).
+"""Word tables for the bundled English grammar (see ``grammar.py``).
 
 This file holds vocabulary only; the sentence shapes and the code that fills
 them live in ``grammar.py``.  Everything is grouped by meaning, so that a verb

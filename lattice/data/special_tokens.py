@@ -1,3 +1,3 @@
-"""Ids of the tokens that stand for no text."""
+"""Ids of the special tokens, which stand for no text."""
 
 PAD, BEGIN, END = 0, 1, 2

@@ -1,4 +1,4 @@
-"""Byte-level BPE, trained on the user's corpus: no character of any language is unknown, and nothing is downloaded."""
+"""Byte-level BPE, trained on the user's corpus.  It knows all characters of all languages, and nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPECIAL = ("<pad>", "<begin>", "<end>")
 
 
 class Tokenizer:
-    """Sentences <-> token ids.  Build with `train` or `from_json`."""
+    """Turns sentences into token ids and back.  Make one with `train` or `from_json`."""
 
     def __init__(self, library: _Library) -> None:
         ids = [library.token_to_id(token) for token in SPECIAL]
@@ -29,7 +29,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, sentences: Iterable[str], vocabulary: int) -> Tokenizer:
-        """Learns at most `vocabulary` tokens (256 bytes and three special ones among them)."""
+        """Learns at most `vocabulary` tokens, which include 256 bytes and three special tokens."""
         library = _Library(models.BPE())
         library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         library.decoder = decoders.ByteLevel()

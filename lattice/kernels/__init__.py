@@ -1,9 +1,10 @@
-"""Ticks of the lattice behind one signature: `propagate` runs T of them from a drive on the input face to the output face.
+"""Ticks of the lattice: `propagate` runs T of them, from a drive on the input face to the state or its output face.
 
-Implementations: `reference` (plain torch, autograd), `native` (C, CPU fp32), `triton` (CUDA GPUs, any dtype) and `compiled`
-(torch.compile, any device and dtype).  `choose` picks one.  The fast ones save only the states and recompute messages and
-gates in the backward, and add parameter gradients over the ticks in place, so that a step holds one gradient buffer and not
-one per tick.
+There are four implementations of a tick: `reference` (plain torch and autograd), `native` (C, on the CPU, states in fp32 or
+bf16), `triton` (CUDA GPUs, any dtype) and `compiled` (torch.compile, any device and dtype).  `choose` picks one.
+
+The fast ones save only the states, and recompute messages and gates in the backward.  They add the gradients of parameters over
+the ticks in place, so that a step holds one gradient buffer and not one per tick.
 """
 
 from lattice.kernels.propagate import Functional, Options, choose, propagate

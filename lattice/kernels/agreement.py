@@ -1,4 +1,4 @@
-"""How far a kernel's tick is from the reference's, on drawn numbers in which no cell is silent."""
+"""How far a kernel's tick is from the reference's, on random numbers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ def disagreement(
     pattern: Pattern | None = None,
     functional: bool = False,
 ) -> float:
-    """The worst error of a driven tick and of its gradients to state, message, weights, cells and drive, each as a share of the
-    largest value of its tensor; NaN where the kernel gives one.
+    """The largest error of a driven tick and of its gradients, as a share of the largest value of each tensor.
 
-    Parameter gradients are written first and then added to.  `functional` adds something to the message, as clusters do.
+    Compared are the next state and the gradients of state, message, weights, cells and drive; the result is NaN if one of the
+    kernel's is.  The backward runs twice: it writes the gradients of parameters first, and then adds to them.  `functional`
+    adds something to the message, as clusters do.
     """
     draw, (x, y, z) = torch.Generator().manual_seed(0), topology.shape
     kept = len(topology.offsets) if pattern is None else pattern.kept
@@ -58,4 +59,4 @@ def disagreement(
     errors = [
         (one.float() - other.float()).abs().max() / other.float().abs().max() for one, other in zip(found, wanted, strict=True)
     ]
-    return float(torch.stack(errors).max())  # NaN where one is
+    return float(torch.stack(errors).max())  # NaN if one is

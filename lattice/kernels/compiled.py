@@ -1,7 +1,7 @@
 """The fast tick through torch.compile: any device, fp32, bf16 or fp16 states, with a hand-written backward.
 
-One forward and one backward are compiled per shape; both compute in fp32 and round once at the end.  Neighbours are
-slices of one halo-padded buffer for the local tier, and clipped slices with zeros beside them for the distant one.
+One forward and one backward are compiled per shape.  Both compute in fp32 and round once at the end.  Local neighbours are
+slices of one padded buffer, distant ones are clipped slices padded with zeros.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from lattice.kernels.reference import neighbour
 from presets.topology import LOCAL_OFFSETS, Offset, Topology
 
 _MAX_FUSED_READS = 64
-"""Inductor cuts a sum of more reads than this into kernels with full-size intermediates; the message has 26 and more."""
+"""Most reads that Inductor fuses into one kernel.  It cuts a longer sum into several kernels with full-size intermediate
+results; the message has 26 reads and more."""
 
 
 def _local(values: torch.Tensor, offsets: list[Offset], periodic: bool) -> list[torch.Tensor]:
-    """values [B, X, Y, C, Z] read at each local offset, as slices of one padded copy."""
+    """For each local offset the values [B, X, Y, C, Z] at i + offset, as slices of one padded copy."""
     _, x, y, _, z = values.shape
     if periodic:
         values = torch.cat([values[:, -1:], values, values[:, :1]], 1)
@@ -33,7 +34,7 @@ def _local(values: torch.Tensor, offsets: list[Offset], periodic: bool) -> list[
 
 
 def _read(values: torch.Tensor, topology: Topology, sign: int) -> list[torch.Tensor]:
-    """values at i + sign * o_k for every offset, in the topology's order."""
+    """For each offset o_k the values at i + sign * o_k, in the topology's order."""
     periodic = topology.boundary == "periodic"
     flipped = [(sign * dx, sign * dy, sign * dz) for dx, dy, dz in topology.offsets]
     near, far = flipped[: len(LOCAL_OFFSETS)], flipped[len(LOCAL_OFFSETS) :]
@@ -80,8 +81,11 @@ def _backward(
     total_cells: list[torch.Tensor],
     total_weights: list[torch.Tensor],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Adds to the totals, lists of [X, Y, C, Z] and [X, Y, Z] (none for connections that do not learn), in place: the sums
-    over the batch end in them, where a tick's own gradient of every parameter would be as large as the parameters."""
+    """(gradient of the state, gradient of the message) from that of the next state, all [B, X, Y, C, Z].
+
+    Adds the gradients of parameters in place to the totals, lists of [X, Y, C, Z] and [X, Y, Z]; the second list is empty if
+    connections do not learn.  So no tick needs a gradient of its own for every parameter.
+    """
     s, grad = state.float(), grad_out.float()
     m = _message(s, weights, extra, topology)
     factor = torch.rsqrt(m.square().mean(3, keepdim=True) + epsilon)
@@ -107,7 +111,7 @@ def _backward(
 
 
 class CompiledKernel:
-    """See NativeKernel for the signature; here states may be fp32, bf16 or fp16, on any device."""
+    """Runs ticks of one topology on any device, with states in fp32, bf16 or fp16.  See Kernel."""
 
     name = "compiled"
     sparse = False
@@ -127,7 +131,7 @@ class CompiledKernel:
         self._probe(channels)
 
     def _probe(self, channels: int) -> None:
-        """Compiles for a 3x3x3 lattice, so that a machine without a working compiler is known before training starts."""
+        """Compiles for a 3x3x3 lattice, to know before training starts whether the compiler works on this machine."""
         topology = Topology((3, 3, 3))
         state = torch.zeros(1, 3, 3, channels, 3, dtype=self._dtype, device=self._device)
         weights = torch.zeros(len(topology.offsets), 3, 3, 3, device=self._device)

@@ -1,8 +1,8 @@
 """The fast tick on the CPU: `tick.c`, compiled at first use by the machine's own C compiler and called through ctypes.
 
-Against `torch.compile` it trades generality (states in fp32 or bf16, all else in fp32) for a batch inside the kernel (a tile's
-weights are loaded once for all samples and channels) and compact-sparse connections.  It compiles in about two seconds, once
-per machine, precision and channel count.
+Unlike the `compiled` kernel it takes states in fp32 and bf16 only, and everything else in fp32.  In exchange it loops over the
+batch inside the kernel, so that a tile's weights are loaded once for all samples and channels, and it runs on compact-sparse
+connections as they are.  It compiles in about two seconds, once per machine, precision and channel count.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from presets.topology import Topology
 SOURCES = ("vectors.h", "tiles.h", "tick.c")
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
-"""What states may be in."""
+"""The dtypes of states that it takes, and their names."""
 
 MAX_OFFSETS = 128
 """Connections that a cell may have; the buffers in tiles.h are this long."""
@@ -65,7 +65,7 @@ class _Transposed(ctypes.Structure):
 
 
 def cache_dir() -> Path:
-    """Where compiled kernels are kept: `$XDG_CACHE_HOME/lattice-tui/kernels`."""
+    """The folder of compiled kernels: `$XDG_CACHE_HOME/lattice-tui/kernels`."""
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "lattice-tui" / "kernels"
 
@@ -74,7 +74,7 @@ def cache_dir() -> Path:
 def library(channels: int, dtype: torch.dtype = torch.float32) -> ctypes.CDLL:
     """The compiled tick for this channel count and dtype of states, fp32 or bf16.
 
-    Raises KernelUnavailable where it can't be built or loaded.
+    Raises KernelUnavailable if it can't be built or loaded.
     """
     folder = resources.files("lattice.kernels")
     defines = [f"-DCHANNELS={channels}", f"-DTILE={TILE}", f"-DMAX_OFFSETS={MAX_OFFSETS}"]
@@ -84,9 +84,11 @@ def library(channels: int, dtype: torch.dtype = torch.float32) -> ctypes.CDLL:
 
 
 def compiled(main: str, sources: dict[str, str], *defines: str) -> ctypes.CDLL:
-    """`main`, one of `sources` (text by file name), as a library; built once a machine, then taken from the cache.
+    """The library that `main` compiles to, which is one of the `sources` (text by file name).
 
-    Raises KernelUnavailable where it can't be built or loaded.
+    It is built once per machine and then taken from the cache, which tells libraries apart by sources, compiler, flags, defines
+    and processor.
+    Raises KernelUnavailable if it can't be built or loaded.
     """
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
@@ -137,10 +139,10 @@ def state_buffer(shape: tuple[int, ...], zero: bool = False, dtype: torch.dtype 
 
 
 class NativeKernel:
-    """Runs ticks of one topology on contiguous tensors on the CPU.
+    """Runs ticks of one topology on contiguous tensors on the CPU.  See Kernel.
 
-    States, their gradients, messages' gradients and the drive are of one dtype, fp32 or bf16, and states come from
-    `empty_state`; all else is fp32.
+    States, drive and the gradients of states and messages are of one dtype, fp32 or bf16; everything else is fp32.  States must
+    come from `empty_state`.
     """
 
     name = "native"
@@ -191,8 +193,8 @@ class NativeKernel:
     def transposed(self, parameters: Parameters) -> Transposed | None:
         """Sparse connections by the tile that they read, for all ticks of a backward; None for dense ones, which need none.
 
-        They take 65 bytes for each tile that is read, each offset, and each tile that keeps it.  The cells that read a tile lie
-        in two tiles if the offset goes along z.  If 17 of 42 offsets are kept at random, that is 1.3 times the weights.
+        Each tile that is read takes 65 bytes per offset by which at least one cell reads it.  The readers of a tile lie in two
+        tiles if the offset goes along z, so with 17 of 42 offsets kept at random this is 1.3 times the weights' own memory.
         """
         pattern = parameters.pattern
         if pattern is None:
@@ -224,7 +226,7 @@ class NativeKernel:
 
 
 def pointer(tensor: torch.Tensor | None, dtype: torch.dtype = torch.float32) -> ctypes.c_void_p:
-    """Where a contiguous tensor lies; null for None."""
+    """The address of a contiguous tensor of this dtype; null for None."""
     if tensor is None:
         return ctypes.c_void_p(None)
     assert tensor.is_contiguous() and tensor.dtype == dtype, (tensor.shape, tensor.dtype)

@@ -1,11 +1,11 @@
-"""Large tensors on the CPU whose memory is used again: mapped on 2-MB pages, kept when a tensor dies, handed out to the next.
+"""Memory for large tensors on the CPU, on pages of 2 MB: kept when a tensor dies, and handed to the next one.
 
-malloc maps what is larger than 32 MiB anew every time and gives it back at once.  Each page of it then has to be found and
-zeroed by the system at the first touch: at 13.5 million cells, a quarter of a training step's processor time.  States,
-gradients and plasticity's sums come and go alike in every step, so here they are mapped in the first one only.
+malloc maps every block above 32 MiB anew, and gives it back at once.  The system then has to find and zero each of its pages
+when it is first touched.  At 13.5 million cells that took a quarter of a training step's processor time.  States, gradients
+and plasticity's sums are needed alike in every step, so here they are mapped in the first step only.
 
-Torch's own switch (THP_MEM_ALLOC_ENABLE) is not used: it also moves the allocations of a few megabytes, which malloc would
-otherwise reuse without any fault, and made a training tick of 16x16x16 cells 1.5 times slower.
+Torch has a switch of its own for large pages (THP_MEM_ALLOC_ENABLE), which is not used.  It also changes allocations of a few
+megabytes, which malloc reuses without any page fault, and made a training tick of 16x16x16 cells 1.5 times slower.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ import torch
 
 PAGE = 2 * 1024 * 1024
 LARGE = 16 * 1024 * 1024
-"""Bytes from which memory is kept here.  malloc always maps fresh memory from 32 MiB on, and gives back what is free at the
-end of its heap from 64 MiB on, which a few tensors of 20 MB are; those of 6 MB it keeps in the cache better than this does."""
+"""Smallest tensor in bytes whose memory is kept here.  From 32 MiB on, malloc always maps fresh memory; and once 64 MiB are
+free at the end of its heap, it gives them back, which a few tensors of 20 MB reach.  Tensors of 6 MB it keeps in the
+processor's cache better than this module does."""
 
 SPARE = 1.125
-"""How many times larger than asked for a mapping may be that is used again; the rest of it is of no use meanwhile."""
+"""How many times larger than needed a reused mapping may be; the rest of it is wasted meanwhile."""
 
 
 class Mappings:
-    """Anonymous memory in whole pages of 2 MB, each lent to one tensor (and its views) at a time.
+    """Blocks of anonymous memory in whole pages of 2 MB, each lent to one tensor (and its views) at a time.
 
-    What is idle is given back to the system before more is mapped, so that lent and idle together are hardly more than what
-    was once lent at the same time.
+    Idle blocks are given back to the system before new ones are mapped.  So lent and idle blocks together are hardly more than
+    the most that was ever lent at once.
     """
 
     def __init__(self) -> None:
@@ -44,7 +45,7 @@ class Mappings:
         return sum(len(mapping) for mapping in list(self._idle))
 
     def take(self, count: int) -> torch.Tensor:
-        """uint8 [count], contents undefined.  Raises MemoryError where the system gives no more."""
+        """A tensor [count] of uint8 with undefined contents.  Raises MemoryError if the system has no more memory."""
         with self._lock:
             mapping = self._found(count) or self._mapped(count)
         lent = (ctypes.c_char * len(mapping)).from_buffer(mapping)
@@ -75,17 +76,17 @@ class Mappings:
         return mapping
 
     def release(self) -> None:
-        """Gives everything idle back to the system."""
+        """Gives all idle blocks back to the system."""
         with self._lock:
             self._idle.clear()
 
 
 MAPPINGS = Mappings()
-"""The process's own."""
+"""The blocks of this process."""
 
 
 def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> torch.Tensor:
-    """As torch.empty, of reused memory where it is large and on the CPU."""
+    """Like torch.empty, but in reused memory if the tensor is large and on the CPU."""
     count = math.prod(shape) * dtype.itemsize
     if (device is not None and device.type != "cpu") or count < LARGE:
         return torch.empty(shape, dtype=dtype, device=device)
@@ -93,5 +94,5 @@ def empty(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, device: to
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> torch.Tensor:
-    """As torch.zeros, of reused memory where it is large and on the CPU."""
+    """Like torch.zeros, but in reused memory if the tensor is large and on the CPU."""
     return empty(shape, dtype, device).zero_()

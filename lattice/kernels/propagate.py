@@ -1,4 +1,4 @@
-"""T ticks as one differentiable operation, over any kernel with a `forward` and a `backward` for one tick."""
+"""T ticks as one differentiable operation, on any kernel that can run one tick forward and backward."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ IMPLEMENTATIONS = ("auto", "native", "triton", "compiled", "reference")
 
 
 class Observer(Protocol):
-    """Watches the ticks go by, for plasticity.  It must change nothing."""
+    """Is shown every state and gradient, for plasticity.  It must change none of them."""
 
     def observe(self, tick: int, state: torch.Tensor, final: bool) -> None:
-        """The state [B, X, Y, C, Z] before `tick`, or after the last one where `final`."""
+        """Is called with the state [B, X, Y, C, Z] before `tick`, and if `final` with the one after the last tick."""
 
     def signal(self, tick: int, grad: torch.Tensor, state: torch.Tensor) -> None:
-        """In the backward, last tick first: dL/d(state after `tick`) and the state before it."""
+        """Is called in the backward, last tick first, with dL/d(state after `tick`) and the state before it."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Functional:
     count: int
 
     def sums(self, values: torch.Tensor, gained: bool = False) -> torch.Tensor:
-        """values [B, X, Y, C, Z], times the gain where `gained`, summed over the cells of each cluster -> [B, C, count].
+        """The sums of values [B, X, Y, C, Z] over the cells of each cluster [B, C, count]; if `gained`, of values times gain.
 
-        In a fixed order on the CPU.  One channel after the other: nothing of the values' size is copied.
+        On the CPU the order is fixed.  It takes one channel after the other, so that nothing of the values' size is copied.
         """
         cells, dtype = self.labels.flatten(), self.gain.dtype
         found = []
@@ -54,21 +54,21 @@ class Functional:
         return torch.stack(found, 1)
 
     def sizes(self) -> torch.Tensor:
-        """Cells per cluster, at least 1 so that an empty cluster has mean zero [count]."""
+        """Cells per cluster [count], at least 1, so that the mean of an empty cluster is zero."""
         return torch.bincount(self.labels.flatten(), minlength=self.count).clamp(min=1).to(self.gain.dtype)
 
     def spread(self, means: torch.Tensor) -> torch.Tensor:
-        """Cluster values [B, C, count] given to their cells -> [B, X, Y, C, Z]."""
+        """For each cell the value of its cluster: [B, C, count] -> [B, X, Y, C, Z]."""
         x, y, z = self.labels.shape
         cells = means[:, :, self.labels.flatten()]
         return cells.reshape(*means.shape[:2], x, y, z).permute(0, 2, 3, 1, 4)
 
     def means(self, state: torch.Tensor) -> torch.Tensor:
-        """mu [B, C, count], the mean state of each cluster."""
+        """The mean state of each cluster [B, C, count]."""
         return self.sums(state) / self.sizes()
 
     def message(self, state: torch.Tensor) -> torch.Tensor:
-        """gain * mu of each cell's cluster [B, X, Y, C, Z] in the gain's dtype, contiguous."""
+        """gain times the mean state of each cell's cluster [B, X, Y, C, Z], contiguous, in the dtype of the gain."""
         means, message = self.means(state), pages.empty(state.shape, self.gain.dtype, state.device)
         for c in range(state.shape[3]):
             torch.mul(self.gain[:, :, c], means[:, c, self.labels], out=message[:, :, :, c])
@@ -82,7 +82,10 @@ class Functional:
         grad_state: torch.Tensor,
         grad_drive: torch.Tensor,
     ) -> None:
-        """The backward of `message`: adds dL/dgain [X, Y, C, Z], dL/dstate [B, X, Y, C, Z] and its face at z = 0 in place."""
+        """The backward of `message`: adds in place to the gradients of gain, state and drive.
+
+        These are [X, Y, C, Z], [B, X, Y, C, Z] and [B, X, Y, C].
+        """
         means, pull = self.means(state), self.sums(grad_message, gained=True) / self.sizes()
         for c in range(state.shape[3]):
             grad_gain[:, :, c] += (grad_message[:, :, :, c].to(self.gain.dtype) * means[:, c, self.labels]).sum(0)
@@ -107,7 +110,7 @@ _DEFAULT = Options()
 
 @dataclass(frozen=True)
 class _Run:
-    """What all ticks of one run share beside its tensors."""
+    """What all ticks of one run share, apart from its tensors."""
 
     kernel: Kernel
     functional: Functional | None
@@ -139,11 +142,14 @@ class _Context(Protocol):
 
 
 class _Propagate(torch.autograd.Function):
-    """Saves input states of ticks and nothing else that grows with the batch: all T, or one a segment (Chen et al. 2016).
+    """The ticks with a backward of their own.
 
-    The last segment's are always kept: its backward runs first, when memory is fullest anyway, and needs no second forward.
-    Where a parameter has a gradient already, the backward adds to that one in place and gives autograd none: a second
-    gradient of every parameter is what accumulating micro-batches would otherwise cost.
+    Of all that grows with the batch, it saves only states before ticks: all T, or one per segment (Chen et al. 2016).  The
+    states of the last segment are always kept: its backward runs first, when the states of all segments are still there, so
+    that keeping them costs little and spares a second forward.
+
+    If a parameter already has a gradient, the backward adds to it in place and returns none to autograd.  So accumulating over
+    micro-batches needs no second gradient of every parameter.
     """
 
     @staticmethod
@@ -218,7 +224,10 @@ class _Propagate(torch.autograd.Function):
 
 
 def _totals(*parameters: torch.Tensor | None) -> tuple[list[torch.Tensor | None], list[bool]]:
-    """(where to add each one's gradient, whether that is the gradient it has); not yet written to where none has one."""
+    """For each parameter the tensor to add its gradient to, and whether that is the gradient it already has.
+
+    If no parameter has one, the tensors are not yet written to.
+    """
     inside = [p is not None and p.is_leaf and p.grad is not None for p in parameters]
     totals: list[torch.Tensor | None] = []
     for p, there in zip(parameters, inside, strict=True):
@@ -289,9 +298,9 @@ def _signal(observer: Observer, tick: int, before: torch.Tensor, grad: torch.Ten
 def choose(
     implementation: str, topology: Topology, channels: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[Kernel | None, str]:
-    """(kernel, one line that says what runs and why); the kernel is None for the reference.
+    """The kernel of an implementation (None for the reference), and one line that says what runs and why.
 
-    Raises KernelUnavailable when a named implementation can't serve; `auto` falls back instead.
+    Raises KernelUnavailable if a named implementation can't run here; `auto` falls back to another one instead.
     """
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation: {implementation!r} is not one of {', '.join(IMPLEMENTATIONS)}")

@@ -1,4 +1,4 @@
-"""The tick in plain torch: short, any device and dtype, differentiable by autograd.  Every fast kernel is tested against it."""
+"""The tick in plain torch, against which every fast kernel is tested: any device and dtype, differentiable by autograd."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from presets.topology import Offset, Topology
 
 
 def neighbour(state: torch.Tensor, offset: Offset, periodic: bool) -> torch.Tensor:
-    """state [B, X, Y, C, Z] read at i + offset: zero outside; x and y wrap if `periodic`."""
+    """The state of cell i + offset, for every cell i: [B, X, Y, C, Z], zero outside.  x and y wrap if `periodic`."""
     dx, dy, dz = offset
     if periodic:
         state = torch.roll(state, (-dx, -dy), (1, 2))
@@ -22,7 +22,7 @@ def neighbour(state: torch.Tensor, offset: Offset, periodic: bool) -> torch.Tens
 
 
 def message(state: torch.Tensor, weights: torch.Tensor, topology: Topology) -> torch.Tensor:
-    """sum_k w_k[i] * s[i + o_k] for weights [K, X, Y, Z] -> [B, X, Y, C, Z]."""
+    """The message to every cell, sum_k w_k[i] * s[i + o_k]: state [B, X, Y, C, Z], weights [K, X, Y, Z] -> [B, X, Y, C, Z]."""
     periodic = topology.boundary == "periodic"
     total = torch.zeros_like(state)
     for weight, offset in zip(weights, topology.offsets, strict=True):
@@ -38,10 +38,10 @@ def tick(
     epsilon: float,
     extra: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """One tick of the gated cell (docs/lattice.md): state [B, X, Y, C, Z] -> the next one, same shape and dtype.
+    """The next state after one tick of the gated cell (docs/lattice.md): [B, X, Y, C, Z], of the same dtype.
 
-    weights [K, X, Y, Z]; cells [6, X, Y, C, Z] = a_z, b_z, c_z, a_h, b_h, c_h; extra [B, X, Y, C, Z] is added to the
-    message before its normalisation (the functional tier).  Computes in the parameters' dtype (fp32).
+    weights [K, X, Y, Z]; cells [6, X, Y, C, Z] = a_z, b_z, c_z, a_h, b_h, c_h.  extra [B, X, Y, C, Z], the functional tier, is
+    added to the message before it is normalised.  Computes in the dtype of the parameters (fp32).
     """
     s = state.to(weights.dtype)
     m = message(s, weights, topology)

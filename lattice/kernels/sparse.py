@@ -1,7 +1,8 @@
-"""Compact-sparse connections: weights [kept, X, Y, Z] of the offsets that a tile keeps, and an index of which these are.
+"""Compact-sparse connections: the weights [kept, X, Y, Z] that a pruned lattice keeps, and an index of their offsets.
 
-All cells of a tile (TILE of them along z) keep the same offsets, and all tiles as many, so that vector reads stay whole and
-the index costs `kept` bytes a tile: at 30 % kept a lattice's connections take 31 % of the dense memory.
+A tile is TILE cells side by side along z.  All cells of a tile keep the same offsets, so that vector reads stay whole and the
+index takes only `kept` bytes per tile.  All tiles keep equally many.  If 30 % of the connections are kept, they take 31 % of
+the memory of dense ones.
 """
 
 from __future__ import annotations
@@ -15,21 +16,24 @@ import torch.nn.functional as F
 from presets.topology import TILE
 
 NONE = 255
-"""In `Pattern.slots`: this tile does not keep the offset."""
+"""The value in `Pattern.slots` of an offset that a tile does not keep."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pattern:
-    """index [kept, X, Y, tiles] (uint8): the offsets a tile keeps, all different; offsets: how many there are in all."""
+    """Which connections a pruned lattice keeps.
+
+    index [kept, X, Y, tiles] (uint8) lists the offsets that each tile keeps, all different, out of `offsets` in all.
+    """
 
     index: torch.Tensor
     offsets: int
 
     @classmethod
     def of(cls, mask: torch.Tensor) -> Pattern:
-        """From a mask [K, X, Y, Z] (bool) that is alike in the cells of a tile.
+        """The pattern of a mask [K, X, Y, Z] (bool) of kept connections.
 
-        Raises ValueError where a tile's cells differ, or tiles keep different numbers of offsets.
+        Raises ValueError if the cells of a tile differ, or if tiles keep different numbers of offsets.
         """
         tiles = mask[..., ::TILE]
         if not torch.equal(tiles.repeat_interleave(TILE, -1)[..., : mask.shape[-1]], mask):
@@ -38,9 +42,9 @@ class Pattern:
 
     @classmethod
     def of_tiles(cls, tiles: torch.Tensor) -> Pattern:
-        """From which offsets each tile keeps [K, X, Y, tiles] (bool), listed in the topology's order.
+        """The pattern of a mask [K, X, Y, tiles] (bool) of the offsets that each tile keeps, listed in the topology's order.
 
-        Raises ValueError where tiles keep different numbers of offsets.
+        Raises ValueError if tiles keep different numbers of offsets.
         """
         counts = tiles.sum(0)
         kept = int(counts.max())
@@ -52,12 +56,12 @@ class Pattern:
 
     @property
     def kept(self) -> int:
-        """Connections of each cell, those over a wall included."""
+        """Connections per cell, those that lead over a wall included."""
         return len(self.index)
 
     @functools.cached_property
     def slots(self) -> torch.Tensor:
-        """The inverse of `index` [offsets, X, Y, tiles] (uint8): where an offset is kept, or NONE."""
+        """The inverse of `index`: the slot that keeps each offset, or NONE [offsets, X, Y, tiles] (uint8)."""
         slots = torch.full((self.offsets, *self.index.shape[1:]), NONE, dtype=torch.uint8, device=self.index.device)
         positions = torch.arange(len(self.index), dtype=torch.uint8, device=self.index.device)
         return slots.scatter_(0, self.index.long(), positions.view(-1, 1, 1, 1).expand_as(self.index))
@@ -68,7 +72,7 @@ class Pattern:
         return self.slots != NONE
 
     def rows(self, rows: slice) -> Pattern:
-        """The pattern of the cells in `rows` of x."""
+        """The pattern of the cells whose x is in `rows`."""
         return Pattern(self.index[:, rows], self.offsets)
 
     def mask(self, depth: int) -> torch.Tensor:
@@ -76,18 +80,18 @@ class Pattern:
         return self.tiles.repeat_interleave(TILE, -1)[..., :depth]
 
     def take(self, dense: torch.Tensor) -> torch.Tensor:
-        """The kept weights [kept, X, Y, Z] of dense ones [K, X, Y, Z]; differentiable."""
+        """The kept ones [kept, X, Y, Z] of dense weights [K, X, Y, Z]; differentiable."""
         return _untiled(_tiled(dense).gather(0, _lanes(self.index)), dense.shape[-1])
 
     def expand(self, weights: torch.Tensor) -> torch.Tensor:
-        """Dense weights [K, X, Y, Z], zero where nothing is kept, of compact ones; differentiable."""
+        """Dense weights [K, X, Y, Z] of compact ones [kept, X, Y, Z], zero if not kept; differentiable."""
         tiled = _tiled(weights)
         dense = tiled.new_zeros(self.offsets, *tiled.shape[1:])
         return _untiled(dense.scatter(0, _lanes(self.index), tiled), weights.shape[-1])
 
 
 def tile_means(values: torch.Tensor) -> torch.Tensor:
-    """values [..., Z] -> the mean over each tile's cells [..., tiles]; the last tile may be short."""
+    """The mean over the cells of each tile [..., tiles] of values [..., Z]; the last tile may be short."""
     depth = values.shape[-1]
     sizes = torch.full((-(-depth // TILE),), float(TILE), device=values.device)
     sizes[-1] = depth - TILE * (len(sizes) - 1)
@@ -95,9 +99,10 @@ def tile_means(values: torch.Tensor) -> torch.Tensor:
 
 
 def moved(values: torch.Tensor, old: Pattern | None, new: Pattern | None) -> torch.Tensor:
-    """What belongs to connections (weights, moments), from one pattern to another; None is dense.
+    """Values of the connections of the `new` pattern, from those of the `old` one; a pattern of None is dense.
 
-    Connections that both have keep their values exactly; new ones get 0.
+    Values may be weights or moments [kept, X, Y, Z].  Connections that both patterns keep have exactly the old values, new
+    ones 0.
     """
     if new is None:
         return values if old is None else old.expand(values)
@@ -119,5 +124,5 @@ def _untiled(tiles: torch.Tensor, depth: int) -> torch.Tensor:
 
 
 def _lanes(index: torch.Tensor) -> torch.Tensor:
-    """An index by tile as one by cell, [..., tiles, TILE] (int64), without taking memory for each cell."""
+    """An index [..., tiles] repeated for each cell of its tile, [..., tiles, TILE] (int64), without memory for each cell."""
     return index.long()[..., None].expand(*index.shape, TILE)

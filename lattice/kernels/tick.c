@@ -53,11 +53,11 @@ static inline vec message(const Tile *tile, const number *at, const float *extra
 }
 
 /* Prefetching.  A tile reads one line of each of 6 * CHANNELS rows, which the hardware does not foresee.  So while a tile is
- * computed, it prefetches its share of the next column: CHANNELS lines of each tensor, in the order in which they lie in memory.
- * In the order of use instead, forward was a fifth slower at a depth of 75.
+ * computed, it prefetches its share of the next column: CHANNELS lines of each tensor, in the order in which they lie in
+ * memory.  In the order of use instead, forward was a fifth slower at a depth of 75.
  *
- * This is the distance from the tile's first cell to the first of those lines, in numbers.  In bf16 a number takes half as much,
- * and every line is prefetched twice. */
+ * This is the distance from the tile's first cell to the first of those lines, in numbers.  In bf16 a number takes half as
+ * much, and every line is prefetched twice. */
 static inline int64_t to_lines_ahead(const Tile *tile, int64_t Z) { return CHANNELS * Z + (CHANNELS - 1) * tile->z0; }
 
 /* One line of each of the six parameters, or of their gradients, which will be written. */

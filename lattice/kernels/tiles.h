@@ -1,12 +1,13 @@
 /* The connections of a tile: the cells that it reads (its inputs), and the cells that read it (its outputs).
  *
- * A tile is TILE cells of one column (x, y), side by side along z.  Its connections are gathered once and then serve all samples
- * and channels.  Lanes whose neighbour lies outside the lattice get a zero weight, so that afterwards every neighbour is one
- * unconditional load of LANES numbers.  Such a load may reach up to LANES numbers beside its row, so state buffers have that many
- * zeroed ones before and after them (native.py).  Weights and parameters are ordinary tensors and are only read inside.
+ * A tile is TILE cells of one column (x, y), side by side along z.  Its connections are gathered once and then serve all
+ * samples and channels.  Lanes whose neighbour lies outside the lattice get a zero weight, so that afterwards every neighbour
+ * is one unconditional load of LANES numbers.  Such a load may reach up to LANES numbers beside its row, so state buffers have
+ * that many zeroed ones before and after them (native.py).  Weights and parameters are ordinary tensors and are only read
+ * inside.
  *
- * Tiles are gathered in strips of STRIP tiles that follow each other in memory.  The weights of one offset lie far from those of
- * the next, and reading one line of each in turn would wait for memory every time.
+ * Tiles are gathered in strips of STRIP tiles that follow each other in memory.  The weights of one offset lie far from those
+ * of the next, and reading one line of each in turn would wait for memory every time.
  */
 #include "vectors.h"
 
@@ -119,8 +120,8 @@ static void gather_inputs(Tile *tiles, int count, const Geometry *g, const Conne
         }
 }
 
-/* The connections of one offset k by which a tile is read: where the weights are of its readers, the cells i - o_k.  Readers may
- * lie in two tiles, which keep the offset in different slots or not at all. */
+/* The connections of one offset k by which a tile is read: where the weights are of its readers, the cells i - o_k.  Readers
+ * may lie in two tiles, which keep the offset in different slots or not at all. */
 typedef struct {
     int first, last, cut;   /* lanes that have a reader inside; `cut` is the first whose reader lies in the second of two tiles */
     int lower, upper;       /* slots of the two tiles of readers; NONE if a tile does not keep the offset */
@@ -146,8 +147,8 @@ static inline int find_output(Output *out, const Geometry *g, const Connections 
     return out->lower != NONE || out->upper != NONE;
 }
 
-/* Sparse connections in the order of the tile that is read: those to tile t, counted along the columns, are numbers start[t] up to
- * start[t + 1].  Without this list every offset of every reader would have to be looked up for each tile and tick. */
+/* Sparse connections in the order of the tile that is read: those to tile t, counted along the columns, are numbers start[t] up
+ * to start[t + 1].  Without this list every offset of every reader would have to be looked up for each tile and tick. */
 typedef struct {
     const int64_t *start;
     const uint8_t *offset;

@@ -1,7 +1,7 @@
 """The fast tick on a CUDA GPU: launches `triton_tick`, on dense and on compact-sparse connections as they are.
 
-Against `torch.compile` it needs no expanded connections and no buffer beside what a tick hands on, and reads weights and
-parameters once a batch.  Compiled at first use, for each channel count, dtype and boundary.
+Unlike the `compiled` kernel it needs no expanded connections and no buffers of its own, and it reads weights and parameters
+once per batch.  It is compiled at first use, for each channel count, dtype and boundary.
 """
 
 from __future__ import annotations
@@ -16,28 +16,30 @@ from lattice.kernels.sparse import TILE, Pattern
 from presets.topology import Topology
 
 LARGEST_GRID = 2**31 - 1
-"""Programs that CUDA starts at once along the first axis; a program's lanes count in 32 bits, too."""
+"""Most programs that CUDA starts along the first axis.  Lanes within a program are numbered in 32 bits, too."""
 
 Z_BLOCK = 32
-"""Cells of a program along z: a warp's lanes."""
+"""Cells per program along z: one for each lane of a warp."""
 
 WARPS = {"forward": 2, "backward_cells": 4, "backward_state": 2, "backward_weights": 1}
-"""Warps of a program; with one, the channels of a cell are added up within a thread."""
+"""Warps per program.  If there is only one, the channels of a cell are added up within one thread."""
 
 PROBE_SHAPE, PROBE_TOLERANCE = (3, 2, 33), {torch.float32: 1e-4, torch.bfloat16: 0.02, torch.float16: 0.003}
-"""A lattice of two blocks, and by how much of the largest value the probe may differ from the reference: states and gradients
-are rounded once or twice, to 24, 8 or 11 bits."""
+"""The probe runs a lattice of two blocks along z, and may differ from the reference by this share of the largest value.
+States and gradients are rounded once or twice, to 24, 8 or 11 bits."""
 
 
 class TritonKernel:
-    """See NativeKernel for the signature; here states are fp32, bf16 or fp16, on a CUDA device, and gradients are of their
-    dtype, as autograd would round them between two ticks."""
+    """Runs ticks of one topology on a CUDA device, with states in fp32, bf16 or fp16.  See Kernel.
+
+    Gradients of states have the dtype of the states, as autograd would round them between two ticks.
+    """
 
     name = "triton"
     sparse = True
 
     def __init__(self, topology: Topology, channels: int, device: torch.device, dtype: torch.dtype) -> None:
-        """Raises KernelUnavailable where triton is missing, can't compile for the device, or computes something else."""
+        """Raises KernelUnavailable if triton is missing, can't compile for the device, or computes something else there."""
         x, y, z = topology.shape
         if x * y * -(-z // Z_BLOCK) > LARGEST_GRID or channels * z > LARGEST_GRID:
             raise KernelUnavailable(f"a lattice of {x}x{y}x{z} cells takes more programs than a GPU can number in 31 bits")
@@ -50,7 +52,7 @@ class TritonKernel:
         self._steps = torch.tensor(topology.offsets, dtype=torch.int32, device=self._device)
 
     def _probe(self, topology: Topology) -> None:
-        """One tick of a small lattice both ways against the reference: a device where it fails is known before training."""
+        """Runs a tick of a small lattice both ways against the reference, so that a failure is known before training."""
         try:
             off = self._off_by(Topology(PROBE_SHAPE, ((), (), (4,)), topology.boundary))
         except ImportError as error:
@@ -72,7 +74,7 @@ class TritonKernel:
         index = torch.arange(3, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, *topology.shape[:2], tiles) * 7 + 4
         pattern = Pattern(index.contiguous().to(self._device), len(topology.offsets))
         of = (self, topology, self._channels, 2, self._dtype, self._device)
-        return float(torch.tensor([disagreement(*of), disagreement(*of, pattern, functional=True)]).max())  # NaN where one is
+        return float(torch.tensor([disagreement(*of), disagreement(*of, pattern, functional=True)]).max())  # NaN if one is
 
     def empty_state(self, shape: tuple[int, ...], zero: bool = False) -> torch.Tensor:
         make = torch.zeros if zero else torch.empty

@@ -1,12 +1,16 @@
 """The tick in Triton: what one program does for a block of cells side by side along z.  TritonKernel launches it.
 
 Layout: state [B, X, Y, C, Z], weights [kept, X, Y, Z], cells [6, X, Y, C, Z] (a_z b_z c_z a_h b_h c_h); z is contiguous.
-A block is [C_BLOCK, Z_BLOCK], powers of two with the lanes outside masked.  The batch is a loop inside the program: the
-parameters wait in registers meanwhile and the weights in the first-level cache, so both come from memory once a batch.  States
-and gradients may be fp32, bf16 or fp16, and parameters and weights, too: all is converted as it is loaded, and computed in
-fp32.  Every output is written by one program and summed in a fixed order: the same run gives the same bits.
+A block is [C_BLOCK, Z_BLOCK].  Both are powers of two, and lanes outside the lattice are masked.
 
-Positions are 64-bit from the program's number on: 13.5 million cells of 12 channels pass 2^31 at a batch of 14.
+The loop over the batch is inside the program.  Meanwhile parameters stay in registers and weights in the first-level cache, so
+that both are read from memory once per batch.  States, gradients, parameters and weights may be fp32, bf16 or fp16: everything
+is converted when it is loaded, and computed in fp32.  Every output is written by one program and summed in a fixed order, so
+that the same run gives the same bits.
+
+Positions in tensors are computed in 64 bits: 13.5 million cells of 12 channels pass 2^31 numbers at a batch of 14.
+
+Argument lists are long because Triton takes tensors and numbers only, no objects that hold them.
 """
 
 from __future__ import annotations
@@ -17,7 +21,8 @@ import triton.language as tl
 from lattice.kernels import sparse
 
 _SIZES = ["batch", "size_x", "size_y", "size_z", "kept", "offsets", "sign"]
-"""Compiled once for all values, 1 and multiples of 16 included: what the probe has compiled serves every stage."""
+"""Arguments for whose values nothing is compiled anew, so that what the probe has compiled serves every stage.  By default
+Triton compiles separately for 1 and for multiples of 16."""
 
 _TILE = tl.constexpr(sparse.TILE)
 _NONE = tl.constexpr(sparse.NONE)
@@ -27,7 +32,7 @@ _NONE = tl.constexpr(sparse.NONE)
 def _place(
     size_y: tl.tensor, size_z: tl.tensor, CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """Which cells are this program's: (x, y, z [Z_BLOCK], channels [C_BLOCK, 1] as positions in a column, lanes inside)."""
+    """The cells of this program: (x, y, z [Z_BLOCK], positions of the channels in a column [C_BLOCK, 1], lanes inside)."""
     blocks = tl.cdiv(size_z, Z_BLOCK)
     program = tl.program_id(0)
     column = program // blocks
@@ -42,7 +47,7 @@ def _neighbour(
     k: tl.tensor, sign: int, x: tl.tensor, y: tl.tensor, z: tl.tensor, steps: tl.tensor,
     size_x: tl.tensor, size_y: tl.tensor, size_z: tl.tensor, PERIODIC: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
-    """The cells at i + sign * o_k: (column, z, whether inside), each lane's.  k is one offset, or one a lane."""
+    """The cells at i + sign * o_k: (column, z, whether inside), for each lane.  k is one offset, or one per lane."""
     x += sign * tl.load(steps + 3 * k)
     y += sign * tl.load(steps + 3 * k + 1)
     z += sign * tl.load(steps + 3 * k + 2)
@@ -60,7 +65,7 @@ def _message(
     x: tl.tensor, y: tl.tensor, z: tl.tensor, channels: tl.tensor, lanes: tl.tensor,
     size_x: tl.tensor, size_y: tl.tensor, size_z: tl.tensor, CHANNELS: tl.constexpr, PERIODIC: tl.constexpr,
 ) -> tl.tensor:  # fmt: skip
-    """total + sum_k w_k[i] * s[i + o_k], of one sample."""
+    """total + sum_k w_k[i] * s[i + o_k] for one sample."""
     columns, column = tl.cast(size_x, tl.int64) * size_y, x * size_y + y
     for slot in range(kept):
         if index is None:
@@ -98,7 +103,7 @@ def _tanh(v: tl.tensor) -> tl.tensor:
 
 @triton.jit
 def _add_to(pointer: tl.tensor, value: tl.tensor, lanes: tl.tensor, FRESH: tl.constexpr) -> None:
-    """Adds to what is there, or replaces it where FRESH."""
+    """Adds a value to what is there, or if FRESH replaces it."""
     if not FRESH:
         value += _load(pointer, lanes)
     tl.store(pointer, value, mask=lanes)
@@ -111,7 +116,7 @@ def forward(
     batch: tl.tensor, size_x: tl.tensor, size_y: tl.tensor, size_z: tl.tensor, kept: tl.tensor, epsilon: tl.tensor,
     CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr, PERIODIC: tl.constexpr,
 ) -> None:  # fmt: skip
-    """out = tick(state); then out[z = 0] += drive [B, X, Y, C] where given."""
+    """out = tick(state); then out[z = 0] += drive [B, X, Y, C] if there is one."""
     x, y, z, channels, lanes = _place(size_y, size_z, CHANNELS, C_BLOCK, Z_BLOCK)
     columns, column = tl.cast(size_x, tl.int64) * size_y, x * size_y + y
     sample, here = columns * CHANNELS * size_z, column * CHANNELS * size_z + z[None, :] + channels
@@ -148,7 +153,7 @@ def backward_cells(
     batch: tl.tensor, size_x: tl.tensor, size_y: tl.tensor, size_z: tl.tensor, kept: tl.tensor, epsilon: tl.tensor,
     CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr, PERIODIC: tl.constexpr, FRESH: tl.constexpr,
 ) -> None:  # fmt: skip
-    """Writes grad_message and the direct part of grad_state, which may be grad_out; adds to grad_cells, or writes it."""
+    """Writes grad_message and the direct part of grad_state, which may be grad_out.  Adds to grad_cells, or writes it."""
     x, y, z, channels, lanes = _place(size_y, size_z, CHANNELS, C_BLOCK, Z_BLOCK)
     columns = tl.cast(size_x, tl.int64) * size_y
     sample, here = columns * CHANNELS * size_z, (x * size_y + y) * CHANNELS * size_z + z[None, :] + channels
@@ -222,7 +227,7 @@ def backward_weights(
     batch: tl.tensor, size_x: tl.tensor, size_y: tl.tensor, size_z: tl.tensor, kept: tl.tensor,
     CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr, PERIODIC: tl.constexpr, FRESH: tl.constexpr,
 ) -> None:  # fmt: skip
-    """grad_weights[k, i] += sum over samples and channels of grad_message[i] * s[i + o_k], or is written where FRESH."""
+    """grad_weights[k, i] += sum over samples and channels of grad_message[i] * s[i + o_k], or if FRESH is written."""
     x, y, z, channels, lanes = _place(size_y, size_z, CHANNELS, C_BLOCK, Z_BLOCK)
     columns, column = tl.cast(size_x, tl.int64) * size_y, x * size_y + y
     sample, here = columns * CHANNELS * size_z, column * CHANNELS * size_z + z[None, :] + channels

@@ -57,7 +57,7 @@ static inline vec widened(halves h) {
 #endif
 }
 
-/* To the nearest, ties to even; what is not a number stays so. */
+/* To the nearest, ties to even; NaN stays NaN. */
 static inline halves narrowed(vec v) {
 #ifdef __AVX512BF16__
     return (halves)_mm512_cvtneps_pbh((__m512)v);
@@ -121,7 +121,7 @@ static inline vec magnitude(vec v) { return (vec)((ivec)v & 0x7fffffff); }
 
 static inline vec with_sign(vec magnitude, vec sign) { return (vec)((ivec)magnitude | ((ivec)sign & INT32_MIN)); }
 
-/* x where it is finite, elsewhere zero. */
+/* x if it is finite, else zero. */
 static inline vec finite(vec x) { return (vec)((ivec)x & (((ivec)x & 0x7f800000) != 0x7f800000)); }
 
 static inline vec pick(ivec where, vec x, vec otherwise) { return (vec)(((ivec)x & where) | ((ivec)otherwise & ~where)); }
@@ -136,7 +136,7 @@ static inline int any(ivec where) {
 #endif
 }
 
-/* x within low..high; what is not a number stays so. */
+/* x clipped to low..high; NaN stays NaN. */
 static inline vec within(vec x, vec low, vec high) {
 #ifdef __AVX512F__
     return (vec)_mm512_min_ps((__m512)high, _mm512_max_ps((__m512)low, (__m512)x));

@@ -1,7 +1,7 @@
-"""How parameters learn: AdamW, and rules that keep less for the lattice's tensors than it does.
+"""Optimizers: AdamW, and rules that keep less memory than AdamW for the tensors of the lattice.
 
-A lattice of 13.5 million cells has over a thousand million parameters: AdamW's two moments take 9 GB of its 24.  The rules here
-work in chunks, so that none needs a temporary tensor of the parameters' size, and keep plain tensors only.
+A lattice of 13.5 million cells has over a thousand million parameters, and AdamW's two moments would take 9 of its 24 GB.  The
+rules here work in chunks, so that none needs a temporary tensor of the parameters' size.  Their state is plain tensors only.
 """
 
 from lattice.optimizers.partwise import build

@@ -1,8 +1,9 @@
-"""AdamW with the second moment as an outer product (Shazeer and Stern 2018, arXiv 1804.04235), the first in bf16 or none.
+"""AdamW with the second moment as an outer product (Shazeer and Stern 2018, arXiv 1804.04235), and the first in bf16 or none.
 
-Cells [6, X, Y, C, Z]: one number a channel and one a cell in every column along z; connections [K, X, Y, Z]: one an offset
-and one a cell.  So a cell keeps a scale of its own, which factors over two axes of space would not leave it.  Adafactor's
-clipping and relative rate are left out: warm-up and the global clip do that here.
+For cells [6, X, Y, C, Z] the two factors of a column along z have one number per channel and one per cell.  For connections
+[K, X, Y, Z] they have one number per offset and one per cell.  So every cell has a scale of its own, which it would not have
+with factors over two axes of space.  Adafactor's own clipping and relative learning rate are left out; warm-up and the global
+clip do that here.
 """
 
 from __future__ import annotations

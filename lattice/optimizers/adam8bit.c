@@ -1,10 +1,10 @@
-/* A step of AdamW with both moments in 8 bits, in one pass over memory: weights, gradients and codes of fp32 parameters.
+/* A step of AdamW with both moments in 8 bits, for fp32 parameters, in one pass over weights, gradients and codes.
  *
- * Codes, scales and random rounding are those of adam8bit.py, whose plain version says what is computed.  A block of BLOCK
- * numbers is decoded, moves its weights, finds its scales and is coded again while it lies in the first cache; two buffers of
- * a block are all the memory there is.
+ * Codes, scales and random rounding are those of adam8bit.py, whose plain version computes the same.  A block of BLOCK numbers
+ * is decoded, moves its weights, finds its new scales and is encoded again while it lies in the first-level cache.  Two buffers
+ * of a block are all the memory that this takes.
  *
- * Every block is one thread's from its first number to its last: results do not depend on the number of threads.
+ * Every block is handled by one thread from start to end: results do not depend on the number of threads.
  */
 #include <math.h>
 #include <stdint.h>
@@ -16,7 +16,7 @@
 typedef struct { /* as in adam8bit.py */
     float take, take_square; /* 1 - beta1 and 1 - beta2: what a moment takes of the gradient and its square */
     float keep_square;       /* beta2 */
-    float rate;              /* over the bias correction of the first moment */
+    float rate;              /* learning rate / bias correction of the first moment */
     float correction;        /* root of the bias correction of the second one */
 } Rates;
 
@@ -50,13 +50,14 @@ static inline __attribute__((always_inline)) void block_step(const Rates *r, int
         int32_t fourth = (int32_t)(255 * sqrtf(root[i] * root_share) + dither[i]);
         size = size < 127 ? size : 127;
         fourth = fourth < 255 ? fourth : 255;
-        fourth = fourth > 1 ? fourth : 1; /* what is not zero stays so: the update divides by it */
+        fourth = fourth > 1 ? fourth : 1; /* no value above zero becomes zero: updates divide by it */
         signed_codes[i] = (int8_t)(average[i] < 0 ? -size : size);
         unsigned_codes[i] = (uint8_t)(root[i] > 0 ? fourth : 0);
     }
 }
 
-/* `count` numbers.  Dither [numbers of a chunk + PLACES] is entered for each chunk of `chunk` blocks at places[chunk]. */
+/* A step for `count` numbers.  Each chunk of `chunk` blocks enters the table `dither` [numbers of a chunk + PLACES] at
+ * places[number of the chunk]. */
 void adam8bit_step(const Rates *rates, int64_t count, int64_t chunk, const int64_t *places, const float *dither,
                    const float *grad, float *weight, int8_t *signed_codes, float *signed_scales, uint8_t *unsigned_codes,
                    float *unsigned_scales) {

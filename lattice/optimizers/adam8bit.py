@@ -1,12 +1,13 @@
 """AdamW with both moments in 8 bits, by blocks (after Dettmers et al. 2022, arXiv 2110.02861, with a quantiser of our own).
 
-A block's largest magnitude is its scale; codes are even in a root of what they stand for, so that small numbers keep their
-digits: the first moment in its square root (127 steps and a sign, down to 6e-5 of the scale), the second in its fourth
-root (255 steps, down to 2e-10).  Rounding is random: to the nearest, a moment that decays by less than half a step would
-never decay.  The random numbers are one table, entered at a place that step and chunk name: a resumed run rounds alike.
+The scale of a block is its largest magnitude.  Codes are evenly spaced in a root of the value, so that small values stay
+precise: the square root of the first moment (127 steps and a sign, down to 6e-5 of the scale), and the fourth root of the
+second (255 steps, down to 2e-10).  Rounding is random, because a moment that decays by less than half a step would never decay
+if it were rounded to the nearest code.  The random numbers come from one table, which step and chunk say where to enter, so
+that a resumed run rounds in the same way.
 
-Parameters are fp32.  On the CPU `adam8bit.c` makes a step in one pass over memory; elsewhere, and where there is no compiler,
-`plain_step` does it in torch, in some twenty passes over small pieces.
+Parameters are fp32.  On the CPU, `adam8bit.c` makes a step in one pass over memory.  Elsewhere, or without a C compiler,
+`plain_step` does it in torch, in some twenty passes over small chunks.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from presets.optimizer_state import BLOCK
 EPSILON = 1e-8
 TINY = 1e-38
 PLACES = 2**16
-"""Places at which the table of random numbers can be entered."""
+"""Number of positions at which the table of random numbers can be entered."""
 
 
 class Adam8bit:
-    """codes are flat [numbers], scales [blocks]; the last block may be short."""
+    """Adam with 8-bit moments: codes are flat [numbers], scales [blocks]; the last block may be short."""
 
     def __init__(self, betas: tuple[float, float]) -> None:
         self._betas = betas
@@ -88,19 +89,19 @@ class Adam8bit:
         return new | {"step": state["step"]}
 
     def _corrected(self, rate: float, step: float) -> tuple[float, float]:
-        """The rate over the first moment's bias correction, and the root of the second's."""
+        """The learning rate divided by the first moment's bias correction, and the root of the second moment's."""
         beta1, beta2 = self._betas
         return rate / (1 - beta1**step), (1 - beta2**step) ** 0.5
 
     def _dither(self, device: torch.device) -> torch.Tensor:
-        """Numbers in 0..1 [of a whole chunk + PLACES]."""
+        """The table of random numbers in 0..1 [numbers of a chunk + PLACES]."""
         if self._table.device != device or not len(self._table):
             drawn = torch.rand(chunk_size(device) + PLACES, generator=torch.Generator().manual_seed(0))
             self._table = drawn.to(device)
         return self._table
 
     def _places(self, step: int, chunks: int) -> list[int]:
-        """Where each chunk enters the table."""
+        """The position in the table at which each chunk enters it."""
         return [(step * 40503 + chunk * 30011) % PLACES for chunk in range(chunks)]
 
 
@@ -112,7 +113,7 @@ class _Rates(ctypes.Structure):
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    """The compiled step, or None where it can't be built."""
+    """The compiled step, or None if it can't be built."""
     source = resources.files("lattice.optimizers").joinpath("adam8bit.c").read_text()
     try:
         return compiled("adam8bit.c", {"adam8bit.c": source}, f"-DBLOCK={BLOCK}", f"-DEPSILON={EPSILON}f", f"-DTINY={TINY}f")
@@ -130,7 +131,7 @@ def _chunks(p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor])
 
 
 def in_blocks(values: torch.Tensor) -> torch.Tensor:
-    """values [n] -> [blocks, BLOCK], zeros after the last."""
+    """values [n] as [blocks, BLOCK], with zeros after the last one."""
     return F.pad(values, (0, -len(values) % BLOCK)).view(-1, BLOCK)
 
 
@@ -144,7 +145,7 @@ def decoded_unsigned(codes: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
 
 
 def encode_signed(values: torch.Tensor, dither: torch.Tensor | float, codes: torch.Tensor, scale: torch.Tensor) -> None:
-    """Writes codes and scale of values [blocks, BLOCK]."""
+    """Writes the codes and scales of values [blocks, BLOCK]."""
     size = values.abs()
     torch.amax(size, 1, out=scale)
     steps = size.div_(scale[:, None].clamp(min=TINY)).sqrt_().mul_(127)
@@ -153,7 +154,7 @@ def encode_signed(values: torch.Tensor, dither: torch.Tensor | float, codes: tor
 
 
 def encode_unsigned(values: torch.Tensor, dither: torch.Tensor | float, codes: torch.Tensor, scale: torch.Tensor) -> None:
-    """Writes codes and scale of values [blocks, BLOCK]; what is not zero stays so: the update divides by it."""
+    """Writes the codes and scales of values [blocks, BLOCK].  No value above zero becomes zero, since updates divide by it."""
     torch.amax(values, 1, out=scale)
     steps = values.div(scale[:, None].clamp(min=TINY)).sqrt_().sqrt_().mul_(255)
     steps = steps.add_(_first(dither, len(values))).floor_().clamp_(min=1, max=255).mul_(values > 0)

@@ -1,7 +1,7 @@
-"""The norm of all gradients together, and their clipping to a largest one (Pascanu et al. 2013, arXiv 1211.5063).
+"""The global norm of all gradients, and clipping to a largest norm (Pascanu et al. 2013, arXiv 1211.5063).
 
-torch sums the squares of a large tensor on the CPU in sixteen fp32 numbers, which stop growing once a square is lost in their
-rounding: of 600 million equal numbers it finds 65 % of the norm.  So large gradients are taken row by row here.
+On the CPU, torch sums the squares of a large tensor in sixteen fp32 numbers.  These stop growing once a square is lost in their
+rounding: for 600 million equal numbers the result is 65 % of the norm.  So large gradients are summed row by row here.
 """
 
 from __future__ import annotations
@@ -12,13 +12,15 @@ from collections.abc import Iterator
 import torch
 
 ROW = 4096
-"""Numbers of a gradient whose squares are summed by themselves."""
+"""Numbers per row; the squares of each row are summed separately."""
 
 
 @torch.no_grad()
 def clip(parameters: list[torch.Tensor], largest: float) -> float:
-    """The norm of the parameters' gradients as they were, 0 where none has one; scales them in place where it is above
-    `largest`, and leaves them alone where it is not finite."""
+    """Scales the parameters' gradients in place to the norm `largest` if theirs is above it, and returns the norm as it was.
+
+    The norm is 0 if no parameter has a gradient.  If it is not finite, gradients stay as they are.
+    """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(part for gradient in gradients for part in _norms(gradient))
     if largest < float(norm) < math.inf:
@@ -27,7 +29,7 @@ def clip(parameters: list[torch.Tensor], largest: float) -> float:
 
 
 def _norms(gradient: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Tensors whose norm together is the gradient's: norms of its rows, and what is left over."""
+    """Tensors whose joint norm is the gradient's: the norms of its rows, and the numbers after the last whole row."""
     flat = gradient.reshape(-1)
     whole = flat.numel() // ROW * ROW
     if whole:

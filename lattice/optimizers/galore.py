@@ -1,15 +1,17 @@
 """Tensor-GaLore (George et al. 2024, arXiv 2501.02379, after GaLore, Zhao et al. 2024, arXiv 2403.03507).
 
-AdamW's moments live in a low-rank projection of the gradient:
+AdamW's moments are kept of a low-rank projection of the gradient:
 
-    every `gap` steps   factors U_n [size, rank] of each mode but the first, from the gradient: higher-order SVD by the Gram
-                        matrix of each mode's unfolding and its leading eigenvectors; moments are carried into them
+    every `gap` steps   new factors U_n [size, rank] of each mode except the first, by a higher-order SVD of the gradient: the
+                        leading eigenvectors of the Gram matrix of each mode's unfolding.  Moments are carried over into them.
     every step          R = G x_n U_n^T;  moments of R;  W -= rate * (m / (sqrt(v) + eps)) x_n U_n
 
-The first mode (parameter or offset) is never projected, so that its slices are worked on one after the other and nothing is
-ever larger than one of them.  A mode of full rank has no factor: with all numbers kept (rank 1.0) this is AdamW.  On a
-refresh the first moment is projected from the old span to the new one, the second one with the squares of the same rotation,
-as if the old coordinates were uncorrelated (as in LDAdam, arXiv 2410.16103); it stays positive.
+The first mode (parameter or offset) is never projected.  So its slices can be worked on one after the other, and no temporary
+tensor is larger than one slice.  A mode of full rank has no factor; if all numbers are kept (rank 1.0), this is AdamW.
+
+When factors are renewed, the first moment is projected from the old span to the new one.  The second moment is projected with
+the squares of the same rotation, as if the old coordinates were uncorrelated (as in LDAdam, arXiv 2410.16103), so that it
+stays positive.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ class GaLore:
         self._betas, self._rank, self._gap = betas, rank, gap
 
     def start(self, p: torch.Tensor) -> dict[str, torch.Tensor]:
-        """`factor_n` of each projected mode n; `retained`, the share of the last gradient's energy that R has."""
+        """Moments, `factor_n` of each projected mode n, and `retained`: R's share of the last gradient's squared norm."""
         ranks = galore_ranks(tuple(p.shape), self._rank)
         state = {name: torch.zeros((), device=p.device) for name in ("step", "retained")}
         state |= {name: torch.zeros(ranks, device=p.device) for name in ("exp_avg", "exp_avg_sq")}
@@ -78,12 +80,12 @@ def _factor(mode: int) -> str:
 
 
 def factors_of(state: dict[str, torch.Tensor], modes: int) -> dict[int, torch.Tensor]:
-    """{mode: its factor [size, rank]} of the state of a tensor with so many modes; modes of full rank have none."""
+    """The factors {mode: [size, rank]} in the state of a tensor with so many modes; modes of full rank have none."""
     return {mode: state[_factor(mode)] for mode in range(1, modes) if _factor(mode) in state}
 
 
 def gram(tensor: torch.Tensor, mode: int) -> torch.Tensor:
-    """The Gram matrix [n, n] of a mode's unfolding (mode >= 1, n numbers long), in double precision."""
+    """The Gram matrix [n, n] of the unfolding of a mode (>= 1) of size n, in double precision."""
     size = tensor.shape[mode]
     total = torch.zeros(size, size, dtype=torch.float64, device=tensor.device)
     for piece in tensor:
@@ -103,7 +105,7 @@ def leading(symmetric: torch.Tensor, rank: int) -> torch.Tensor:
 
 
 def project(piece: torch.Tensor, factors: dict[int, torch.Tensor]) -> torch.Tensor:
-    """piece x_n U_n^T for every factor; a piece is a slice of the first mode, and factors count the modes of the whole."""
+    """piece x_n U_n^T for every factor.  A piece is a slice along the first mode; modes are numbered as in the whole tensor."""
     for mode, factor in factors.items():
         shape = list(piece.shape)
         shape[mode - 1] = factor.shape[1]
@@ -114,7 +116,7 @@ def project(piece: torch.Tensor, factors: dict[int, torch.Tensor]) -> torch.Tens
 
 
 def add_back(weight: torch.Tensor, core: torch.Tensor, factors: dict[int, torch.Tensor], scale: float) -> None:
-    """weight += scale * core x_n U_n; the last product is added as it is formed."""
+    """weight += scale * core x_n U_n.  The last product is added while it is computed, without a tensor of its own."""
     for mode in sorted(factors, reverse=True):
         if mode == 1:
             weight.view(len(weight), -1).addmm_(factors[1], core.reshape(core.shape[0], -1), alpha=scale)
@@ -124,6 +126,6 @@ def add_back(weight: torch.Tensor, core: torch.Tensor, factors: dict[int, torch.
 
 
 def _around(piece: torch.Tensor, mode: int) -> torch.Tensor:
-    """A slice seen as [before, n, after] of a mode of the whole tensor."""
+    """A slice along the first mode, viewed as [before, n, after] around another mode of the whole tensor."""
     before = piece.shape[: mode - 1].numel()
     return piece.reshape(before, piece.shape[mode - 1], -1)

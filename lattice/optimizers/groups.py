@@ -1,4 +1,4 @@
-"""A model's parameters in the groups of its optimizer: each part learns at its own rate, and the lattice does not decay."""
+"""The parameter groups of a model, so that each part has its own learning rate, and no weight decay in the lattice."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ if TYPE_CHECKING:
 
 
 def groups(model: TextLattice, weight_decay: float) -> list[dict[str, Any]]:
-    """{params, part, weight_decay} of what is trained, `part` being text, ports, cells or connections; none is empty."""
+    """The groups {params, part, weight_decay} of trained parameters, without empty ones.
+
+    `part` is text, ports, cells or connections.
+    """
     lattice = model.lattice
     own = {id(p) for p in lattice.parameters()} if lattice is not None else set()
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]

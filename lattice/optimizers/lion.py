@@ -1,6 +1,6 @@
 """Lion (Chen et al. 2023, arXiv 2302.06675): the sign of an interpolated momentum, kept in bf16.
 
-Every number moves by the whole rate in every step in which it has a gradient: the rate must be lower than AdamW's.
+Every number moves by the full learning rate in every step in which it has a gradient, so the rate must be lower than AdamW's.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import torch
 from lattice.optimizers.chunks import flat_chunks
 
 BETA_UPDATE, BETA_MOMENTUM = 0.9, 0.99
-"""Decays of the paper: of what is stepped by, and of what is kept."""
+"""The paper's decays: of the momentum that makes the step, and of the momentum that is kept."""
 
 
 class Lion:
-    """`rate_factor` times AdamW's learning rate."""
+    """Lion with `rate_factor` times AdamW's learning rate."""
 
     def __init__(self, rate_factor: float) -> None:
         self._factor = rate_factor

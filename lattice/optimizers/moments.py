@@ -1,6 +1,6 @@
-"""What an optimizer keeps of each parameter, by name: into a checkpoint and back, and after connections that move.
+"""The state of an optimizer as named tensors: for checkpoints, and for connections that are rewired.
 
-Names are the parameter's and the tensor's own, as in `lattice.weights/exp_avg`.
+A name is that of the parameter and that of the tensor, as in `lattice.weights/exp_avg`.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from lattice.model.text_lattice import TextLattice
 
 CONNECTIONS = "lattice.weights/"
-"""Begins the names of what is kept for connections."""
+"""The names of all tensors that belong to connections begin with this."""
 
 
 def named(optimizer: PartWise, model: TextLattice) -> State:
-    """The optimizer's tensors; no copies."""
+    """The optimizer's tensors by name; they are not copied."""
     names: dict[torch.Tensor, str] = {p: name for name, p in model.named_parameters()}
     return {f"{names[p]}/{key}": value for p, state in optimizer.state.items() for key, value in state.items()}
 
 
 def load(optimizer: PartWise, model: TextLattice, tensors: State) -> None:
-    """Takes copies of what was kept for parameters that exist here, where this optimizer keeps the same of them."""
+    """Copies tensors into the optimizer, for parameters of which it keeps tensors of the same names, shapes and dtypes."""
     names = {p: name for name, p in model.named_parameters()}
     for group in optimizer.param_groups:
         for p in group["params"]:
@@ -40,9 +40,10 @@ def load(optimizer: PartWise, model: TextLattice, tensors: State) -> None:
 
 
 def grown(optimizer: PartWise, tensors: State, old: Lattice | None, new: Lattice | None) -> State:
-    """Named tensors for the model of another stage: those of size-free parts as they are.
+    """The named tensors for the model of the next stage.
 
-    Those of connections go to where their connection is now, or are left out where the lattice has another topology.
+    If the topology stays the same, tensors of connections follow their connections to the new pattern.  If not, they are left
+    out.  All others are returned as they are.
     """
     if old is None or new is None:
         return tensors
@@ -55,7 +56,7 @@ def grown(optimizer: PartWise, tensors: State, old: Lattice | None, new: Lattice
 
 
 def rewire(optimizer: PartWise, weights: torch.Tensor, shape: torch.Size, old: Pattern | None, new: Pattern | None) -> None:
-    """The moments of connections follow `weights`, which had this shape, from one pattern to another, or start anew."""
+    """Moves the moments of `weights`, which had this shape, from one pattern to another, or lets them start anew."""
     if state := optimizer.state.get(weights):
         optimizer.state[weights] = _moved(optimizer, state, shape, lambda of: moved_weights(of, old, new))
 
@@ -71,7 +72,7 @@ def _layout(optimizer: PartWise, part: str, p: torch.Tensor) -> dict[str, tuple[
 
 
 def _moved(optimizer: PartWise, state: State, shape: torch.Size, move: Callable[[torch.Tensor], torch.Tensor]) -> State:
-    """The state of connections (of this shape before) that `move` takes to another pattern; empty where it starts anew."""
+    """The state of connections that had this shape, after `move` has taken it to another pattern; empty if it starts anew."""
     if not state:
         return {}
     if rule := optimizer.rules.get("connections"):

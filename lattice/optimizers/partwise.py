@@ -1,6 +1,7 @@
-"""One optimizer of several rules: text and ports by torch's fused AdamW, cells and connections by what the config names.
+"""One optimizer for all parts of the model: AdamW for text and ports, the rule that the config names for cells and connections.
 
-With `adamw` there are no rules, and it takes them all."""
+With the name `adamw` there are no rules, and torch's fused AdamW takes all parts.
+"""
 
 from __future__ import annotations
 
@@ -21,29 +22,29 @@ if TYPE_CHECKING:
     from lattice.model.text_lattice import TextLattice
 
 OWN = ("cells", "connections")
-"""Parts of the model that follow `optimizer.name`."""
+"""The parts of the model that follow `optimizer.name`."""
 
 State = dict[str, torch.Tensor]
 
 
 class Rule(Protocol):
-    """How one tensor learns.  State is plain tensors by name, all of them there from the start."""
+    """How one tensor learns.  Its state is plain tensors by name, which all exist from the start."""
 
     def start(self, p: torch.Tensor) -> State:
-        """State before the first step, on the parameter's device (which may be meta: only shapes are asked for then)."""
+        """The state before the first step, on the parameter's device.  On the meta device only its shapes are asked for."""
 
     def step(self, p: torch.Tensor, grad: torch.Tensor, state: State, rate: float) -> None:
-        """Changes p and state in place; grad is finite and contiguous, and is not written to."""
+        """Changes `p` and `state` in place.  `grad` is finite and contiguous, and must not be written to."""
 
     def moved(self, state: State, shape: torch.Size, move: Callable[[torch.Tensor], torch.Tensor]) -> State:
-        """The state after connections moved: `move` takes what belongs to those of `shape` to their new places.
+        """The state after a change of the pattern; `move` takes values of connections of `shape` to the new pattern.
 
-        Empty where a rule starts anew.
+        It is empty if the rule starts anew.
         """
 
 
 class PartWise(torch.optim.Optimizer):
-    """Groups have a `part`; those with a rule in `rules` follow it, all others AdamW."""
+    """Each group has a `part`.  If `rules` has one for the part, the group follows it; if not, AdamW."""
 
     def __init__(self, groups: list[dict[str, Any]], rules: dict[str, Rule], rate: float, betas: tuple[float, float]) -> None:
         self.rules = rules
@@ -54,9 +55,9 @@ class PartWise(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None, finite: bool = False) -> None:  # type: ignore[override]  # a closure would do nothing here
-        """Raises FloatingPointError, and changes nothing, where a gradient that a rule would take is not finite.
+        """Takes a step.  Raises FloatingPointError, and changes nothing, if a gradient that a rule would take is not finite.
 
-        `finite` says that all of them are known to be: it spares a pass over them.
+        `finite` says that all gradients are known to be finite, which saves a pass over them.
         """
         own = [(group, p) for group in self.param_groups if group["part"] in self.rules for p in group["params"]]
         own = [(group, p) for group, p in own if p.grad is not None]
@@ -71,7 +72,7 @@ class PartWise(torch.optim.Optimizer):
 
 
 def build(config: RunConfig, stage: Stage, model: TextLattice) -> PartWise:
-    """The optimizer of what is trained of a stage's model."""
+    """The optimizer of all parameters of a stage's model that are trained."""
     section = config.optimizer
     parts, betas = groups(model, section.weight_decay), (section.beta1, section.beta2)
     rules = {} if section.name == "adamw" else {part: _rule(config, stage, part) for part in OWN}

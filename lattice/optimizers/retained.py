@@ -1,8 +1,9 @@
-"""How much of a gradient GaLore's projection keeps, against a random projection of the same ranks.
+"""How much of a gradient GaLore's projection keeps, compared with a random projection of the same ranks.
 
-GaLore (Zhao et al. 2024, arXiv 2403.03507; of tensors: George et al. 2024, arXiv 2501.02379) rests on gradients that lie
-nearly in a low-rank span which changes slowly.  The share of a gradient's squared norm inside the span says whether they do;
-a random span of r of n numbers keeps r / n of any gradient on the mean, and a projection that keeps no more is worth no more.
+GaLore (Zhao et al. 2024, arXiv 2403.03507; for tensors: George et al. 2024, arXiv 2501.02379) assumes that gradients nearly
+lie in a low-rank span that changes slowly.  The share of a gradient's squared norm inside the span says whether they do.  A
+random span of r out of n dimensions keeps r / n of any gradient on average, and a projection that keeps no more than that is
+no better.
 """
 
 from __future__ import annotations
@@ -17,20 +18,20 @@ from lattice.optimizers.partwise import PartWise
 
 @dataclass(frozen=True)
 class Retained:
-    """Shares (0 to 1) of the squared norm of the gradient of a step."""
+    """The shares (0..1) of the squared norm of one tensor's gradient that two projections keep in a step."""
 
     part: str
-    """The model's part that the tensor is of: cells or connections."""
+    """The part of the model that the tensor belongs to: cells or connections."""
     kept: float
-    """By the factors in use, which are up to `gap` steps old."""
+    """The share that the factors in use keep, which are up to `gap` steps old."""
     random: float
-    """By random ones of the same ranks."""
+    """The share that random factors of the same ranks keep."""
 
 
 def retained(gradient: torch.Tensor, factors: dict[int, torch.Tensor]) -> float:
-    """The share of a gradient's squared norm that its projection onto factors {mode: [size, rank]} keeps; 1 of a zero gradient.
+    """The share of a gradient's squared norm that its projection onto factors {mode: [size, rank]} keeps; 1 if it is zero.
 
-    Factors have orthonormal columns; modes without one are kept whole, and the first never has one.
+    Factors have orthonormal columns.  Modes without a factor are kept whole; the first mode never has one.
     """
     whole = torch.linalg.vector_norm(gradient, dtype=torch.float64).square()
     if not whole:
@@ -40,7 +41,7 @@ def retained(gradient: torch.Tensor, factors: dict[int, torch.Tensor]) -> float:
 
 
 def random_factors(factors: dict[int, torch.Tensor], generator: torch.Generator) -> dict[int, torch.Tensor]:
-    """Factors of the same shapes that span subspaces drawn evenly from all there are: the Q of Gaussian matrices."""
+    """Factors of the same shapes whose spans are uniformly random: the Q of Gaussian matrices."""
     return {
         mode: torch.linalg.qr(torch.randn(factor.shape, generator=generator)).Q.to(factor.device)
         for mode, factor in factors.items()
@@ -48,7 +49,7 @@ def random_factors(factors: dict[int, torch.Tensor], generator: torch.Generator)
 
 
 def of_step(optimizer: torch.optim.Optimizer, generator: torch.Generator) -> list[Retained]:
-    """Of the step just taken, a value for every tensor that GaLore trains; none under any other optimizer."""
+    """The shares in the step just taken, for every tensor that GaLore trains; empty with any other optimizer."""
     if not isinstance(optimizer, PartWise):
         return []
     found = []

@@ -1,7 +1,7 @@
 """Competition: few cells of a neighbourhood learn, the others are inhibited, and every cell keeps its total Σ|w|.
 
-Winner-take-most in the manner of Krotov & Hopfield 2019: a winner takes the change its learning rule wishes, a loser a share
-of it with the opposite sign.  Pure functions; the conventions are those of `lattice.plasticity.rules`.
+This is winner-take-most in the manner of Krotov & Hopfield 2019.  A winner takes the change that its learning rule asks for, a
+loser takes a share of it with the opposite sign.  Pure functions; their conventions are those of `lattice.plasticity.rules`.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ import torch
 import torch.nn.functional as F
 
 FLOOR = 1e-6
-"""Share of w_max that a weight counts for at least when a total is shared out, so that weights at zero can take part; at
-most a weight counts for w_max / FLOOR, so that sums stay finite."""
+"""Share of w_max.  When a total is shared out, a weight counts for at least FLOOR * w_max, so that weights at zero can take
+part, and for at most w_max / FLOOR, so that sums stay finite."""
 
 CACHED = 4096
-"""Cells normalised at a time on a CPU: their weights stay in the cache over the rounds, about three times as fast."""
+"""Cells normalised at a time on a CPU.  Their weights stay in the cache over all rounds, which is about three times as fast."""
 
 
 @torch.no_grad()
 def winners(activity: torch.Tensor, k: int) -> torch.Tensor:
-    """activity [..., N] >= 0 -> bool [..., N]: the k most active of the last dimension, and exactly k where so many fire.
+    """The k most active cells along the last dimension: activity [..., N] >= 0 -> bool [..., N].
 
-    A cell of activity zero, or not finite, never wins.  Raises ValueError if k < 1; k >= N lets all that fire win.
+    There are exactly k winners if at least k cells fire, and fewer if not.  A cell whose activity is zero or not finite never
+    wins.  Raises ValueError if k < 1.
     """
     if k < 1:
         raise ValueError(f"competition needs at least 1 winner in a neighbourhood, not {k}")
@@ -32,7 +33,7 @@ def winners(activity: torch.Tensor, k: int) -> torch.Tensor:
 
 @torch.no_grad()
 def winners_in_blocks(activity: torch.Tensor, size: int, k: int) -> torch.Tensor:
-    """activity [X, Y, Z] -> bool [X, Y, Z]: the k winners of every size^3 block; blocks at the far walls may be smaller."""
+    """The k winners of every block of size^3 cells: activity [X, Y, Z] -> bool [X, Y, Z].  Blocks at far walls may be less."""
     if size < 1:
         raise ValueError(f"a neighbourhood needs a side of at least 1 cell, not {size}")
     x, y, z = activity.shape
@@ -45,7 +46,7 @@ def winners_in_blocks(activity: torch.Tensor, size: int, k: int) -> torch.Tensor
 
 @torch.no_grad()
 def competitive_change(change: torch.Tensor, won: torch.Tensor, inhibition: float) -> torch.Tensor:
-    """`change` for the connections of cells that won, -inhibition * change for the others; `won` is per cell."""
+    """The change for the connections of cells that `won`, and -inhibition times the change for those of other cells."""
     return torch.where(won, change, -inhibition * change)
 
 
@@ -60,14 +61,16 @@ def conserved(
 ) -> torch.Tensor:
     """Scales the magnitudes so that they sum to `total` along `dim` while each stays in w_min..w_max.
 
-    magnitude >= 0 of any shape; total the same without `dim`; `present` (bool, as magnitude) marks the connections that
-    exist, the others become and count 0.  A total beyond the reach of the bounds is moved to the nearest within.
+    magnitude >= 0 has any shape, and total the same shape without `dim`.  `present` (bool, shaped like magnitude) marks the
+    connections that exist; the others count as 0 and become 0.  A total that the bounds can't reach is replaced by the nearest
+    one that they can.
 
-    Finds v = clip(s * u, w_min, w_max) with one factor s per cell.  A factor rather than a shift (Miller & MacKay 1994 compare
-    the two), because the message norm cancels a factor: where no bound binds, normalising changes nothing that the cell
-    computes.  This v minimises Σ (v - u)² / u, a separable quadratic, and the variable fixing of Bitran & Hax (1981) solves
-    it exactly: scale the free weights, clip, fix the side that the bounds changed most, repeat.  At most N rounds, in
-    practice a few, each a handful of elementwise passes; bisection would need one pass per bit.
+    The result is v = clip(s * u, w_min, w_max) of the magnitudes u, with one factor s per cell.  It is a factor and not a
+    shift (Miller & MacKay 1994 compare the two) because the message norm cancels a factor: if no weight is at a bound, scaling
+    changes nothing that the cell computes.  This v minimises Σ (v - u)² / u, a separable quadratic.  The variable fixing of
+    Bitran & Hax (1981) finds it exactly: scale the free weights, clip them, fix those on the side that the bounds changed
+    most, and repeat.  It takes at most N rounds, in practice a few, of a handful of elementwise passes each; bisection would
+    need a pass per bit.
     """
     u = magnitude.movedim(dim, 0)
     free = torch.ones_like(u, dtype=torch.bool) if present is None else present.movedim(dim, 0).expand(u.shape)
@@ -112,7 +115,7 @@ def compete(
 ) -> torch.Tensor:
     """One step: winners learn, losers unlearn, and each cell's Σ|w| along `dim` becomes `total` again.
 
-    `total` is what the magnitudes sum to now unless given (a caller that keeps the first total has no drift).  A change
+    Without `total`, it is what the magnitudes sum to now; a caller that always gives the first total avoids drift.  A change
     that is not finite is ignored.
     """
     if total is None:

@@ -1,4 +1,4 @@
-/* Which connections the cells of a tile have, and where these lead: what products.c and update.c share.
+/* Which connections the cells of a tile have, and where these lead.  products.c, pairs.c and update.c share this.
  *
  * A tile is TILE cells of one column (x, y), side by side along z, that keep the same offsets.
  */
@@ -7,7 +7,7 @@
 typedef struct { /* as in native.py */
     int64_t batch, size_x, size_y, size_z, kept;
     const int32_t *dx, *dy, *dz; /* [offsets] each */
-    const uint8_t *index;        /* [kept, X, Y, tiles]: the offset in each place; or NULL: offset s in place s */
+    const uint8_t *index;        /* [kept, X, Y, tiles]: the offset in each slot; NULL if slot s keeps offset s */
     int32_t periodic;            /* wraps x and y; z always ends in walls */
 } Geometry;
 
@@ -15,7 +15,7 @@ static inline int64_t tiles_of_column(const Geometry *g) { return (g->size_z + L
 
 static inline int lanes(const Geometry *g, int64_t z0) { return g->size_z - z0 < LANES ? (int)(g->size_z - z0) : LANES; }
 
-/* The offset in place s of tile t of a column. */
+/* The offset in slot s of tile t of a column. */
 static inline int64_t offset_at(const Geometry *g, int64_t s, int64_t column, int64_t t) {
     return g->index ? g->index[(s * g->size_x * g->size_y + column) * tiles_of_column(g) + t] : s;
 }

@@ -1,4 +1,4 @@
-"""What plasticity's C code needs from here: the library it is compiled to, and which connections there are."""
+"""The C code of plasticity: how it is compiled, and how it is told which connections there are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from presets.topology import Topology
 
 
 class Geometry(ctypes.Structure):
-    """As in connections.h.  It lives no longer than the pattern, which it points into."""
+    """As in connections.h.  It points into the pattern, and must not outlive it."""
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in ("batch", "size_x", "size_y", "size_z", "kept")),
@@ -38,7 +38,7 @@ _switched_off = False
 
 @contextmanager
 def plain() -> Iterator[None]:
-    """Meanwhile nothing of plasticity runs in C: to compare with."""
+    """Within this context plasticity runs in plain torch and not in C, to compare the two."""
     global _switched_off
     before, _switched_off = _switched_off, True
     try:
@@ -48,7 +48,7 @@ def plain() -> Iterator[None]:
 
 
 def library(main: str, *defines: str) -> ctypes.CDLL | None:
-    """`main`, a file of this folder, compiled with these defines, or None where it can't be built."""
+    """The library that `main`, a file of this folder, compiles to with these defines; None if it can't be built."""
     return None if _switched_off else _built(main, *defines)
 
 

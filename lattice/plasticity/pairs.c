@@ -1,16 +1,17 @@
-/* STDP's two sums of every connection on the CPU, straight from the spikes: what traces and products.c say, in one pass.
+/* STDP's two sums for every connection on the CPU, straight from the spikes.  Traces and products.c give the same in more
+ * passes.
  *
  * Layout: spikes [B, X, Y, Z] (bool) of each tick, sums [kept, X, Y, Z] fp32; z is contiguous.
  *
- *     pack: a word a cell, bit t for a spike in tick t; a word a tile, the ticks in which any of its cells fires
+ *     pack: one word per cell, with bit t for a spike in tick t; one word per tile, with the ticks in which any of its cells fires
  *     columns (x, y), shared out among the threads
  *       tiles of TILE cells along z: for each tick, what a spike of a neighbour would add, from the cell's own spikes
  *         connections: what it adds, summed over the ticks in which the neighbour fires
  *
- * A pair of spikes counts the same whether the earlier one left a trace or the later one looks ahead; so both traces are the
- * cell's own, made once for all its connections, and of a neighbour only 4 bytes are read.  Ticks in which the neighbour's
- * tile is silent are passed over, or those that no spike of the own tile follows or precedes.  Every sum is written by exactly one
- * thread and in a fixed order: results do not depend on the number of threads.
+ * A pair of spikes counts the same whether the earlier one leaves a trace or the later one looks ahead.  So both traces are
+ * made of the cell's own spikes, once for all its connections, and only 4 bytes of a neighbour are read.  A tick is skipped if
+ * the neighbour's tile is silent in it, or if no spike of the own tile follows or precedes it.  Every sum is written by exactly
+ * one thread and in a fixed order: results do not depend on the number of threads.
  */
 #include "connections.h"
 
@@ -35,8 +36,9 @@ static void pack(const Geometry *g, int64_t ticks, const uint8_t *const *spikes,
 static inline ivec fires(ivec words, int t) { return (words << (31 - t)) >> 31; }
 
 /* Adds to both sums [kept, X, Y, Z], over all pairs of spikes: causal += left_plus^gap for a neighbour that fired `gap` ticks
- * before the cell, acausal += left_minus^gap for one that fired after it.  batch <= MAX_BATCH, ticks <= MAX_TICKS; words [B, X, Y,
- * Z] and busy [B, X, Y, tiles] are written.  work[0]: ticks of a neighbour's tile that were added to a sum, work[1]: all of them. */
+ * before the cell, acausal += left_minus^gap for one that fired `gap` ticks after it.  batch <= MAX_BATCH, ticks <= MAX_TICKS.
+ * words [B, X, Y, Z] and busy [B, X, Y, tiles] are buffers to work with.  work[0] counts the ticks of neighbours' tiles that
+ * were added to a sum, work[1] those that there were. */
 void pairs(const Geometry *g, int64_t ticks, const uint8_t *const *spikes, float left_plus, float left_minus, int32_t *words,
            uint32_t *busy, float *causal, float *acausal, int64_t *work) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, tiles = tiles_of_column(g);

@@ -1,15 +1,15 @@
-"""Plasticity of a lattice: watches a few sentences go through, and changes connections by what their two cells did.
+"""Plasticity of a lattice: observes a few sentences per step, and changes each connection by what its two cells did.
 
-    begin(pattern)                  before a step: forget the last one; which connections there are
-    observe(tick, state, final)     from lattice.kernels.propagate: the state before tick 0, 1, ..., and after the last
-    signal(tick, grad, state)       from its backward: the state before `tick` and dL/d(state after it)
-    update(weights, rate)           after the optimizer step, once, however many micro-batches there were
+    begin(pattern)                  before a step; forgets the last step, and takes the pattern of connections
+    observe(tick, state, final)     called by lattice.kernels.propagate with the state before each tick, and after the last one
+    signal(tick, grad, state)       called by its backward with the state before `tick` and dL/d(state after it)
+    update(weights, rate)           once per step, after the optimizer, however many micro-batches there were
 
-A cell fires in a tick when its state changes by more than its threshold (RMS over channels); the input face fires when it is
-first driven.  A message takes a tick, so two cells that fire in the same one are no causal pair.  Traces start at zero for
-every sentence and count ticks.  What is summed is divided by the sentences observed, so that a rate means the same whatever
-the batch.  Connections of negative sign learn with the opposite sign: what agrees with a connection's effect strengthens it.
-A pruned lattice costs sums and work for the connections that it has.
+A cell fires in a tick if its state changes by more than its threshold (RMS over channels).  The input face fires when it is
+first driven.  A message takes a tick, so two cells that fire in the same tick are no causal pair.  Traces start at zero in
+every sentence, and time is counted in ticks.  Sums are divided by the number of sentences observed, so that a rate means the
+same for every batch size.  Connections of negative sign learn with the opposite sign: what agrees with a connection's effect
+strengthens it.  A pruned lattice takes sums and work only for the connections that it keeps.
 """
 
 from __future__ import annotations
@@ -36,43 +36,46 @@ from presets.schema import Plasticity as Settings
 from presets.topology import Topology, hops_from
 
 LEAST_THRESHOLD, MOST_THRESHOLD = 1e-4, 10.0
-"""Bounds of homeostasis on the firing threshold; states lie within -1..1 but for the driven face."""
+"""Bounds of the firing threshold under homeostasis; states lie within -1..1, except on the driven face."""
 
 FIRING_STEPS = 20.0
 """Steps over which a cell's firing rate is averaged."""
 
 BUSY = 0.98
-"""Share of the firings that are possible above which timing is taken to say nothing."""
+"""Share of cells and ticks.  If cells fire in more of them, the timing of their firing is taken to say nothing."""
 
 
 @dataclass
 class Tally:
-    """What happened since the last report."""
+    """Counts since the last report."""
 
     updates: int = 0
     events: int = 0
-    """Firings observed, of `chances`."""
+    """Times that a cell fired."""
     chances: int = 0
+    """Times that a cell could fire: cells x ticks x sentences."""
     reached: int = 0
-    """Chances of cells that what enters can have reached by then."""
+    """The part of `chances` in which the input can have reached the cell."""
     done: int = 0
-    """Products of two tiles computed, of `possible`."""
+    """Products of two tiles that were computed."""
     possible: int = 0
+    """Products of two tiles that there were."""
     potentiated: int = 0
     """Connections whose magnitude the last update raised."""
     depressed: int = 0
+    """Connections whose magnitude the last update lowered."""
     connections: int = 0
-    """That exist and are not pruned, at the last update."""
+    """Connections at the last update, without pruned ones and those over a wall."""
     changes: float = 0.0
     """Sum over updates of the mean |dw|."""
     spoilt: int = 0
     """Sentences left out because a state of their micro-batch was not finite."""
     seconds: float = 0.0
-    """Taken by watching, products and updates."""
+    """Time spent in this class, with its products and updates."""
 
 
 class Plasticity(nn.Module):
-    """State of the rules, saved with the model: `theta`, `firing`, `threshold`, all [X, Y, Z]."""
+    """The rule of a lattice with its state, which is saved with the model: `theta`, `firing`, `threshold`, all [X, Y, Z]."""
 
     theta: torch.Tensor
     firing: torch.Tensor
@@ -91,7 +94,7 @@ class Plasticity(nn.Module):
 
     @torch.no_grad()
     def configure(self, settings: Settings, threshold: float) -> None:
-        """Goes on with edited settings; thresholds that homeostasis moved keep their ratio to `threshold`."""
+        """Goes on with other settings.  Thresholds that homeostasis has moved keep their ratio to `threshold`."""
         self.settings = settings
         self.stdp = rules.STDP(
             A_plus=settings.A_plus, A_minus=settings.A_minus, tau_plus=settings.tau_plus, tau_minus=settings.tau_minus,
@@ -102,8 +105,8 @@ class Plasticity(nn.Module):
             self.start = threshold
 
     @property
-    def _heard(self) -> slice:
-        """The layers of x that the middle one hears from."""
+    def _read_by_middle(self) -> slice:
+        """The layers of x that cells in the middle layer read."""
         size, reach = self.topology.shape[0], max(abs(dx) for dx, _, _ in self.topology.offsets)
         middle = size // 2
         wraps = self.topology.boundary == "periodic" and (middle < reach or middle + reach >= size)
@@ -112,7 +115,7 @@ class Plasticity(nn.Module):
     # Watching
 
     def begin(self, pattern: Pattern | None = None) -> None:
-        """A new step: what was seen before is forgotten.  Without a pattern all K connections are there."""
+        """Begins a step and forgets the last one.  Without a pattern, every cell has all K connections."""
         self._pattern = pattern
         self._left, self._seen = self.settings.sentences, 0
         self._fired = torch.zeros_like(self.theta)
@@ -129,9 +132,9 @@ class Plasticity(nn.Module):
 
     @torch.no_grad()
     def observe(self, tick: int, state: torch.Tensor, final: bool) -> None:
-        """The state [B, X, Y, C, Z] before `tick` (from 0), or after the last tick where `final`.
+        """Takes the state [B, X, Y, C, Z] before `tick` (from 0), or if `final` the one after the last tick.
 
-        It is kept until the next one comes, and must not be written to meanwhile.
+        The state is kept until the next call, and must not be written to meanwhile.
         """
         if tick == 0:
             self._watching = min(self._left, len(state))
@@ -143,7 +146,7 @@ class Plasticity(nn.Module):
         now = state[: self._watching].detach()
         self._spikes.append(spikes(now, self._last, self.threshold))
         if final and not all(map(math.isfinite, torch.aminmax(state))):
-            # All of them: a kernel may read beside a sentence's states, where a weight of zero does not stop a NaN.
+            # All sentences: a kernel may read past the end of a sentence's states, and a weight of zero does not stop a NaN.
             self._tally.spoilt += self._watching
             self._watching = 0
         elif final:
@@ -154,11 +157,11 @@ class Plasticity(nn.Module):
         self._tally.seconds += time.perf_counter() - clock
 
     def _finish(self, before: torch.Tensor, last: torch.Tensor) -> None:
-        """All ticks of this micro-batch were seen: adds its products.  States as in `observe`."""
+        """Adds the products of a micro-batch whose ticks were all observed.  States are as in `observe`."""
         tally, (size, width, depth), ticks = self._tally, self.topology.shape, len(self._spikes)
         self._seen += len(last)
         if self._probe is None:
-            self._probe = before[:1, self._heard].to(torch.float32, copy=True)
+            self._probe = before[:1, self._read_by_middle].to(torch.float32, copy=True)
         activity = torch.empty(len(last), *self.topology.shape, device=last.device)
         for rows in slabs(size, len(last) * width * depth * max(self.channels, ticks)):
             activity[:, rows] = last[:, rows].float().square().mean(3).sqrt()
@@ -184,7 +187,7 @@ class Plasticity(nn.Module):
                 self._add(before.float(), last.float() * self._ever_fired()[:, :, :, None])
 
     def _ever_fired(self) -> torch.Tensor:
-        """bool [B, X, Y, Z]: in any tick of this micro-batch."""
+        """Whether each cell fired in any tick of its sentence, bool [B, X, Y, Z]."""
         return functools.reduce(torch.logical_or, self._spikes)
 
     def _add(self, pre: torch.Tensor, post: torch.Tensor) -> None:
@@ -192,7 +195,7 @@ class Plasticity(nn.Module):
         self._count(products(pre, post, self.topology, self._sum(0), self.settings.quiet, self._pattern))
 
     def _sum(self, number: int) -> torch.Tensor:
-        """[kept, X, Y, Z], zero at first."""
+        """The sum of that number [kept, X, Y, Z], which is zero at first."""
         if number == len(self._sums):
             kept = len(self.topology.offsets) if self._pattern is None else self._pattern.kept
             self._sums.append(pages.zeros((kept, *self.topology.shape), device=self.theta.device))
@@ -204,10 +207,11 @@ class Plasticity(nn.Module):
 
     @torch.no_grad()
     def signal(self, tick: int, grad: torch.Tensor, state: torch.Tensor) -> None:
-        """From the backward, last tick first: dL/d(state after `tick`) and the state before it, both [B, X, Y, C, Z].
+        """Takes dL/d(state after `tick`) and the state before it, both [B, X, Y, C, Z].  The last tick comes first.
 
-        three_factor only.  The eligibility of a connection, its presynaptic state decaying with tau_e, meets the signal of
-        the postsynaptic cell; summed backwards in time it is the signal that decays, which needs no stored states.
+        Only the rule three_factor uses it.  There the eligibility of a connection, its presynaptic state decaying with tau_e,
+        is multiplied by the signal of the postsynaptic cell.  Summed backwards in time, it is the signal that decays instead,
+        and no states have to be stored.
         """
         if self.settings.rule != "three_factor" or not self._watching:
             return
@@ -225,9 +229,9 @@ class Plasticity(nn.Module):
 
     @torch.no_grad()
     def update(self, weights: torch.Tensor, rate: float) -> None:
-        """Changes `weights` [kept, X, Y, Z] in place by what was seen since `begin`, times `rate`.
+        """Changes `weights` [kept, X, Y, Z] in place by what was observed since `begin`, times `rate`.
 
-        Those that lead over a wall stay as they are.
+        Weights of connections over a wall stay as they are.
         """
         if not self._seen or not self._sums:
             return
@@ -257,7 +261,7 @@ class Plasticity(nn.Module):
         tally.seconds += time.perf_counter() - clock
 
     def _wish(self, squares: torch.Tensor, rate: float) -> Wish:
-        """The change of |w| that the rule asks for; squares: the mean over sentences of a cell's activity squared."""
+        """The change of |w| that the rule asks for.  squares [X, Y, Z]: a cell's squared activity, mean over sentences."""
         share = rate / self._seen
         match self.settings.rule:
             case "stdp":
@@ -274,18 +278,21 @@ class Plasticity(nn.Module):
                 return Wish(self._sums, share / (size * per_sentence) if size > 0 else 0.0)
 
     def _change_of_message(self, rows: slice, before: torch.Tensor, after: torch.Tensor) -> float:
-        """|m' - m| / |m| of the normalised messages to the cells in `rows` of x of one sentence, in the last tick, under two
-        sets of their connections [kept, rows, Y, Z]."""
+        """The relative change |m' - m| / |m| of the messages m when weights [kept, rows, Y, Z] change from `before` to `after`.
+
+        Messages are the normalised ones to the cells in `rows` of x, of one sentence in its last tick.
+        """
         probe = self._probe
         assert probe is not None, "there is one as soon as a sentence was seen"
         if self._pattern is not None:
             before, after = (self._pattern.rows(rows).expand(weights) for weights in (before, after))
-        old, new = (normalised(message(probe, weights, self.topology, rows, self._heard.start)) for weights in (before, after))
+        layers = self._read_by_middle
+        old, new = (normalised(message(probe, weights, self.topology, rows, layers.start)) for weights in (before, after))
         return float((new - old).norm() / old.norm().clamp(min=1e-12))
 
     @torch.no_grad()
     def report(self) -> dict[str, Any] | None:
-        """What happened since the last report, as the fields of monitors.events.Plastic; None where nothing did."""
+        """The fields of monitors.events.Plastic since the last report; None if there was no update."""
         tally = self._tally
         if not tally.updates:
             return None
@@ -311,7 +318,7 @@ class Plasticity(nn.Module):
 
     @property
     def busy(self) -> bool:
-        """Since the last report (almost) every cell fired in every tick from the first that it could: timing says nothing."""
+        """Whether almost every cell fired in every tick in which it could since the last report; then timing says nothing."""
         return self._tally.events >= BUSY * self._tally.reached > 0
 
 

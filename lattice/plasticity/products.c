@@ -1,9 +1,9 @@
 /* Products of connected cells on the CPU, event-driven: out_k[i] += sum over m of pre_m[i + o_k] * post_m[i], fp32.
  *
- * Layout: fields [B, X, Y, M, Z] (as states), out [kept, X, Y, Z]; z is contiguous.  Row s of `out` belongs to offset
- * index[s, x, y, tile], or to offset s where there is no index.  `loudness` measures every tile of TILE cells of
- * one (sample, value m) once, and `products` only visits connections whose two ends are loud enough together: LANES values are
- * judged by one comparison, and where all of them pass the loop is the plain one.
+ * Layout: fields [B, X, Y, M, Z] (as states), out [kept, X, Y, Z]; z is contiguous.  Row s of `out` belongs to offset index[s,
+ * x, y, tile], or to offset s if there is no index.  `loudness` measures every tile of TILE cells once, for each sample and
+ * value m.  `products` then visits only connections whose two ends are loud enough together.  One comparison judges LANES
+ * values, and if all of them pass, the loop is the plain one.
  *
  *     columns (x, y), shared out among the threads
  *       tiles of TILE cells along z
@@ -32,7 +32,7 @@ void loudness(const Geometry *g, const float *field, int64_t values, float *loud
             }
 }
 
-/* Which of `count` values are loud enough, a bit each: own * max(near, far) > floor. */
+/* One bit for each of `count` values: whether own * max(near, far) > floor, that is, it is loud enough. */
 static inline uint32_t loud_enough(const float *own, const float *near, const float *far, int count, float floor) {
 #ifdef __AVX512F__
     const __m512 there = _mm512_max_ps((__m512)load_lanes(near, 0, count), (__m512)load_lanes(far, 0, count));
@@ -45,7 +45,7 @@ static inline uint32_t loud_enough(const float *own, const float *near, const fl
 #endif
 }
 
-/* Sum over the values listed of post * pre, both at the tile's first cell; lanes [first, last) only. */
+/* Sum of post * pre over the listed values, in lanes [first, last).  Both pointers are at the tile's first cell. */
 static inline __attribute__((always_inline)) vec paired(const float *post, const float *pre, const uint8_t *list, int count,
                                                         int64_t Z, int first, int last) {
     vec a = {0}, b = {0}, c = {0}, d = {0}; /* four sums: one would wait for itself */
@@ -62,8 +62,8 @@ static inline __attribute__((always_inline)) vec paired(const float *post, const
     return (a + b) + (c + d);
 }
 
-/* Adds to out [kept, X, Y, Z] where the loudness of both ends, multiplied, is above `floor`; work[0] is how many products of two
- * tiles were computed, work[1] how many there are. */
+/* Adds the products to out [kept, X, Y, Z] if the product of both ends' loudness is above `floor`.  work[0] counts the products
+ * of two tiles that were computed, work[1] those that there were. */
 void products(const Geometry *g, const float *pre, const float *post, const float *pre_loud, const float *post_loud,
                  int64_t values, float floor, float *out, int64_t *work) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, block = values * Z, sample = columns * block;

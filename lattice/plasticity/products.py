@@ -1,11 +1,11 @@
-"""What a rule sees of a lattice: products of what two connected cells did, summed over samples, ticks and channels.
+"""What a rule sees of a lattice: for every connection the product of its two cells' values, summed over samples and values.
 
 Every rule of lattice.plasticity.rules needs sums of the form  Σ_m pre_m[i + o_k] · post_m[i]  for each connection k of each
-cell i; what the rules differ in is which fields they pair.  Fields are laid out as states are, [B, X, Y, M, Z], and `m` runs
-over whatever they hold in a cell: the ticks or the channels of B sentences.
+cell i.  Rules differ in the two fields that they multiply.  Fields are laid out like states, [B, X, Y, M, Z], and m runs over
+the M values of a cell: its ticks, or its channels.
 
-The work is counted in products of two tiles, 16 cells along z of one value of one sentence.  `products.c` leaves out those of
-which an end is silent, or both together too quiet; the plain version, `plain_products`, does them all.
+Work is counted in products of two tiles (TILE cells along z), for one value of one sentence.  `products.c` skips those of which
+one end is silent, or both ends together are too quiet.  The plain version, `plain_products`, computes them all.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ Region = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class Work:
-    """Products of two tiles: `done` of `possible`."""
+    """How many products of two tiles were computed (`done`), and how many there were (`possible`)."""
 
     done: int
     possible: int
 
 
 def pairs_of(topology: Topology, offset: Offset, rows: slice = slice(None)) -> list[tuple[Region, Region]]:
-    """(where cells i lie, where i + offset lies), as slices of [X, Y, Z]: cells that read zero outside are left out.
+    """Regions of cells i with the regions of the cells i + offset that they read, as slices of [X, Y, Z].
 
-    Only cells i with x in `rows`.  One pair with walls; with `periodic` up to four, for x and y wrap.  Empty where the offset
-    is longer than the lattice.
+    Only cells with x in `rows` are taken, and none whose i + offset lies outside.  With walls there is one pair of regions;
+    with `periodic` up to four, since x and y wrap; none if the offset is longer than the lattice.
     """
     x, y, z = topology.shape
     wraps = topology.boundary == "periodic"
@@ -51,7 +51,7 @@ def pairs_of(topology: Topology, offset: Offset, rows: slice = slice(None)) -> l
 
 
 def _runs(size: int, step: int, wraps: bool, within: slice = slice(None)) -> list[tuple[slice, slice]]:
-    """Runs of positions i along one axis with the positions i + step, cut where they leave the axis (or wrap)."""
+    """Runs of positions i along one axis with the runs of i + step.  A run ends where i + step leaves the axis or wraps."""
     first, last, _ = within.indices(size)
     if wraps:
         step %= size
@@ -71,12 +71,13 @@ def products(
     quiet: float = 0.0,
     pattern: Pattern | None = None,
 ) -> Work:
-    """Adds Σ_b Σ_m pre[b, i + o_k, m] · post[b, i, m] to `total` [kept, X, Y, Z]; nothing where i + o_k lies outside.
+    """Adds Σ_b Σ_m pre[b, i + o_k, m] · post[b, i, m] to `total` [kept, X, Y, Z], and nothing if i + o_k lies outside.
 
-    The connections are those of `pattern`, without one all K.  Fields [B, X, Y, M, Z] and `total` are fp32 and finite.  A
-    tile's loudness is its sum of |values|; left out are pairs of tiles whose loudness multiplied is not above `quiet` times
-    the product of the mean loudnesses.  At 0 the result is exact, above it a share of the change is given up for a larger one
-    of the work.
+    The connections are those of `pattern`, or all K without one.  Fields [B, X, Y, M, Z] and `total` are fp32 and finite.
+
+    The loudness of a tile is its sum of |values|.  A pair of tiles is left out unless the product of its two loudnesses is
+    above `quiet` times the product of the mean loudnesses.  With `quiet` = 0 the result is exact; above it, a part of the
+    change is given up to save a larger part of the work.
     """
     kernel = library("products.c") if post.device.type == "cpu" else None
     if kernel is None:
@@ -104,7 +105,7 @@ def plain_products(
     quiet: float = 0.0,
     pattern: Pattern | None = None,
 ) -> Work:
-    """`products` in plain torch, on any device; all of the work is done, however quiet."""
+    """`products` in plain torch, on any device.  `quiet` is ignored, and all of the work is done."""
     batch, _, y, values, z = post.shape
     offsets, tile_pairs = len(topology.offsets), 0
     for rows in slabs(topology.shape[0], max(offsets, batch * values) * y * z):
@@ -126,7 +127,7 @@ def plain_products(
 
 @torch.no_grad()
 def present(topology: Topology, rows: slice, device: torch.device | None = None) -> torch.Tensor:
-    """bool [K, rows, Y, Z]: connections of the cells in `rows` of x that lead to a cell, not over a wall."""
+    """Which connections of the cells in `rows` of x lead to a cell and not over a wall, bool [K, rows, Y, Z]."""
     x, y, z = topology.shape
     first, last, _ = rows.indices(x)
     inside = torch.zeros(len(topology.offsets), last - first, y, z, dtype=torch.bool, device=device)
@@ -138,9 +139,9 @@ def present(topology: Topology, rows: slice, device: torch.device | None = None)
 
 @torch.no_grad()
 def message(state: torch.Tensor, weights: torch.Tensor, topology: Topology, rows: slice, start: int = 0) -> torch.Tensor:
-    """Σ_k w_k[i] · s[i + o_k] of the cells in `rows` of x: state [B, X', Y, C, Z], weights [K, rows, Y, Z].
+    """The messages Σ_k w_k[i] · s[i + o_k] to the cells in `rows` of x, [B, rows, Y, C, Z].
 
-    `state` goes from x = `start` on, as far as cells in `rows` hear.
+    weights [K, rows, Y, Z]; state [B, X', Y, C, Z] begins at x = `start` and holds all layers that cells in `rows` read.
     """
     first, last, _ = rows.indices(topology.shape[0])
     total = torch.zeros_like(state[:, first - start : last - start])

@@ -1,14 +1,15 @@
 """Learning rules of single connections as pure functions: STDP, BCM, Oja, three-factor, homeostasis.
 
-Nothing here knows of the lattice, changes an argument or records gradients.  All operations are elementwise, so any shapes
-that broadcast will do; lattice weights are [K, X, Y, Z], a statistic of connections likewise, one of cells [X, Y, Z].
+Nothing here knows the lattice, changes an argument or records gradients.  All operations are elementwise, so any shapes that
+broadcast will do.  In the lattice, weights and statistics of connections are [K, X, Y, Z], statistics of cells [X, Y, Z].
 
 Conventions
-- Rules act on magnitudes |w| and `with_sign` gives the sign back.  They see pairs of cells only through products (pre * post,
-  trace * spike), taken as they are for one sample or as means or sums over samples, ticks and channels.  For a
-  connection of negative sign the caller negates the product: it strengthens what agrees with its effect.
-- A rule returns the change it wishes, `bounded` applies it.  A change that is not finite is ignored: the weight stays.
-- Time constants and `dt` count ticks, and decay is exact: exp(-dt / tau), never 1 - dt / tau.
+- Rules act on magnitudes |w|, and `with_sign` gives the sign back.
+- Rules see two connected cells only through products (pre * post, trace * spike).  A product may be that of one sample, or a
+  mean or sum over samples, ticks and channels.  For a connection of negative sign the caller negates it, so that what agrees
+  with the connection's effect strengthens it.
+- A rule returns the change that it asks for, and `bounded` applies it.  A change that is not finite is ignored.
+- Time constants and `dt` are in ticks, and decay is exact: exp(-dt / tau), never 1 - dt / tau.
 - The result has the dtype of the magnitude, trace, mean or threshold that is updated.
 """
 
@@ -50,15 +51,15 @@ def _finite(values: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def decayed(trace: torch.Tensor, tau: float, dt: float = 1.0) -> torch.Tensor:
-    """trace * exp(-dt / tau); tau = 0 forgets at once."""
+    """trace * exp(-dt / tau), and 0 if tau = 0."""
     return trace * decay(tau, dt)
 
 
 @torch.no_grad()
 def running_mean(mean: torch.Tensor, value: torch.Tensor, tau: float, dt: float = 1.0) -> torch.Tensor:
-    """mean + (1 - exp(-dt / tau)) * (value - mean): tau dmean/dt = value - mean, solved exactly for a constant value.
+    """mean + (1 - exp(-dt / tau)) * (value - mean), the exact solution of tau dmean/dt = value - mean for a constant value.
 
-    Where the value is not finite the mean stays.
+    If the value is not finite, the mean stays.
     """
     step = (value - mean) * (1 - decay(tau, dt))
     return mean + _finite(step).to(mean.dtype)
@@ -74,17 +75,19 @@ def decay(tau: float, dt: float = 1.0) -> float:
 
 @dataclass(frozen=True)
 class STDP:
-    """Pair-based STDP between all pairs of spikes (Song, Miller & Abbott 2000), bounds after Guetig et al. 2003.
+    """The parameters of pair-based STDP (Song, Miller & Abbott 2000), with bounds after Guetig et al. 2003.
 
-    With gap = t_post - t_pre, each pair of spikes changes the magnitude w by
+    Every pair of a pre- and a postsynaptic spike counts.  With gap = t_post - t_pre it changes the magnitude w by
 
         gap > 0:  + A_plus  * ((w_max - w) / (w_max - w_min)) ** mu * exp(-gap / tau_plus)
         gap < 0:  - A_minus * ((w - w_min) / (w_max - w_min)) ** mu * exp( gap / tau_minus)
         gap = 0:  as gap > 0 if `coincidence`, else nothing
 
-    and the result is clipped to w_min..w_max.  mu = 0 is additive with hard bounds, mu = 1 fully weight-dependent (soft).
-    `coincidence` is what Brian2's standard model does (presynaptic events run first); without it pairs of the same
-    tick are left out as NEST does.  A message takes a tick in the lattice, so there such a pair has no causal order.
+    and the result is clipped to w_min..w_max.  mu = 0 is additive with hard bounds, mu = 1 fully weight-dependent (soft
+    bounds).
+
+    With `coincidence`, pairs of the same tick count as in Brian2's standard model, where presynaptic events come first.
+    Without it they are left out, as in NEST.  In the lattice a message takes a tick, so such a pair has no causal order.
     A_plus, A_minus, w_min, w_max are in units of |w|, tau_plus and tau_minus in ticks.
     """
 
@@ -112,14 +115,14 @@ class STDP:
 
 
 class Traces(NamedTuple):
-    """What spikes have left behind, this tick's included: each adds 1, decaying with tau_plus (pre), tau_minus (post)."""
+    """Traces of all spikes, this tick's included: each adds 1, and decays with tau_plus (pre) or tau_minus (post)."""
 
     pre_trace: torch.Tensor
     post_trace: torch.Tensor
 
 
 class Pairs(NamedTuple):
-    """Products that STDP strengthens and weakens by, per connection; sums over ticks and samples are products as well."""
+    """The products per connection by which STDP strengthens and weakens, of one tick or summed over ticks and samples."""
 
     potentiation: torch.Tensor
     depression: torch.Tensor
@@ -129,9 +132,10 @@ class Pairs(NamedTuple):
 def stdp_pairs(
     traces: Traces, pre_spikes: torch.Tensor, post_spikes: torch.Tensor, stdp: STDP, dt: float = 1.0
 ) -> tuple[Traces, Pairs]:
-    """One tick: traces decay, spikes meet them, spikes join them.
+    """One tick of STDP: traces decay, are multiplied by the spikes of this tick, and then take these spikes in.
 
-    Spikes are bool or 0/1 in shapes that broadcast with each other and with their trace; a spike that is not finite is none.
+    Spikes are bool or 0/1, in shapes that broadcast with each other and with their trace.  One that is not finite counts as
+    none.
     """
     pre_spikes, post_spikes = _finite(pre_spikes), _finite(post_spikes)
     pre_before = decayed(traces.pre_trace, stdp.tau_plus, dt)
@@ -164,7 +168,7 @@ def stdp_step(
     stdp: STDP,
     dt: float = 1.0,
 ) -> tuple[Traces, torch.Tensor]:
-    """One tick of STDP -> (traces, magnitude).  Where both fire, depression comes before potentiation, as in Brian2."""
+    """(traces, magnitude) after one tick of STDP.  If both cells fire, depression comes before potentiation, as in Brian2."""
     traces, pairs = stdp_pairs(traces, pre_spikes, post_spikes, stdp, dt)
     return traces, potentiated(depressed(magnitude, pairs.depression, stdp), pairs.potentiation, stdp)
 
@@ -198,19 +202,19 @@ def oja_change(correlation: torch.Tensor, power: torch.Tensor, magnitude: torch.
 
 @torch.no_grad()
 def eligibility_step(eligibility: torch.Tensor, product: torch.Tensor, tau_e: float, dt: float = 1.0) -> torch.Tensor:
-    """eligibility * exp(-dt / tau_e) + product: what a connection did of late, in units of the product; tau_e in ticks.
+    """eligibility * exp(-dt / tau_e) + product: what a connection did recently, in units of the product; tau_e in ticks.
 
-    tau_e = 0 is the instantaneous product.  A product that is not finite adds nothing.
+    With tau_e = 0 it is the product alone.  A product that is not finite adds nothing.
     """
     return decayed(eligibility, tau_e, dt) + _finite(product).to(eligibility.dtype)
 
 
 @torch.no_grad()
 def three_factor_change(eligibility: torch.Tensor, signal: torch.Tensor, eta: float) -> torch.Tensor:
-    """eta * eligibility * signal (Fremaux & Gerstner 2016): positive where more of what the connection did is wanted.
+    """eta * eligibility * signal (Fremaux & Gerstner 2016), positive if more of what the connection did is wanted.
 
-    The signal is per cell, signal = -dL/dpost, the direction in which the cell's output should move.  With the eligibility
-    dpost/dw (for a linear cell: pre) the change is a step down the gradient of a *signed* weight; for a magnitude the
+    The signal is per cell: signal = -dL/dpost, the direction in which the cell's output should move.  If the eligibility is
+    dpost/dw (for a linear cell: pre), the change is a step down the gradient of a *signed* weight.  For a magnitude, the
     eligibility is sign(w) times that.
     """
     return eta * eligibility * signal
@@ -225,19 +229,19 @@ def homeostatic_threshold(
 ) -> torch.Tensor:
     """clip(threshold * exp(eta * (rate - target)), low, high): a cell that fires too often becomes harder to fire.
 
-    `rate` is the cell's share of ticks with a spike (see `running_mean`), 0 <= target <= 1, eta per step.  The step is
-    relative, so that it needs no knowledge of the activity's scale; 0 < low keeps a threshold from sticking at zero.
-    Adaptive thresholds: Diehl & Cook 2015.  Where the rate is not finite the threshold stays.
+    `rate` is the cell's share of ticks with a spike (see `running_mean`); 0 <= target <= 1; eta is per step.  The step is
+    relative, so that the scale of activity need not be known.  low > 0 keeps a threshold from getting stuck at zero.  Adaptive
+    thresholds: Diehl & Cook 2015.  If the rate is not finite, the threshold stays.
     """
     return (threshold * _growth(rate - target, eta, threshold.dtype)).clamp(low, high)
 
 
 @torch.no_grad()
 def homeostatic_gain(gain: torch.Tensor, rate: torch.Tensor, target: float, eta: float, high: float) -> torch.Tensor:
-    """clip(gain * exp(eta * (target - rate)), -high, high): a cell that fires too often listens less to its cluster.
+    """clip(gain * exp(eta * (target - rate)), -high, high): a cell that fires too often takes in less of its cluster.
 
-    Multiplicative as synaptic scaling is (Turrigiano et al. 1998), but on the functional gain: the message norm cancels any
-    common scale of the connections.  Signs are kept and a gain of zero stays zero.
+    This is multiplicative, like synaptic scaling (Turrigiano et al. 1998).  It acts on the functional gain and not on the
+    connections, whose common scale the message norm cancels.  Signs are kept, and a gain of zero stays zero.
     """
     return (gain * _growth(target - rate, eta, gain.dtype)).clamp(-high, high)
 

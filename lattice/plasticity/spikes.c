@@ -1,4 +1,5 @@
-/* Which cells fire in a tick, and the traces that this leaves; on the CPU, in one pass each; states in fp32 or bf16 (-DBF16).
+/* Which cells fire in a tick, and the traces that spikes leave: on the CPU, in one pass each, for states in fp32 or bf16
+ * (-DBF16).
  *
  * Layout: states [B, X, Y, C, Z], thresholds [X, Y, Z], spikes and last traces [B, X, Y, Z], traces [B, X, Y, T, Z]; z is
  * contiguous.  Spikes are bool.
@@ -11,8 +12,8 @@ typedef struct { /* as in spikes.py */
     int64_t batch, columns, channels, depth;
 } Shape;
 
-/* Those whose state changes by more than their threshold, RMS over channels.  `before` is NULL at the first state: then the
- * change is the state itself. */
+/* A cell fires if its state changes by more than its threshold (RMS over channels).  `before` is NULL at the first state; then
+ * the change is the state itself. */
 void spikes(const Shape *shape, const number *now, const number *before, const float *threshold, uint8_t *fired) {
     const int64_t Z = shape->depth;
 #pragma omp parallel for schedule(static)
@@ -34,8 +35,8 @@ void spikes(const Shape *shape, const number *now, const number *before, const f
     }
 }
 
-/* fired[t] is the spikes of tick t, as numbers, and trace[t] what those before it left: end * decay, where end = trace + fired
- * of the tick before, at first what is given; at last it is what the next ticks go on with. */
+/* fired[t] is the spikes of tick t, as numbers.  trace[t] is what earlier spikes left: end * decay, and then end = trace[t] +
+ * fired[t].  `end` goes in as the last call left it, and comes out for the next one. */
 void traces(const Shape *shape, int64_t ticks, const uint8_t *const *spikes, float decay, float *end, float *fired, float *trace) {
     const int64_t Z = shape->depth;
 #pragma omp parallel for schedule(static)

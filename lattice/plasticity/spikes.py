@@ -1,8 +1,8 @@
-"""Which cells fire in a tick, and the traces that this leaves.
+"""Spikes, which say whether a cell fires in a tick, and the traces that they leave.
 
-A cell fires where its state changes by more than its threshold, as RMS over channels.  A trace decays exponentially and every
-spike adds 1 to it.  `spikes` and `traces` go over their arguments once, in C (`spikes.c`), on the CPU and for states in fp32 or
-bf16; `plain_spikes` and `plain_traces` are plain torch, anywhere.
+A cell fires if its state changes by more than its threshold (RMS over channels).  A trace decays exponentially, and every
+spike adds 1 to it.  On the CPU, and for states in fp32 or bf16, `spikes` and `traces` go over their arguments once, in C
+(`spikes.c`).  `plain_spikes` and `plain_traces` are plain torch and run anywhere.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class _Shape(ctypes.Structure):
 
 @torch.no_grad()
 def spikes(now: torch.Tensor, before: torch.Tensor | None, threshold: torch.Tensor) -> torch.Tensor:
-    """bool [B, X, Y, Z] from two states [B, X, Y, C, Z] and thresholds [X, Y, Z]; without `before` the state counts as change.
+    """Which cells fire, bool [B, X, Y, Z], from two states [B, X, Y, C, Z] and thresholds [X, Y, Z].
 
-    A change that is not a number is no spike.
+    Without `before`, the state itself counts as the change.  A change that is not a number is no spike.
     """
     states = [now] if before is None else [now, before]
     fits = all(state.dtype == now.dtype and state.is_contiguous() for state in states)
@@ -45,7 +45,7 @@ def spikes(now: torch.Tensor, before: torch.Tensor | None, threshold: torch.Tens
 
 @torch.no_grad()
 def plain_spikes(now: torch.Tensor, before: torch.Tensor | None, threshold: torch.Tensor) -> torch.Tensor:
-    """`spikes` in plain torch, on any device and of any precision."""
+    """`spikes` in plain torch, on any device and in any precision."""
     batch, x, y, _, z = now.shape
     fired = torch.empty(batch, x, y, z, dtype=torch.bool, device=now.device)
     for rows in slabs(x, now[:, 0].numel()):
@@ -56,10 +56,10 @@ def plain_spikes(now: torch.Tensor, before: torch.Tensor | None, threshold: torc
 
 @torch.no_grad()
 def traces(spiking: list[torch.Tensor], tau: float, end: torch.Tensor, fired: torch.Tensor, trace: torch.Tensor) -> None:
-    """Writes `fired` and `trace` [B, X, Y, T, Z]: the spikes of T ticks, bool [B, X, Y, Z] each, and what earlier ones left.
+    """Writes the spikes of T ticks to `fired`, and the traces of earlier spikes to `trace`, both [B, X, Y, T, Z].
 
-    trace(t) = exp(-1 / tau) * end, where end = trace(t - 1) + fired(t - 1); at first it is the `end` [B, X, Y, Z] given, which
-    at last holds what the next ticks go on with.
+    `spiking` are the spikes of each tick, bool [B, X, Y, Z].  trace(t) = exp(-1 / tau) * end(t), and end(t + 1) = trace(t) +
+    fired(t).  `end` [B, X, Y, Z] holds end(0) at first and end(T) afterwards, which the next ticks go on with.
     """
     kernel = library("spikes.c") if end.device.type == "cpu" else None
     if kernel is None:

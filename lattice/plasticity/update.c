@@ -1,14 +1,15 @@
-/* One update of all connections on the CPU, fp32: what lattice/plasticity/update.py says, in one pass over memory.
+/* One update of all connections on the CPU, fp32: the steps of lattice/plasticity/update.py in one pass over memory.
  *
  * Layout: weights and sums [kept, X, Y, Z], what belongs to cells [X, Y, Z]; z is contiguous.
  *
  *     strips of tiles that follow each other in memory, shared out among the threads
- *       wished: the connections of all its tiles, one place after the other; |w| + what the rule wishes, within bounds
- *       conserve: tile by tile, a lane for each cell
- *       written: |w| with the sign it had
+ *       for all connections of its tiles, one slot after the other: |w| + what the rule asks for, within bounds
+ *       conserve, tile by tile, with a lane for each cell
+ *       write |w| with the sign that it had
  *
- * Reading one line of each place in turn, rows far apart in three tensors, would wait for memory every time: hence strips.
- * What is counted is added up by strips and these in order, so that nothing depends on the number of threads.
+ * Rows of different slots lie far apart, in three tensors.  Reading one line of each in turn would wait for memory every time,
+ * so several tiles are read at once.  Counts are added up for each strip, and then over strips in order, so that nothing
+ * depends on the number of threads.
  */
 #include "connections.h"
 

@@ -1,12 +1,13 @@
-"""The update of the connections by what was summed: every one takes the change that its rule wishes, within common limits.
+"""The update of connections by the sums of their rule, in five steps that are the same for all rules.
 
-    wish            STDP: potentiation and depression by two sums; the other rules: sign · sum - decay · |w|
+    wish            the change of |w| that the rule asks for: by two sums with STDP, else sign · sum - decay · |w|
     competition     cells that lost take -inhibition times the wish
-    bounds          w_min..w_max of |w|; a change that is not finite is none
+    bounds          |w| stays within w_min..w_max; a change that is not finite counts as 0
     conservation    |w| is scaled so that each cell keeps its sum
-    sign            as it was, a zero's too; what leads over a wall stays as it is
+    sign            stays as it was, also that of a zero; connections over a wall do not change at all
 
-`learn` does it in one pass in C, `update.c`, for fp32 on the CPU; `plain_learn` in some 25 passes of plain torch, anywhere.
+For fp32 on the CPU, `learn` does this in one pass in C (`update.c`).  `plain_learn` does it anywhere, in some 25 passes of
+torch.
 """
 
 from __future__ import annotations
@@ -26,17 +27,18 @@ from presets.schema import Plasticity as Settings
 from presets.topology import Topology
 
 MAX_KEPT = 128
-"""Connections of a cell that update.c takes."""
+"""Most connections per cell that update.c takes."""
 
 DEFINES = (f"-DMAX_KEPT={MAX_KEPT}",)
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a rule asks for: `share` times its sums [kept, X, Y, Z].
+    """The change that a rule asks for: `share` times its sums [kept, X, Y, Z].
 
-    With `stdp` there are two sums, of what came before and after the cell's own spikes; a connection of negative sign takes
-    them the other way round.  Otherwise one, which counts with the connection's sign, less `decay` [X, Y, Z] times |w|.
+    With `stdp` there are two sums: of neighbours' spikes before the cell's own spikes, and of those after them.  For a
+    connection of negative sign the two change places.  Without `stdp` there is one sum; it is multiplied by the connection's
+    sign, and `decay` [X, Y, Z] times |w| is subtracted.
     """
 
     sums: list[torch.Tensor]
@@ -45,7 +47,7 @@ class Wish:
     decay: torch.Tensor | None = None
 
     def change(self, rows: slice, weights: torch.Tensor) -> torch.Tensor:
-        """Of |w|, for weights [kept, rows, Y, Z]."""
+        """The change of |w| for weights [kept, rows, Y, Z]."""
         sums, magnitude = [total[:, rows] * self.share for total in self.sums], weights.abs()
         sign = torch.copysign(torch.ones_like(weights), weights)
         if self.stdp is not None:
@@ -58,7 +60,7 @@ class Wish:
 
 @dataclass
 class Learned:
-    """Connections that there are, those whose |w| rose and fell, and the sum of |dw|."""
+    """What an update did: how many connections there are, of how many |w| rose and fell, and the sum of |dw|."""
 
     potentiated: int = 0
     depressed: int = 0
@@ -75,9 +77,10 @@ def learn(
     topology: Topology,
     pattern: Pattern | None = None,
 ) -> Learned:
-    """Changes `weights` [kept, X, Y, Z] in place; `won` (bool [X, Y, Z]) are the cells that do not lose, None is all.
+    """Changes `weights` [kept, X, Y, Z] in place.
 
-    The connections are those of `pattern`, without one all K.  Results do not depend on the number of threads.
+    `won` (bool [X, Y, Z]) marks the cells that win the competition; None if all do.  The connections are those of `pattern`, or
+    all K without one.  Results do not depend on the number of threads.
     """
     fits = weights.dtype == torch.float32 and weights.is_contiguous() and len(weights) <= MAX_KEPT
     kernel = library("update.c", *DEFINES) if fits and weights.device.type == "cpu" else None

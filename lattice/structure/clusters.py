@@ -1,9 +1,10 @@
-"""Functional clusters: spherical k-means on one row of features per cell, and how good and how steady a clustering is.
+"""Functional clusters: spherical k-means on one row of features per cell, and measures of how good and how stable they are.
 
-Rows are compared by their direction alone (Dhillon & Modha 2001: cluster by cosine, scale centroids back to length 1).  The
-centroids are fitted on a sample; then all rows are assigned, chunk by chunk, so that 13.5 million cells need 8 bytes each for
-their labels and CHUNK_BYTES beside.  All randomness comes from the generator that is handed in, and sums are taken in a fixed
-order: the same input gives the same labels.  Pure functions; lattice.training.recluster hangs them on a training run.
+Rows are compared by their direction alone (Dhillon & Modha 2001: cluster by cosine, scale centroids back to length 1).
+Centroids are fitted on a sample.  Then all rows are assigned, chunk by chunk, so that 13.5 million cells take 8 bytes each for
+their labels, and CHUNK_BYTES in all besides.  All randomness comes from the generator that is passed in, and sums are taken in
+a fixed order: the same input gives the same labels.  These are pure functions; lattice.training.recluster calls them during
+training.
 """
 
 from __future__ import annotations
@@ -17,19 +18,19 @@ import torch
 import torch.nn.functional as F
 
 CHUNK_BYTES = 64_000_000
-"""Most memory that a pass over all rows takes at once, its result aside."""
+"""Most memory that a pass over all rows takes at once, not counting its result."""
 
 SILENT = 1e-6
-"""A row shorter than this has no direction: it moves no centroid, and joins the largest cluster."""
+"""A row shorter than this is silent: it has no direction, moves no centroid, and joins the largest cluster."""
 
 RESTARTS = 4
-"""Fits from scratch, of which the one with the highest mean cosine is taken."""
+"""Number of fits from scratch; the one with the highest mean cosine is taken."""
 
 ITERATIONS = 100
 """Most rounds of assigning and averaging in one fit."""
 
 COPY = 1e-6
-"""A row within this cosine distance of a centroid is a copy of it; no further centroid starts there."""
+"""A row within this cosine distance of a centroid counts as a copy of it, and no other centroid starts there."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,12 @@ def spherical_kmeans(
     sample: int = 16384,
     min_size: int = 1,
 ) -> Partition:
-    """Rows [N, C] in at most `count` clusters of at least `min_size` rows, largest first.
+    """Divides rows [N, C] into at most `count` clusters of at least `min_size` rows, largest first.
 
-    `start` [count, C] are the centroids of an earlier clustering to go on from; its zero rows are drawn anew.  There are
-    fewer than `count` clusters where the sample has fewer different directions, and one where min_size allows no second.
-    Where all rows are silent they are in cluster 0, whose centroid is zero.
-    Raises ValueError for rows that are not finite and for counts below 1.
+    `start` [count, C] are centroids of an earlier clustering to go on from; those that are zero are drawn anew.  There are
+    fewer than `count` clusters if the sample has fewer different directions, or if smaller ones had to be merged.  If all rows
+    are silent, they are in cluster 0, whose centroid is zero.  Raises ValueError for rows that are not finite and for counts
+    below 1.
     """
     if count < 1 or sample < 1:
         raise ValueError(f"{count} clusters from a sample of {sample} rows: both must be at least 1")
@@ -85,7 +86,7 @@ def spherical_kmeans(
 
 
 def spread_sample(total: int, size: int, generator: torch.Generator) -> torch.Tensor:
-    """Sorted indices below `total`: one drawn from each of `size` runs of equal length, or all where there are no more."""
+    """Sorted indices below `total`: one drawn from each of `size` runs of equal length, or all if there are at most `size`."""
     if total <= size:
         return torch.arange(total)
     within = torch.rand(size, generator=generator, dtype=torch.float64)
@@ -93,34 +94,37 @@ def spread_sample(total: int, size: int, generator: torch.Generator) -> torch.Te
 
 
 def assign(rows: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(labels [N], sums [K, C] of the unit rows, sizes [K]) by highest cosine, ties to the lower label; silent rows get -1."""
+    """(labels [N], sums [K, C] of the unit rows, sizes [K]): each row goes to the centroid with the highest cosine.
+
+    Of equal ones it takes the lower label.  Silent rows get label -1.
+    """
     count, channels = centroids.shape
     labels = torch.full((len(rows),), -1, dtype=torch.int64, device=rows.device)
     sums = torch.zeros(count, channels, dtype=torch.float64, device=rows.device)
     sizes = torch.zeros(count, dtype=torch.int64, device=rows.device)
     size = _chunk(channels, count)
     for part, label in zip(rows.split(size), labels.split(size), strict=True) if count else ():
-        heard = part.norm(dim=1, dtype=torch.float32) > SILENT
-        units = F.normalize(part.float()) * heard[:, None]
+        active = part.norm(dim=1, dtype=torch.float32) > SILENT
+        units = F.normalize(part.float()) * active[:, None]
         nearest = (units @ centroids.T).argmax(dim=1)
         # A product with the one-hot labels adds up in the same order every time, also on a GPU, where index_add_ does not.
-        members = units.new_zeros(len(units), count).scatter_(1, nearest[:, None], heard[:, None].float())
+        members = units.new_zeros(len(units), count).scatter_(1, nearest[:, None], active[:, None].float())
         sums += members.T @ units
         sizes += members.sum(0).long()
-        label.copy_(nearest.where(heard, -1))
+        label.copy_(nearest.where(active, -1))
     return labels, sums.float(), sizes
 
 
 def _chunk(channels: int, count: int) -> int:
-    """Rows of a pass that compares them to `count` centroids: as many as CHUNK_BYTES hold, in a few copies of each row."""
+    """Rows per chunk when each is compared to `count` centroids: as many as fit in CHUNK_BYTES, with a few copies of each."""
     return max(1, CHUNK_BYTES // (4 * (4 * channels + 2 * count + 8)))
 
 
 def _seed(units: torch.Tensor, centroids: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
-    """Centroids [<= count, C]: the given ones and more by greedy k-means++ (Arthur & Vassilvitskii 2007).
+    """Centroids [<= count, C]: the given ones, and more by greedy k-means++ (Arthur & Vassilvitskii 2007).
 
-    scikit-learn's `kmeans_plusplus` draws the same way, for on unit rows the squared distance is twice the cosine distance,
-    but it can't add to centroids that are there, as a warm start with empty clusters must.
+    scikit-learn's `kmeans_plusplus` draws in the same way, since on unit rows the squared distance is twice the cosine
+    distance.  But it can't add to given centroids, as a warm start with empty clusters needs.
     """
     centroids = centroids[:count]
     if not len(units):
@@ -141,7 +145,7 @@ def _seed(units: torch.Tensor, centroids: torch.Tensor, count: int, generator: t
 
 
 def _fit(units: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, float]:
-    """Lloyd's rounds from these centroids until no label changes; (centroids [K, C], sum of the rows' cosines to theirs)."""
+    """(centroids [K, C], sum of the rows' cosines to their centroid) after Lloyd's rounds until no label changes."""
     before = None
     # scikit-learn's KMeans would average without scaling back to length 1, and so drift off the sphere.
     for _ in range(ITERATIONS):
@@ -154,9 +158,9 @@ def _fit(units: torch.Tensor, centroids: torch.Tensor) -> tuple[torch.Tensor, fl
 
 
 def _merge(sums: torch.Tensor, sizes: torch.Tensor, min_size: int) -> list[list[int]]:
-    """Clusters as groups of the old labels, largest first: the smallest goes into the nearest until all are large enough.
+    """Groups of old labels, one for each new cluster, largest first.
 
-    Empty clusters are left out.
+    The smallest cluster joins its nearest one until all have at least `min_size` rows.  Empty clusters are left out.
     """
     held = {label: size for label, size in enumerate(sizes.tolist()) if size}
     groups, sums = {label: [label] for label in held}, sums.clone()
@@ -189,7 +193,7 @@ def _counts(parts: Iterable[torch.Tensor], count: int) -> torch.Tensor:
 
 
 def overlap(labels: torch.Tensor, others: torch.Tensor, count: int) -> torch.Tensor:
-    """[count, count]: how many rows have label i in the one and label j in the other labelling [N]."""
+    """How many rows have label i in the one labelling [N] and label j in the other: [count, count]."""
     parts = zip(labels.split(_chunk(0, 0)), others.split(_chunk(0, 0)), strict=True)
     return _counts((a * count + b for a, b in parts), count**2).view(count, count)
 
@@ -209,9 +213,10 @@ def continued(partition: Partition, before: torch.Tensor) -> Partition:
 
 
 def mutual_information(table: torch.Tensor) -> float:
-    """Normalised mutual information, 0..1, of two clusterings from their `overlap`: over the mean of both entropies.
+    """Normalised mutual information, 0..1, of two clusterings, from the table that `overlap` gives.
 
-    1 where both have one cluster only.  From the table, so that it takes all cells; scikit-learn's would sort them.
+    It is divided by the mean of both entropies, and is 1 if both have a single cluster.  scikit-learn's version would have to
+    sort all cells.
     """
     joint = table.double() / table.sum()
 
@@ -223,13 +228,13 @@ def mutual_information(table: torch.Tensor) -> float:
 
 
 def silhouette(rows: torch.Tensor, labels: torch.Tensor, generator: torch.Generator, sample: int = 2048) -> float | None:
-    """Mean cosine silhouette, -1..1, of a sample of the rows that are not silent; None where it has a single cluster."""
+    """Mean cosine silhouette, -1..1, of a sample of rows without silent ones; None if the sample has a single cluster."""
     from sklearn.metrics import silhouette_score
 
     chosen = spread_sample(len(rows), sample, generator).to(rows.device)
     rows, labels = rows[chosen].float().cpu(), labels[chosen].cpu()
-    heard = rows.norm(dim=1) > SILENT
-    rows, labels = rows[heard], labels[heard]
+    active = rows.norm(dim=1) > SILENT
+    rows, labels = rows[active], labels[active]
     if not 1 < len(labels.unique()) < len(labels):
         return None
     return float(silhouette_score(rows.numpy(), labels.numpy(), metric="cosine"))

@@ -1,26 +1,29 @@
-"""The emergence score: one number, 0..1, for how far a lattice has organised itself.  A summary, no law of nature.
+"""The emergence score: one number, 0..1, that says how far a lattice has organised itself.
 
     score = (stability * morphology * participation) ** (1 / 3)
 
-stability      cells fall into the same functional clusters when they are clustered again on other input: the normalised mutual
-               information of two clusterings, corrected for chance (what the second shares with shuffled labels of the first).
-morphology     the connections have gained order in space: the share of a field's power that would have to move to other
-               wavelengths to make it white noise, less chance, less the same at the stage's start, and at most what the change
-               since then has of it; of the fields the highest (`order` of lattice.structure.spatial_order's readings).
-participation  the whole lattice takes part: the effective share of active cells, exp(H) / N with H the Shannon entropy of how
-               activity is distributed over the N cells.  1 if all are equally active, 1 / N if a single one is.
+stability      Do cells fall into the same functional clusters if they are clustered again on other input?  This is the
+               normalised mutual information of the two clusterings, corrected for chance: for what the second one shares with
+               shuffled labels of the first.
+morphology     Have the connections gained order in space?  The order of a field is the share of its power that would have to
+               move to other wavelengths to make it white noise, less chance.  What counts is the gain since the stage's start,
+               and at most the order of the change since then.  The field with the highest value counts (`order` of the
+               readings in lattice.structure.spatial_order).
+participation  Does the whole lattice take part?  This is the effective share of active cells, exp(H) / N, where H is the
+               Shannon entropy of how activity is distributed over the N cells.  It is 1 if all cells are equally active, and
+               1 / N if only one is.
 
-A geometric mean, so that none makes up for another that is missing.  A fresh lattice scores 0, because its connections are
-white noise in space (but for the at most 5 % of seeds that are false alarms).  So does one whose connections were shuffled
-over space, and one that was enlarged by interpolation until it is more ordered than it was then.  That is where its
-discriminating power lies: stability and participation are high in fresh lattices, too, for a fixed network gives the same
-states for the same input.  The order need not be a wave: smooth domains count.  Whether there is a wavelength that no smooth
-field has is a stricter question, which the readings' verdicts answer.
+The score is a geometric mean, so that no part makes up for one that is missing.  Some lattices score 0 because of their
+morphology: a fresh one, whose connections are white noise in space (except for at most 5 % of seeds, which are false alarms);
+one whose connections were shuffled over space; and one that was enlarged by interpolation, until it is more ordered than it
+was then.  Stability and participation are high in fresh lattices, too, since a fixed network gives the same states for the
+same input.  The order need not be a wave: smooth domains count.  The readings' verdicts answer a stricter question, whether
+there is a wavelength that no smooth field has.
 
-What it is not: a measure of how well the lattice works (a frozen lattice with good text parts speaks and scores 0; a wave
-planted by hand scores high and says nothing), a test of whether order arose from the data (lattices trained on words in random
-order score as high), or evidence of emergence in the sense of physics.  Scores of lattices of different shapes or cluster
-counts should not be compared.
+The score does not measure how well a lattice works: a frozen lattice with good text parts speaks and scores 0, and a wave
+planted by hand scores high and says nothing.  It does not test whether order arose from the data: lattices trained on words in
+random order score as high.  It is no evidence of emergence in the sense of physics.  Scores of lattices of different shapes or
+cluster counts should not be compared.
 """
 
 from __future__ import annotations
@@ -46,7 +49,7 @@ class Emergence:
 
 
 def emergence(stability: float, readings: Iterable[Reading], activity: torch.Tensor) -> Emergence:
-    """From the stability of clusters, the readings of a lattice's fields, and the activity of its cells, of any shape.
+    """The score from the stability of clusters, the readings of a lattice's fields, and the activity of its cells (any shape).
 
     Raises ValueError for a stability outside 0..1, and for activity that `participation` refuses.
     """
@@ -58,13 +61,13 @@ def emergence(stability: float, readings: Iterable[Reading], activity: torch.Ten
 
 
 def participation(activity: torch.Tensor) -> float:
-    """Effective share of active cells, exp(H) / N, of activities >= 0 of any shape (Hill's number of order 1 over N).
+    """Effective share of active cells, exp(H) / N, from activities >= 0 of any shape: Hill's number of order 1, divided by N.
 
-    0 where no cell is active.  Raises ValueError for activities that are negative, not finite, or none at all.
+    It is 0 if no cell is active.  Raises ValueError for activities that are negative or not finite, and if there are none.
     """
     values = activity.detach().flatten().double()
     if not len(values) or not bool(values.isfinite().all()) or bool((values < 0).any()):
-        raise ValueError("activities must be finite numbers >= 0, one a cell")
+        raise ValueError("activities must be finite numbers >= 0, one per cell")
     total = values.sum()
     if total == 0:
         return 0.0
@@ -75,8 +78,9 @@ def participation(activity: torch.Tensor) -> float:
 def stability(labels: torch.Tensor, again: torch.Tensor, generator: torch.Generator) -> float:
     """How far two clusterings of the same cells agree, 0..1: (NMI - chance) / (1 - chance).
 
-    labels, again: [N] integers >= 0; their names do not matter.  Chance is the NMI with `labels` shuffled.  0 where either has
-    a single cluster, which agrees with everything and tells nothing.  Raises ValueError where the lengths differ.
+    `labels` and `again` are [N] integers >= 0; only which cells share a label matters.  Chance is the NMI with `labels`
+    shuffled.  The result is 0 if either has a single cluster, which agrees with everything.  Raises ValueError if the lengths
+    differ.
     """
     if labels.shape != again.shape or labels.dim() != 1:
         raise ValueError(f"clusterings of {tuple(labels.shape)} and {tuple(again.shape)} cells can't be compared")

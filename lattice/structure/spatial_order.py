@@ -1,28 +1,28 @@
-"""Morphology: do a lattice's connections vary over space with a wavelength of their own?  "nothing" when in doubt.
+"""Morphology: do a lattice's connections vary over space with a wavelength of their own?  In doubt the answer is "nothing".
 
     weights [K, X, Y, Z] -> per-cell fields -> minus trend -> window -> rfftn -> mean power in shells of equal frequency
 
-Most fields that are not noise are smooth: their power falls with frequency.  What counts here is a *rise*: more power at some
-wavelength than any spectrum that falls with frequency could hold, given the power at all longer wavelengths (see `rises`).  The
-statistic is the maximum of the rises over all wavelengths, each in units of its spread under the null.  A reading is "nothing"
-unless it beats all of its nulls at LEVEL and holds at least MIN_STRENGTH of the field's variance:
+Most fields that are not noise are smooth: their power falls with frequency.  So what counts here is a *rise*: more power at a
+wavelength than any falling spectrum could hold, given the power at all longer wavelengths (see `rises`).  The statistic is the
+highest rise over all wavelengths, each in units of its spread under the null hypothesis.  A reading is "structure" if it beats
+all of its nulls at LEVEL and holds at least MIN_STRENGTH of the field's variance.  Otherwise it is "nothing".
 
-    shuffled   the same values in random places: is there anything that white noise has not?
-    red        random phases under the falling spectrum that fits best: is there more than smoothness?
-    start      if the field at the stage's start is given, what is read is the *change* since then, so that what was there
-               from the first (noise, a bias, an interpolated field) is not news; and the power at the wavelength must have
-               grown in the field itself by more than two unrelated noises differ.
+    shuffled   The same values in random places.  Is there anything that white noise does not have?
+    red        Random phases under the falling spectrum that fits best.  Is there more than smoothness?
+    start      If the field at the stage's start is given, the *change* since then is read, so that what was there from the
+               start (noise, a bias, an interpolated field) does not count.  Besides, the power at the wavelength must have
+               grown in the field itself, by more than two unrelated noises differ.
 
-The nulls are sets of surrogates that go through the same steps as the field, so p is (1 + surrogates at least as extreme) /
-(1 + surrogates), which is exact for shuffles of exchangeable noise.  The idea of weight morphologies that arise by training
-is from de Jong, Meigel & Rulands (arXiv 2501.05550), who study the layers of feed-forward networks; the fields, the statistic
-and the nulls here are this project's own.
+The nulls are sets of surrogate fields that go through the same steps as the field.  So p is (1 + surrogates at least as
+extreme) / (1 + surrogates), which is exact for shuffles of exchangeable noise.  The idea that weight morphologies arise by
+training is from de Jong, Meigel & Rulands (arXiv 2501.05550), who study the layers of feed-forward networks.  The fields, the
+statistic and the nulls here are this project's own.
 
-Blind spots: waves of fewer than about two and a half periods along the lattice are not told from a trend.  And what is found
-may be an imprint of strides, ticks, ports or pruning tiles: the instrument sees that there is a wave, not where it is from.
+Blind spots: waves of fewer than about two and a half periods along the lattice can't be told from a trend.  And a wave may be
+an imprint of strides, ticks, ports or pruning tiles: a reading says that there is a wave, and not where it comes from.
 
-Cost: at 300x300x150 a field is 54 MB; one reading peaks at 0.31 GB beside it, however many surrogates (measured), and takes
-about 3 CPU-seconds for each surrogate of both nulls.
+Cost: at 300x300x150 a field is 54 MB.  One reading takes 0.31 GB more at its peak (measured), however many surrogates there
+are, and about 3 CPU-seconds for each surrogate of both nulls.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from lattice.structure.spectra import Shells, ceilings, detrend, red_fit, rises
 from presets.topology import Offset, Topology
 
 LEVEL = 0.05
-"""Largest p of a reading that is not "nothing", after the correction for reading several fields."""
+"""Largest p of a reading that is "structure", after the correction for reading several fields."""
 
 MIN_STRENGTH = 0.01
-"""Smallest share of a field's variance that is worth a verdict: in millions of cells anything is significant."""
+"""Smallest share of a field's variance that counts as structure, since in millions of cells anything is significant."""
 
 SURROGATES = 199
-"""Surrogate fields of each null; p can't be below 1 / (SURROGATES + 1)."""
+"""Number of surrogate fields of each null; p can't be below 1 / (SURROGATES + 1)."""
 
 FIELDS = ("strength", "mean", "along x", "along y", "along z")
 
 _AT_ONCE = 1 << 21
-"""Most cells of surrogates that are transformed at once (at least one field is): about 100 MB of temporaries."""
+"""Most cells of surrogates that are transformed at once, unless one field has more; this takes about 100 MB."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,21 @@ class Reading:
 
     verdict: Literal["nothing", "structure"]
     wavelength: float | None
-    """Of the highest rise; to be believed only with the verdict "structure".  None for a field without variance."""
+    """The wavelength of the highest rise, which means something only with the verdict "structure".  None without variance."""
     p: float
-    """The largest of the nulls' p-values."""
+    """The largest p-value of all nulls."""
     p_shuffled: float
     p_red: float
     p_start: float | None
-    """None where no start was given."""
+    """None if no start was given."""
     strength: float
-    """Share (0..1) of the field's variance above its red background in the shell of that wavelength."""
+    """Share (0..1) of the field's variance that the shell of that wavelength holds above the red background."""
     order: float
-    """How far (0..1) the field is from white noise (see `order`) beyond its start, at most as far as its change is."""
+    """How much further (0..1) the field is from white noise than its start (see `order`), at most as far as its change is."""
     wavelengths: tuple[float, ...]
-    """Of the shells, longest first."""
+    """The wavelength of each shell, longest first."""
     power: tuple[float, ...]
-    """Mean power of a mode in each shell; 1 is the mean over all modes."""
+    """Mean power per mode in each shell; 1 is the mean over all modes."""
     red: tuple[float, ...]
     """The falling spectrum that fits `power` best."""
 
@@ -80,7 +80,7 @@ class Reading:
 
 
 def in_bounds(offset: Offset, topology: Topology) -> torch.Tensor:
-    """[X, Y, Z] bool: cells whose neighbour at `offset` exists; across x and y it always does where they are periodic."""
+    """Which cells have a neighbour at `offset`, bool [X, Y, Z]; across x and y all have one if these are periodic."""
     mask = torch.ones(topology.shape, dtype=torch.bool)
     for axis, step in enumerate(offset):
         if step and (axis == 2 or topology.boundary == "walls"):
@@ -91,13 +91,14 @@ def in_bounds(offset: Offset, topology: Topology) -> torch.Tensor:
 
 
 def fields(weights: torch.Tensor, topology: Topology) -> dict[str, torch.Tensor]:
-    """Weights [K, X, Y, Z] -> the scalar FIELDS, each [X, Y, Z] fp32 on the CPU.
+    """The scalar FIELDS of weights [K, X, Y, Z], each [X, Y, Z] in fp32 on the CPU.
 
-    `strength` is the mean |w| of a cell's connections, `mean` the mean w, `along x` the mean of |w| times how much of the
-    offset's direction lies along x (its squared cosine less 1/3, so that the three add up to zero).  Weights that point out
-    of the lattice are left out, means are over those that do not, and every offset counts less its own mean over all cells:
-    neither borders nor offsets that start with a bias make structure.  Needs about ten fields' memory beside the weights.
-    Raises ValueError where weights and topology do not belong together.
+    `strength` is the mean |w| of a cell's connections, and `mean` their mean w.  `along x` is the mean of |w| times how much of
+    the offset's direction lies along x: its squared cosine minus 1/3, so that the three add up to zero.
+
+    Weights that point out of the lattice are left out, and the mean of each offset over all cells is subtracted.  So neither
+    borders nor offsets that start with a bias make structure.  This takes about ten fields' memory besides the weights.
+    Raises ValueError if weights and topology do not belong together.
     """
     if tuple(weights.shape) != (len(topology.offsets), *topology.shape):
         raise ValueError(f"weights {list(weights.shape)} do not belong to {len(topology.offsets)} offsets x {topology.shape}")
@@ -121,7 +122,7 @@ def fields(weights: torch.Tensor, topology: Topology) -> dict[str, torch.Tensor]
 
 
 def shuffle(weights: torch.Tensor, topology: Topology, generator: torch.Generator) -> torch.Tensor:
-    """A copy of weights [K, X, Y, Z] in which each offset's weights changed places among the cells that use them."""
+    """A copy of weights [K, X, Y, Z] with each offset's weights shuffled among the cells whose neighbour exists."""
     shuffled = weights.detach().clone()
     for offset, row in zip(topology.offsets, shuffled, strict=True):
         inside = in_bounds(offset, topology).to(row.device)
@@ -142,10 +143,10 @@ def read(
     surrogates: int = SURROGATES,
     tests: int = 1,
 ) -> Reading:
-    """Reads one field [X, Y, Z], or with `start` [X, Y, Z] its change since then; p is corrected for `tests` readings.
+    """Reads one field [X, Y, Z], or with `start` [X, Y, Z] its change since then.  p is corrected for `tests` readings.
 
-    Raises ValueError for values that are not finite, for shapes that differ or are too small, and for too few surrogates to
-    ever reach LEVEL.
+    Raises ValueError if values are not finite, if shapes differ or are too small, and if there are too few surrogates to ever
+    reach LEVEL.
     """
     field = field.detach().float().cpu()
     if start is not None and start.shape != field.shape:
@@ -215,7 +216,7 @@ def read_all(
     start: dict[str, torch.Tensor] | None = None,
     surrogates: int = SURROGATES,
 ) -> dict[str, Reading]:
-    """`read` for each field of `now`, as `fields` gives them, corrected for how many there are.  Raises ValueError."""
+    """`read` for each field of `now`, which are those of `fields`; p is corrected for their number.  Raises ValueError."""
     return {
         name: read(field, boundary, generator, None if start is None else start[name], surrogates, len(now))
         for name, field in now.items()
@@ -225,8 +226,9 @@ def read_all(
 def order(power: torch.Tensor, white: torch.Tensor, modes: torch.Tensor, tests: int = 1) -> float:
     """Share (0..1) of a spectrum's [J] power that would have to move between shells to make it noise, beyond chance.
 
-    The total variation distance to the mean of `white` [S, J], spectra of shuffled fields: (distance - chance) / (1 - chance),
-    with chance what noise's own distance exceeds in LEVEL of all cases, `tests` readings taken together.  So noise has 0.
+    This is (distance - chance) / (1 - chance), and 0 for noise.  The distance is the total variation distance to the mean of
+    `white` [S, J], the spectra of shuffled fields.  In LEVEL of all cases, the distance of one of `tests` noises exceeds
+    chance.
     """
     noise = white.mean(0)
     distances = ((torch.cat([power[None], white]) - noise).abs() * modes).sum(1) / (2 * modes.sum())
@@ -238,8 +240,9 @@ def order(power: torch.Tensor, white: torch.Tensor, modes: torch.Tensor, tests: 
 def _compare(spectra: torch.Tensor, modes: torch.Tensor) -> tuple[float, int]:
     """p of the highest rise of the first of `spectra` [1 + S, J] among all of them, and the shell of its largest rise.
 
-    Each shell's rises are measured by their spread over all spectra, the first included: under the null all are exchangeable.
-    A strong wave leaks, and many shells rise above all surrogates' then; the largest is the one with the most power to it.
+    The rises of a shell are in units of their spread over all spectra, the first included, since under the null hypothesis all
+    are exchangeable.  A strong wave leaks, so that many shells rise above all surrogates.  The largest rise is the one of these
+    with the most power above its ceiling.
     """
     rise = rises(spectra, modes)
     score = torch.zeros_like(rise)

@@ -1,8 +1,9 @@
-"""Power spectra of fields on the lattice, and where they rise: more power at some wavelength than at longer ones.
+"""Power spectra of fields on the lattice, and their rises: more power at a wavelength than at longer ones.
 
-field [X, Y, Z] -> minus trend -> window -> rfftn -> mean power in shells of equal frequency [J], longest wave first
-`red_fit`     the falling spectrum that fits best
-`rises`       how far each shell is above what any falling spectrum could hold there, given all longer waves
+    field [X, Y, Z] -> minus trend -> window -> rfftn -> mean power in shells of equal frequency [J], longest wave first
+
+`red_fit` gives the falling spectrum that fits best.  `rises` says how far each shell is above what a falling spectrum could
+hold there at most, given the power of all longer waves.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import torch
 
 
 class Shells:
-    """The modes of rfftn of a [X, Y, Z] field in shells of one frequency step, 1 / the longest side.
+    """The modes of rfftn of a field [X, Y, Z], sorted into shells of equal frequency; a shell is 1 / (longest side) wide.
 
-    The constant mode is left out.  Frequencies are in cycles a cell, up to sqrt(3) / 2 along the diagonal.
-    Raises ValueError for a shape of too few shells.
+    The constant mode is left out.  Frequencies are in cycles per cell, up to sqrt(3) / 2 along the diagonal.
+    Raises ValueError for a shape with too few shells.
     """
 
     def __init__(self, shape: tuple[int, int, int], boundary: str) -> None:
@@ -38,9 +39,9 @@ class Shells:
         number = torch.full((len(modes),), len(kept), dtype=torch.int32)
         number[kept] = torch.arange(len(kept), dtype=torch.int32)
         self.index = number[shell.long()]
-        """[X, Y, Z // 2 + 1]: each mode's shell; the constant mode is in one of its own behind the last."""
+        """The shell of each mode [X, Y, Z // 2 + 1].  The constant mode has a shell of its own after the last one."""
         self.modes = modes[kept]
-        """[J] modes in each shell, fp64."""
+        """Number of modes in each shell [J], fp64."""
         self._frequency, self._twice = frequency.float(), twice
         self.frequency = self._sum(twice * self._frequency)[0] / self.modes
         self._windows = [
@@ -50,20 +51,20 @@ class Shells:
         ]
 
     def power(self, batch: torch.Tensor) -> torch.Tensor:
-        """Fields [S, X, Y, Z] -> mean power of a mode in each shell [S, J], fp64; 1 is the mean over all modes.
+        """Mean power per mode in each shell [S, J] (fp64) of fields [S, X, Y, Z]; 1 is the mean over all modes.
 
-        Mean and linear trend are taken out first, and axes that end in walls go through a sine window (it leaks less into the
-        neighbouring shells than Hann's, which matters more here than how fast the far leakage falls).
+        Mean and linear trend are taken out first.  Axes that end in walls are multiplied by a sine window.  It leaks less into
+        neighbouring shells than Hann's window, which matters more here than how fast leakage falls further away.
         """
         return self._scaled(self._modes(batch))
 
     def peak_frequency(self, field: torch.Tensor, shell: int) -> float:
-        """Power-weighted mean frequency of a shell's modes, finer than the shells are wide."""
+        """Power-weighted mean frequency of a shell's modes, which is finer than the width of a shell."""
         power = self._modes(field[None])[0] * (self.index == shell)
         return float((power * self._frequency).sum(dtype=torch.float64) / power.sum(dtype=torch.float64))
 
     def color(self, white: torch.Tensor, spectrum: torch.Tensor) -> torch.Tensor:
-        """White noise [S, X, Y, Z] -> fields with random phases whose modes have the power `spectrum` [J]."""
+        """Fields with random phases and the power `spectrum` [J], from white noise [S, X, Y, Z]."""
         gain = torch.cat([spectrum.clamp(min=0).sqrt(), spectrum.new_zeros(1)]).float()
         return torch.fft.irfftn(torch.fft.rfftn(white, dim=(1, 2, 3)) * gain[self.index.long()], s=self.shape, dim=(1, 2, 3))
 
@@ -79,7 +80,7 @@ class Shells:
         return sums / self.modes * (self.modes.sum() / sums.sum(1, keepdim=True).clamp(min=1e-300))
 
     def _sum(self, per_mode: torch.Tensor) -> torch.Tensor:
-        """[..., X, Y, Z // 2 + 1] -> [S, J], in fp64, one plane of x at a time."""
+        """Sums over each shell [S, J] (fp64) of [..., X, Y, Z // 2 + 1], one plane of x at a time."""
         per_mode = per_mode.view(-1, *self.index.shape)
         sums = torch.zeros(len(per_mode), len(self.modes) + 1, dtype=torch.float64)
         for x, plane in enumerate(self.index):
@@ -88,7 +89,7 @@ class Shells:
 
 
 def detrend(batch: torch.Tensor) -> torch.Tensor:
-    """Fields [S, X, Y, Z] less their mean and least-squares linear trend."""
+    """Fields [S, X, Y, Z] minus their mean and least-squares linear trend."""
     batch = batch - batch.mean(dim=(1, 2, 3), keepdim=True)
     for axis, size in enumerate(batch.shape[1:], 1):
         along = (torch.arange(size, dtype=batch.dtype) - (size - 1) / 2).view([-1 if i == axis else 1 for i in range(4)])
@@ -116,9 +117,10 @@ def red_fit(power: torch.Tensor, modes: torch.Tensor) -> torch.Tensor:
 
 
 def ceilings(power: torch.Tensor, modes: torch.Tensor) -> torch.Tensor:
-    """The most that a falling spectrum allows in each shell: [S, J] -> [S, J]; infinite in the first, which has no longer wave.
+    """The most power that a falling spectrum allows in each shell: [S, J] -> [S, J].
 
-    It is the last value of the non-increasing fit to all shells before: the least of the means over shells i..j-1, i < j.
+    For shell j this is the last value of the non-increasing fit to all shells before it, which is the smallest mean over shells
+    i..j-1 for any i < j.  It is infinite in the first shell, since there is no longer wave.
     """
     weighted, mass = (power * modes).cumsum(1), modes.cumsum(0)
     ceiling = torch.full_like(power, math.inf)
@@ -131,5 +133,5 @@ def ceilings(power: torch.Tensor, modes: torch.Tensor) -> torch.Tensor:
 
 
 def rises(power: torch.Tensor, modes: torch.Tensor) -> torch.Tensor:
-    """[S, J]: log of each shell's power over its ceiling: above 0 where no falling spectrum is, -inf in the first shell."""
+    """The log of each shell's power over its ceiling [S, J]: above 0 if no falling spectrum allows it; -inf in the first."""
     return (power.clamp(min=1e-300) / ceilings(power, modes).clamp(min=1e-300)).log()

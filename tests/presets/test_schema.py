@@ -37,7 +37,7 @@ def test_the_seeds_defaults_hold() -> None:
     assert schema.Decode().every == 50
 
 
-def test_the_seeds_production_presets_have_its_sparsity_and_its_clusters_which_cells_do_not_hear() -> None:
+def test_production_presets_are_pruned_and_form_clusters_that_cells_do_not_read() -> None:
     medium, large = load("production_medium").config, load("production_large").config
     assert (medium.stages[0].sparsity, large.stages[0].sparsity) == (0.4, 0.6)
     assert medium.optimizer.name == "adam8bit"

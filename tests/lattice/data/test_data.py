@@ -179,7 +179,7 @@ def test_a_missing_file_is_refused_by_name(tmp_path):
 def test_a_file_without_a_sentence_is_refused_by_name(content, tmp_path):
     path = tmp_path / "empty.txt"
     path.write_bytes(content)
-    assert refusal(path, "reconstruct") == f"{path}: no sentence in it; expected one a line"
+    assert refusal(path, "reconstruct") == f"{path}: no sentence in it; expected one per line"
 
 
 def test_a_folder_without_texts_is_refused_with_the_endings_it_should_have(tmp_path):

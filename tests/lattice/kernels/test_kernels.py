@@ -210,7 +210,7 @@ def test_native_rounds_states_to_the_nearest_bf16_and_keeps_what_is_not_a_number
     assert (found == exact.to(dtype)).float().mean() > 0.99  # where tanh in C is off by its last bit, rounding may differ
     state[0, 0, 0, 3, 20] = math.nan
     spoilt = kernel.forward(state, Parameters(weights, cells), None, None)[0].isnan()
-    assert spoilt.nonzero().tolist() == [[0, 0, 3, 20]]  # what is heard of it is clamped with the gates' arguments
+    assert spoilt.nonzero().tolist() == [[0, 0, 3, 20]]  # neighbours clamp it with their gates' arguments
 
 
 def test_native_state_alone_without_gradients_equals_reference():

@@ -280,7 +280,7 @@ def test_half_precision_rewires_by_gradient_and_trains_on(bench, precision):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["stages.0.sparsity=0.95"], r"keeps 1 of 28 connections a cell, fewer than rewiring.min_fan_in 3; use 0.89 or less"),
+        (["stages.0.sparsity=0.95"], r"keeps 1 of 28 connections per cell, fewer than rewiring.min_fan_in 3; use 0.89 or less"),
         (["stages.0.rewiring.min_fan_in=29"], r"29 is more than the 28 connections of a cell"),
         (["stages.0.rewiring.prune_at=9"], r"9 is past the stage's 6 steps"),
         (["stages.0.rewiring.protect_clusters=true"], r"there are no clusters to protect"),
