@@ -1,17 +1,17 @@
 """The command line: the list of the commands, and the entry point.
 
 A command is a file of app.commands (those of `experiment` are in app.experiments).  It is imported when it is called, so that
-`--help` and wrong usage never wait for torch.  To add a command, write its file and its entry in COMMANDS.
+`--help` and wrong usage never wait for torch.  To add a command, write its file, its line in COMMANDS and its case in
+`_imported`.
 
 stdout carries results (tables, or one JSON object with --json), stderr everything else.
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -22,45 +22,107 @@ from app.options import Fps, Plain, ReadOnly, RunsDir
 from app.version import VERSION
 from monitors.text_safety import printable
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "attach": (
-        "app.commands.attach:attach",
-        "Watch and steer a live run, or go through a finished one, also in a folder copied from elsewhere.",
-    ),
-    "screenshot": ("app.commands.screenshot:screenshot", "Draw a run's screen, or the home screen, into an SVG file."),
-    "train": ("app.commands.train:train", "Train a lattice, from a preset or where a run left off."),
-    "fork": (
-        "app.commands.fork:fork",
-        "Begin a new run from a checkpoint of another, with its past and some settings changed.",
-    ),
-    "control": ("app.commands.control:control", "Change a live run; prints the step after which the change holds."),
-    "soak": (
-        "app.commands.soak:soak",
-        "Train under load and look for leaks; exit code 4 where one is found. Ctrl-C gives the verdict so far.",
-    ),
-    "plan": ("app.commands.plan:plan", "Show the memory a run will take, part by part, before anything is allocated."),
-    "profile": (
-        "app.commands.profile:profile",
-        "Train a few steps in a process of its own; print what they took beside the plan, and remember it for later plans.",
-    ),
-    "runs": ("app.commands.runs:runs", "List runs, newest first."),
-    "status": ("app.commands.status:status", "Say how one run stands."),
-    "compare": ("app.commands.compare:compare", "Two runs side by side: what was set otherwise, what came out, and how soon."),
-    "export": ("app.commands.export:export", "Write a run's events as CSV tables or TensorBoard files."),
-    "evaluate": (
-        "app.commands.evaluate:evaluate",
-        "Score a run's model on a text file: BLEU, chrF, share of sentences that come back unchanged.",
-    ),
-    "decode": ("app.commands.decode:decode", "Send one text through a run's lattice and print what comes out."),
-    "morphology": (
-        "app.commands.morphology:morphology",
-        "Ask whether a run's connections vary over space with a wavelength of their own, and score how far it has organised.",
-    ),
-    "bench": ("app.commands.bench:bench_app", "Measure this machine: nanoseconds, and how far from the memory-copy floor."),
-    "experiment": ("app.experiments.commands:experiment_app", "Paired runs over seeds, with and without a mechanism."),
-    "presets": ("app.commands.presets:presets_app", "What runs are shipped, and what they set."),
+COMMANDS = {
+    "attach": "Watch and steer a live run, or go through a finished one, also in a folder copied from elsewhere.",
+    "screenshot": "Draw a run's screen, or the home screen, into an SVG file.",
+    "train": "Train a lattice, from a preset or where a run left off.",
+    "fork": "Begin a new run from a checkpoint of another, with its past and some settings changed.",
+    "control": "Change a live run; prints the step after which the change holds.",
+    "soak": "Train under load and look for leaks; exit code 4 where one is found. Ctrl-C gives the verdict so far.",
+    "plan": "Show the memory a run will take, part by part, before anything is allocated.",
+    "profile": "Train a few steps in a process of its own; print what they took beside the plan, and remember it for later "
+    "plans.",
+    "runs": "List runs, newest first.",
+    "status": "Say how one run stands.",
+    "compare": "Two runs side by side: what was set otherwise, what came out, and how soon.",
+    "export": "Write a run's events as CSV tables or TensorBoard files.",
+    "evaluate": "Score a run's model on a text file: BLEU, chrF, share of sentences that come back unchanged.",
+    "decode": "Send one text through a run's lattice and print what comes out.",
+    "morphology": "Ask whether a run's connections vary over space with a wavelength of their own, and score how far it has "
+    "organised.",
+    "bench": "Measure this machine: nanoseconds, and how far from the memory-copy floor.",
+    "experiment": "Paired runs over seeds, with and without a mechanism.",
+    "presets": "What runs are shipped, and what they set.",
 }
-"""Where each command is (a function, or a group of its own) and its line in `--help`, in the order of that."""
+"""Each command's line in `--help`, in the order of that."""
+
+
+def _imported(name: str) -> Callable[..., None] | typer.Typer:
+    """The function of a command, or the group that it is."""
+    match name:
+        case "attach":
+            from app.commands.attach import attach
+
+            return attach
+        case "screenshot":
+            from app.commands.screenshot import screenshot
+
+            return screenshot
+        case "train":
+            from app.commands.train import train
+
+            return train
+        case "fork":
+            from app.commands.fork import fork
+
+            return fork
+        case "control":
+            from app.commands.control import control
+
+            return control
+        case "soak":
+            from app.commands.soak import soak
+
+            return soak
+        case "plan":
+            from app.commands.plan import plan
+
+            return plan
+        case "profile":
+            from app.commands.profile import profile
+
+            return profile
+        case "runs":
+            from app.commands.runs import runs
+
+            return runs
+        case "status":
+            from app.commands.status import status
+
+            return status
+        case "compare":
+            from app.commands.compare import compare
+
+            return compare
+        case "export":
+            from app.commands.export import export
+
+            return export
+        case "evaluate":
+            from app.commands.evaluate import evaluate
+
+            return evaluate
+        case "decode":
+            from app.commands.decode import decode
+
+            return decode
+        case "morphology":
+            from app.commands.morphology import morphology
+
+            return morphology
+        case "bench":
+            from app.commands.bench import bench_app
+
+            return bench_app
+        case "experiment":
+            from app.experiments.commands import experiment_app
+
+            return experiment_app
+        case "presets":
+            from app.commands.presets import presets_app
+
+            return presets_app
+    raise KeyError(name)
 
 
 class _Loaded(MutableMapping[str, Any]):
@@ -71,9 +133,7 @@ class _Loaded(MutableMapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._found:
-            place, told = COMMANDS[name]
-            module, _, attribute = place.partition(":")
-            here, command = typer.Typer(rich_markup_mode=None), getattr(importlib.import_module(module), attribute)
+            here, command, told = typer.Typer(rich_markup_mode=None), _imported(name), COMMANDS[name]
             here.callback()(lambda: None)  # a group, whatever it holds
             if isinstance(command, typer.Typer):
                 here.add_typer(command, name=name, help=told)
@@ -109,7 +169,7 @@ class Program(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         limit = formatter.width - 6 - max(map(len, COMMANDS))
-        rows = [(name, TyperCommand(name, help=told).get_short_help_str(limit)) for name, (_, told) in COMMANDS.items()]
+        rows = [(name, TyperCommand(name, help=told).get_short_help_str(limit)) for name, told in COMMANDS.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 

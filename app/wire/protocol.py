@@ -116,12 +116,16 @@ def encode(frame: Frame) -> bytes:
 
 def request(line: bytes) -> Subscribe | Command:
     """A client's frame.  Raises FrameError."""
-    return _parse(line, REQUESTS)  # type: ignore[return-value]
+    frame = _parse(line, REQUESTS)
+    assert isinstance(frame, Subscribe | Command)
+    return frame
 
 
 def answer(line: bytes) -> Hello | Reply | Update:
     """An engine's frame.  Raises FrameError."""
-    return _parse(line, ANSWERS)  # type: ignore[return-value]
+    frame = _parse(line, ANSWERS)
+    assert isinstance(frame, Hello | Reply | Update)
+    return frame
 
 
 def reason(error: ValidationError) -> str:

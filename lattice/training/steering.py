@@ -141,4 +141,5 @@ def _later_stage(state: TrainingState, target: int | None) -> int:
 def _value(config: object, key: str) -> Scalar:
     for part in key.split("."):
         config = config[int(part)] if isinstance(config, tuple) else getattr(config, part)
-    return config  # type: ignore[return-value]  # a live setting is one of these
+    assert config is None or isinstance(config, bool | int | float | str), "a live setting is one of these"
+    return config

@@ -74,7 +74,7 @@ def decoded(folder: RunFolder) -> list[tuple]:
 
 def forked(parent: RunFolder, at: object, tmp_path: Path, *assignments: str, **options: object) -> RunFolder:
     """The fork, not trained."""
-    return fork.fork(f"{parent.path}@{at}", Changes(assignments, **options), tmp_path)
+    return fork.make_fork(f"{parent.path}@{at}", Changes(assignments, **options), tmp_path)
 
 
 def finish(folder: RunFolder) -> RunFolder:
