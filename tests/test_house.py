@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import importlib.util
+import re
 import subprocess
 import sys
 import tomllib
@@ -20,11 +22,38 @@ MAY_IMPORT = {
     "lattice": {"lattice", "monitors", "presets"},
     "app": {"app", "lattice", "monitors", "presets"},
 }
+ROOMS = {
+    "lattice": (
+        {"bench"},
+        {"observing"},
+        {"training"},
+        {"optimizers", "structure"},
+        {"model"},
+        {"data", "plasticity"},
+        {"kernels"},
+        {"random_streams"},
+    ),
+    "app": (
+        {"cli"},
+        {"commands"},
+        {"bench", "experiments", "saved_models", "soak", "tui"},
+        {"run_process"},
+        {"wire"},
+        {"child", "configure", "finding", "formats", "options", "pictures", "planning", "terminal"},
+        {"exit_codes", "version"},
+    ),
+}
+"""The rooms of a floor from the top down; a file at the floor's root is a room by itself.  A room imports only from rooms below
+it, never from one beside it."""
+
 SOURCES = sorted(path.relative_to(ROOT) for part in MAY_IMPORT for path in (ROOT / part).rglob("*.py"))
 
 
 def module(path: Path) -> str:
     return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module(path) for path in SOURCES}
 
 
 def imported(path: Path) -> set[str]:
@@ -39,6 +68,23 @@ def imported(path: Path) -> set[str]:
     return found & {*MAY_IMPORT, "tests"}
 
 
+def imports(path: Path) -> set[str]:
+    """First-party modules that a file imports anywhere in it: inside functions, and for type checkers alone, too."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            for name in node.names:
+                full = f"{node.module}.{name.name}"  # a module, or something in one
+                found.add(full if full in MODULES else node.module)
+    return found & MODULES
+
+
+def room(name: str) -> str:
+    return name.split(".")[1]
+
+
 def loaded_by(*modules: str) -> set[str]:
     """First parts of the names of all modules that importing these loads."""
     code = f"import sys, {', '.join(modules)}; print(*{{name.partition('.')[0] for name in sys.modules}})"
@@ -49,6 +95,53 @@ def loaded_by(*modules: str) -> set[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_imports_follow_the_arrows_app_lattice_monitors_presets(path):
     assert imported(path) <= MAY_IMPORT[path.parts[0]]
+
+
+def test_no_files_import_each_other_in_a_circle():
+    sorter = graphlib.TopologicalSorter({module(path): imports(path) - {module(path)} for path in SOURCES})
+    sorter.prepare()  # raises CycleError, which names the circle
+
+
+@pytest.mark.parametrize("floor", ROOMS)
+def test_rooms_import_only_from_rooms_below_them(floor):
+    height = {name: -level for level, names in enumerate(ROOMS[floor]) for name in names}
+    arrows = {
+        (module(path), to)
+        for path in SOURCES
+        if path.parts[0] == floor and len(path.parts) > 1 and module(path) != floor
+        for to in imports(path)
+        if to.startswith(f"{floor}.") and room(to) != room(module(path))
+    }
+    assert len(arrows) > 20
+    assert [(a, b) for a, b in sorted(arrows) if height[room(a)] <= height[room(b)]] == []
+
+
+def test_every_room_has_its_place():
+    for floor, levels in ROOMS.items():
+        rooms = {room(name) for name in MODULES if name.startswith(f"{floor}.")}
+        assert rooms == set().union(*levels)
+
+
+def written(source: str) -> list[str]:
+    """Attributes that a source assigns to anything but `self` and `cls`."""
+    attributes = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute))
+    return [
+        ast.unparse(node)
+        for node in attributes
+        if isinstance(node.ctx, ast.Store) and ast.unparse(node.value) not in ("self", "cls")
+    ]
+
+
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.parts[0] in ("app", "lattice")], ids=str)
+def test_who_is_given_a_training_state_changes_it_by_its_methods(path):
+    owned = re.compile(r"\b(state|training|trainer|progress|model|lattice|optimizer|steering|inbox)\.\w+$")
+    source = (ROOT / path).read_text(encoding="utf-8")
+    assert [each for each in written(source) if owned.search(each)] == []
+
+
+def test_a_write_from_outside_would_be_found():
+    source = "def f(self, state, x):\n    state.progress.step += 1\n    x.model.lattice.ticks, self.y = 1, 2\n"
+    assert written(source) == ["state.progress.step", "x.model.lattice.ticks"]
 
 
 def test_the_arrows_are_really_used():
