@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from monitors.measured import Measured
-from presets.plan import COMPONENTS, Lesson
+from presets.components import COMPONENTS
+from presets.plan import Lesson
 
 if TYPE_CHECKING:
     import numpy as np

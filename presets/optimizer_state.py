@@ -16,7 +16,8 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from presets.schema import Optimizer, RunConfig, Stage
+    from presets.schema import Optimizer, RunConfig
+    from presets.stage import Stage
 
 TENSOR_RANK, GAP, LION_RATE = 0.25, 100, 0.3
 """Defaults of galore's tensor_rank and gap, and of lion's lion_rate."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from presets.schema import Data, RunConfig, Stage, Text
+from presets.schema import Data, RunConfig, Text
+from presets.stage import Stage
 
 CONTROL_POINTS = 3 * 3
 """Points of C numbers through which a slot drives its patch of the face."""

@@ -32,7 +32,8 @@ from app.exit_codes import ExitCode, Stop
 from app.run_process.launch import launch
 from app.terminal import TerminalError
 from app.version import VERSION
-from monitors.events import AnyEvent, Decoded, EventLog, RunStarted, Sample, StageStarted, Trained, read_events
+from monitors.event_log import EventLog, read_events
+from monitors.events import AnyEvent, Decoded, RunStarted, Sample, StageStarted, Trained
 from monitors.machine import machine
 from monitors.runs import RunFolder, RunInfo
 from presets.layers import to_toml

@@ -24,7 +24,8 @@ from app import formats
 from app.exit_codes import ExitCode, Stop
 from app.finding import find_run
 from app.options import AsJson, RunsDir
-from monitors.events import Decoded, Edited, StageStarted, Trained, each_event
+from monitors.event_log import each_event
+from monitors.events import Decoded, Edited, StageStarted, Trained
 from monitors.runs import RunFolder, RunFolderError, RunInfo, state_of
 from monitors.text_safety import printable
 from presets.layers import ConfigError, flatten, from_toml

@@ -27,18 +27,8 @@ from app import formats
 from app.exit_codes import ExitCode, Stop
 from app.finding import find_run
 from app.options import AsJson, RunName, RunsDir
-from monitors.events import (
-    AnyEvent,
-    BadStep,
-    Clustered,
-    Decoded,
-    MemorySampled,
-    Plastic,
-    Rewired,
-    Saved,
-    Trained,
-    each_event,
-)
+from monitors.event_log import each_event
+from monitors.events import AnyEvent, BadStep, Clustered, Decoded, MemorySampled, Plastic, Rewired, Saved, Trained
 from monitors.runs import RunFolder, RunFolderError
 from monitors.text_safety import printable
 

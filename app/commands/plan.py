@@ -11,7 +11,8 @@ from rich.table import Table
 from app import configure, formats, planning
 from app.exit_codes import ExitCode, Stop
 from app.options import AsJson, Assignments, ConfigFile, Preset
-from presets.plan import KERNELS, StagePlan, explain
+from presets.components import KERNELS
+from presets.plan import StagePlan, explain
 
 
 def plan(

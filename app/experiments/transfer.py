@@ -22,7 +22,8 @@ from app.pictures import check_plot
 from lattice.training.state import TrainingState
 from monitors.events import AnyEvent, StageStarted
 from presets.layers import toml_value
-from presets.schema import RunConfig, Stage
+from presets.schema import RunConfig
+from presets.stage import Stage
 
 SCRATCH, GROWN = "scratch", "grown"
 

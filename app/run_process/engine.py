@@ -46,7 +46,8 @@ from lattice.training.progress import Progress
 from lattice.training.state import TrainingState
 from lattice.training.trainer import Trainer, TrainingFailed
 from monitors import measured, torch_memory
-from monitors.events import AnyEvent, Decoded, Edited, EventLog, RunEnded, RunStarted, StageStarted
+from monitors.event_log import EventLog
+from monitors.events import AnyEvent, Decoded, Edited, RunEnded, RunStarted, StageStarted
 from monitors.leak_detector import Buffer, Detector
 from monitors.runs import RunFolder, RunFolderError, RunInfo, why
 from monitors.text_safety import printable

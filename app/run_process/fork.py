@@ -33,7 +33,8 @@ from lattice.training import checkpoint
 from lattice.training.build import build_trainer
 from lattice.training.progress import Progress
 from lattice.training.state import TrainingState
-from monitors.events import Edited, EventLog, RunStarted
+from monitors.event_log import EventLog
+from monitors.events import Edited, RunStarted
 from monitors.plain_files import open_plain
 from monitors.runs import RunFolder, RunFolderError, RunInfo, atomic_write, why
 from monitors.volumes import Volumes

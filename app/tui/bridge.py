@@ -23,7 +23,8 @@ from app.tui.fold import fold
 from app.tui.messages import SnapshotRead
 from app.tui.series import MOST_RECENT
 from app.tui.snapshot import Host, Position, Snapshot, View
-from monitors.events import VolumeSaved, read_events
+from monitors.event_log import read_events
+from monitors.events import VolumeSaved
 from monitors.gauges import Absent, gpus
 from monitors.runs import RunFolder, RunFolderError, RunInfo, state_of
 from monitors.volumes import Volume, Volumes, read_volume

@@ -8,8 +8,9 @@ from lattice.data.batches import Sentences
 from lattice.data.tokenizer import Tokenizer
 from lattice.model.text_lattice import TextLattice
 from monitors.quality import Quality, score
-from presets.plan import TICK_GRADIENTS, states_kept
-from presets.schema import RunConfig, Stage
+from presets.components import TICK_GRADIENTS, states_kept
+from presets.schema import RunConfig
+from presets.stage import Stage
 
 EVALUATION_STATES = 3
 """States a sentence that evaluation holds at once: a tick's two, and room for what reads them."""

@@ -16,7 +16,8 @@ from lattice.optimizers.galore import GaLore
 from lattice.optimizers.groups import groups
 from lattice.optimizers.lion import Lion
 from presets.optimizer_state import GAP, LION_RATE, tensor_rank
-from presets.schema import RunConfig, Stage
+from presets.schema import RunConfig
+from presets.stage import Stage
 
 if TYPE_CHECKING:
     from lattice.model.text_lattice import TextLattice

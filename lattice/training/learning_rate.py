@@ -7,7 +7,8 @@ import math
 import torch
 
 from lattice.training.progress import Progress
-from presets.schema import RunConfig, Stage
+from presets.schema import RunConfig
+from presets.stage import Stage
 
 PROFILE_RATE = {"discovery": 2.0, "learning": 1.0, "consolidation": 0.4, "freeze": 0.0}
 """Learning rate of the connections relative to the rest, by a stage's plasticity profile (the ratios of the seed's)."""

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
 
-from presets.schema import Stage
+from presets.stage import Stage
 
 LOSS_MEMORY = 50
 """Good steps that the running mean of the loss goes back."""

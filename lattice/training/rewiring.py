@@ -29,7 +29,7 @@ from lattice.random_streams import generator
 from lattice.training.callbacks import Callback
 from lattice.training.state import TrainingState
 from monitors.events import Rewired
-from presets.schema import Stage
+from presets.stage import Stage
 from presets.topology import Topology
 
 SENTENCES = 32

@@ -27,7 +27,8 @@ from lattice.training.progress import Progress
 from monitors.events import AnyEvent, Rewired, Warned
 from presets.live import live_settings
 from presets.plan import StagePlan, on_device, plan
-from presets.schema import RunConfig, Stage
+from presets.schema import RunConfig
+from presets.stage import Stage
 
 Tensors = dict[str, torch.Tensor]
 

@@ -128,7 +128,7 @@ class Written:
     """A run folder as an engine leaves it, written by hand: its log is what a test says."""
 
     def __init__(self, runs: Path, name: str, settings: tuple[str, ...], events: list, **info: object) -> None:
-        from monitors.events import EventLog
+        from monitors.event_log import EventLog
         from monitors.runs import RunFolder, RunInfo
         from presets.layers import load, to_toml
 

@@ -250,7 +250,8 @@ def test_a_run_and_all_folders_in_it_are_the_owners_alone(trained):
 def test_no_command_hands_the_terminal_what_it_would_obey(cli, own):
     evil = "\x1b]0;title\x07\x1b[2J\x9b31m\u202e"
     run = own.rename(own.with_name(f"evil{evil}"))
-    from monitors.events import EventLog, Warned
+    from monitors.event_log import EventLog
+    from monitors.events import Warned
 
     log = EventLog(run / "events.jsonl")
     log.append(Warned(step=9, message=evil))

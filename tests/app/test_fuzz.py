@@ -29,7 +29,7 @@ from lattice.data.grammar import generate
 from lattice.data.tokenizer import Tokenizer
 from lattice.training import changes, checkpoint
 from lattice.training.build import build_trainer
-from monitors.events import EventLog, each_event, read_events
+from monitors.event_log import EventLog, each_event, read_events
 from monitors.runs import RunFolder, list_runs
 from presets.layers import ConfigError, flatten, load
 

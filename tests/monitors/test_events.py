@@ -9,8 +9,8 @@ import tracemalloc
 import pytest
 from pydantic import ValidationError
 
-from monitors import events
-from monitors.events import EventLog, read_events
+from monitors import event_log, events
+from monitors.event_log import EventLog, read_events
 
 
 def trained(step: int, loss: float | None = 1.5) -> events.Trained:
@@ -219,7 +219,7 @@ def test_reading_goes_on_at_the_offset_without_loss_or_repetition(log, path):
 
 
 def test_a_run_that_has_logged_nothing_yet_has_no_events(tmp_path):
-    assert read_events(tmp_path / "absent.jsonl") == events.ReadResult([], 0, 0)
+    assert read_events(tmp_path / "absent.jsonl") == event_log.ReadResult([], 0, 0)
 
 
 @pytest.mark.parametrize("tail", [b'{"kind": "trai', b"x" * 200_000], ids=["short", "longer-than-a-block"])
@@ -362,7 +362,7 @@ def test_a_log_goes_on_after_a_rewind_that_failed(log, path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken, pytest.raises(OSError, match="No space"):
-        broken.setattr(events, "atomic_write", full)
+        broken.setattr(event_log, "atomic_write", full)
         log.rewind(1)
     log.append(trained(3))
     assert [event.step for event in read_events(path).events] == [1, 2, 3]

@@ -8,8 +8,9 @@ import pytest
 
 from monitors.learned_plan import FEWEST, LEEWAY, LearnedPlan
 from monitors.measured import Measured
+from presets.components import COMPONENTS
 from presets.layers import load
-from presets.plan import COMPONENTS, on_device, plan
+from presets.plan import on_device, plan
 
 
 def features(*settings: str) -> dict[str, float]:

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 import presets
+from presets.components import FLOAT, KERNELS, assumed_kernel
 from presets.layers import load, preset_names
-from presets.plan import FLOAT, GB, KERNELS, Lesson, StagePlan, assumed_kernel, explain, on_device, plan
+from presets.plan import GB, Lesson, StagePlan, explain, on_device, plan
 from presets.text_memory import TEXT_BYTES
 
 KEYS = [

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ValidationError
 
 from presets import schema
 from presets.layers import flatten, load, preset_names
-from presets.schema import MAX_SLOT_NUMBERS, REACH_FLOOR, RunConfig, Stage, Text
-from presets.topology import reach
+from presets.schema import MAX_SLOT_NUMBERS, RunConfig, Text
+from presets.stage import Clustering, Stage
+from presets.topology import REACH_FLOOR, reach
 
 
 def config(**sections: Any) -> RunConfig:
@@ -32,7 +33,7 @@ def stage_complaint(**values: Any) -> str:
 
 
 def test_the_seeds_defaults_hold() -> None:
-    assert schema.Clustering().clustering_integration == 0.3
+    assert Clustering().clustering_integration == 0.3
     assert schema.Optimizer(name="galore", tensor_rank=32).tensor_rank == 32
     assert schema.Decode().every == 50
 

@@ -8,7 +8,7 @@ from app import formats
 from app.tui.snapshot import StageMark, View
 from app.tui.widgets.panel import Panel, bar
 from monitors.gauges import Absent
-from presets.schema import Stage
+from presets.stage import Stage
 
 NAME = 12
 

@@ -21,7 +21,8 @@ from app.wire.client import Connection, Watch, send
 from lattice.training import checkpoint
 from lattice.training.callbacks import Callback
 from lattice.training.inbox import Order
-from monitors.events import Decoded, Edited, RunEnded, Saved, StageEnded, Trained, read_events
+from monitors.event_log import read_events
+from monitors.events import Decoded, Edited, RunEnded, Saved, StageEnded, Trained
 from monitors.runs import RunFolder, list_runs, state_of
 from presets.control_commands import Arguments, SetArguments, StageArguments
 from presets.layers import load

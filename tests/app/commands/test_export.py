@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from app.commands import export
-from monitors.events import BadStep, Decoded, Edited, Plastic, RunEnded, RunStarted, Sample, Trained, Warned, read_events
+from monitors.event_log import read_events
+from monitors.events import BadStep, Decoded, Edited, Plastic, RunEnded, RunStarted, Sample, Trained, Warned
 
 SAMPLES = (
     Sample(source='say "hi", twice', reference="two\nlines", said="\x1b[31mred"),

@@ -8,7 +8,7 @@ import pytest
 
 from monitors import measured
 from monitors.measured import read
-from presets.plan import COMPONENTS
+from presets.components import COMPONENTS
 
 QUICK = ("--preset", "tiny", "--set", "run.threads=1", "--steps", 2)
 

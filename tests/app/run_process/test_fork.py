@@ -20,7 +20,8 @@ from app.saved_models.opening import open_run
 from lattice.training import checkpoint
 from lattice.training.callbacks import Callback
 from lattice.training.inbox import Order
-from monitors.events import Decoded, Edited, RunStarted, StageEnded, Trained, VolumeSaved, read_events
+from monitors.event_log import read_events
+from monitors.events import Decoded, Edited, RunStarted, StageEnded, Trained, VolumeSaved
 from monitors.runs import RunFolder, list_runs
 from presets.control_commands import SetArguments
 from presets.layers import load

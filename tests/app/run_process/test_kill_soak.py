@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from lattice.training import checkpoint
-from monitors.events import Decoded, Trained, read_events
+from monitors.event_log import read_events
+from monitors.events import Decoded, Trained
 from monitors.runs import RunFolder, list_runs
 
 STEPS = 48

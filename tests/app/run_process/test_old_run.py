@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from monitors.events import Decoded, Edited, Trained, each_event
+from monitors.event_log import each_event
+from monitors.events import Decoded, Edited, Trained
 from monitors.runs import RunFolder
 
 HERE = Path(__file__).parent

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from lattice.training import checkpoint
-from monitors.events import Decoded, RunEnded, RunStarted, Saved, StageEnded, StageStarted, Trained, parse_event, read_events
+from monitors.event_log import read_events
+from monitors.events import Decoded, RunEnded, RunStarted, Saved, StageEnded, StageStarted, Trained, parse_event
 from monitors.runs import RunFolder, list_runs, state_of
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -11,7 +11,8 @@ from app.tui import bridge
 from app.tui.bridge import Reader
 from app.tui.fold import fold
 from app.tui.snapshot import Snapshot, View
-from monitors.events import EventLog, Trained, Warned, read_events
+from monitors.event_log import EventLog, read_events
+from monitors.events import Trained, Warned
 from monitors.runs import RunFolder
 
 WAIT_S = 30.0

@@ -18,7 +18,8 @@ from app.tui.widgets.decoded import look_lines
 from app.tui.widgets.memory import gpus, sensors
 from app.tui.widgets.panel import spark
 from app.tui.widgets.plasticity import box
-from monitors.events import Sample, StageStarted, VolumeSaved, read_events
+from monitors.event_log import read_events
+from monitors.events import Sample, StageStarted, VolumeSaved
 from monitors.gauges import Absent, Gpu, GpuMemory
 from monitors.runs import RunFolder
 from monitors.volumes import Volume

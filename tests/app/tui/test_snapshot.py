@@ -11,6 +11,7 @@ from app.tui import series
 from app.tui.fold import fold, log_line
 from app.tui.series import MOST_RECENT, MOST_SPANS, Series, Span, smoothed
 from app.tui.snapshot import Snapshot
+from monitors.event_log import read_events
 from monitors.events import (
     BadStep,
     Clustered,
@@ -29,7 +30,6 @@ from monitors.events import (
     Trained,
     VolumeSaved,
     Warned,
-    read_events,
 )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from app.tui.app import LatticeApp
-from monitors.events import Edited, Trained, read_events
+from monitors.event_log import read_events
+from monitors.events import Edited, Trained
 from monitors.runs import state_of
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from monitors.events import Edited, RunEnded, StageStarted, Trained, read_events
+from monitors.event_log import read_events
+from monitors.events import Edited, RunEnded, StageStarted, Trained
 from monitors.runs import RunFolder, RunFolderError, state_of
 
 pytestmark = [

@@ -11,7 +11,8 @@ from lattice.observing.measuring import Measuring
 from monitors import gauges
 from monitors.events import Trained, Warned
 from monitors.measured import machine_key, read
-from presets.plan import COMPONENTS, on_device, plan
+from presets.components import COMPONENTS
+from presets.plan import on_device, plan
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from lattice.training.checkpointer import Checkpointer
 from lattice.training.inbox import Order
 from lattice.training.learning_rate import learning_rate
 from lattice.training.state import TrainingState
-from monitors.events import Decoded, Edited, EventLog, Rewired, Saved, StageEnded, StageStarted, Trained, read_events
+from monitors.event_log import EventLog, read_events
+from monitors.events import Decoded, Edited, Rewired, Saved, StageEnded, StageStarted, Trained
 from presets.control_commands import Arguments, SetArguments, StageArguments
 
 

@@ -1,0 +1,192 @@
+"""The components of a stage's memory, each counted in bytes without torch.
+
+Tensors that live through a step are counted exactly, from the shapes that lattice.model.lattice3d and lattice.model.coder
+build.  `temporaries` follow allocations that were measured in lattice.kernels.propagate, and the activations of text are an
+estimate.  The sum is too high rather than too low: it adds up tensors that never exist at the same moment, since the loss's
+activations are freed before the lattice's gradients are made.  The `reference` kernel is counted as compiled, since autograd
+keeps all its intermediates.
+
+The memory of a tick besides its states depends on the kernel; `assumed_kernel` says which one a config will run on which
+device.  On a GPU, `runtime` is the CUDA context, and all other components are what torch allocates there.
+"""
+
+from __future__ import annotations
+
+import math
+
+from presets.optimizer_state import CELL_VECTORS, state_bytes
+from presets.schema import RunConfig
+from presets.stage import Stage
+from presets.text_memory import TEXT_BYTES, activations, encoder_size, ports_size, text_on_disk
+from presets.topology import TILE
+
+RUNTIME_BYTES = 400_000_000
+"""Memory of the interpreter, of torch and of everything that a run does besides its steps (measured)."""
+
+CONTEXT_BYTES = 600_000_000
+"""Memory on a GPU of the CUDA context and of what libraries keep there."""
+
+FLOAT, LABEL = 4, 8
+"""Bytes of a parameter or running mean (always fp32), and of a cell's cluster label (int64)."""
+
+STATE_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+# State-sized buffers of a backward tick (measured, see above).
+TICK_GRADIENTS = 2
+"""The gradient of the next state, which that of the state replaces, and the gradient of the message.  They have the precision
+of the states, but fp32 in the compiled kernel."""
+
+CELL_FIELDS = 6
+"""Numbers per cell that plasticity keeps (theta, firing rate, threshold) or sums up (firings, activity, activity squared)."""
+
+FUNCTIONAL_BUFFERS, FUNCTIONAL_CHANNELS = 1, 3
+"""State-sized buffers in fp32 for the part of messages that comes from clusters, and single channels of a state that computing
+it forward and backward takes."""
+
+COMPILED_BUFFERS = 8
+"""State-sized buffers of the compiled kernel: a second gradient of the state, and what it stores between its loops.  Measured
+are 9.3 states in all at batch 1 on the CPU; a GPU has not been measured yet.  The native and the triton kernel need none."""
+
+KERNELS = {
+    "native": "native, on the CPU",
+    "triton": "triton, on a CUDA GPU",
+    "either": "native on the CPU, triton on a CUDA GPU",
+    "compiled": "compiled (torch.compile)",
+    "reference": "reference, counted as compiled",
+}
+"""Kernels that a plan may assume.  `either` is for a device that is not known yet; then the larger need counts."""
+
+COMPONENTS = (
+    "cell_parameters",
+    "connections",
+    "plasticity",
+    "clusters",
+    "text",
+    "gradients",
+    "optimizer",
+    "states",
+    "temporaries",
+    "runtime",
+)
+"""The components of every plan, in the order of the table."""
+
+
+def assumed_kernel(config: RunConfig) -> str:
+    """The kernel (a key of KERNELS) that a config runs on its `run.device`, if everything can be compiled there.
+
+    If states are fp16, a device of `auto` is assumed to be a GPU, since no fast kernel on the CPU takes fp16.
+    """
+    run = config.run
+    if run.kernel != "auto":
+        return run.kernel
+    if run.device == "auto":
+        return "triton" if run.precision == "fp16" else "either"
+    if run.device.startswith("cuda"):
+        return "triton"
+    return "compiled" if run.precision == "fp16" else "native"
+
+
+def total_bytes(config: RunConfig, stage: Stage, micro_batch: int, kernel: str | None = None) -> int:
+    return sum(component_bytes(config, stage, micro_batch, kernel).values())
+
+
+def component_bytes(config: RunConfig, stage: Stage, micro_batch: int, kernel: str | None = None) -> dict[str, int]:
+    """Bytes by component, in the order of the table.  `kernel=None` is the assumed kernel."""
+    channels, itemsize = config.lattice.channels, STATE_BYTES[config.run.precision]
+    functional, clusters = stage.clustering.functional, stage.clustering.clusters
+    runs = kernel or assumed_kernel(config)
+    compiled = runs in ("compiled", "reference")
+
+    text = encoder_size(config.text) + config.text.decoder_size(config.text.decoder_feed_forward())
+    cells = 0
+    if config.lattice.arm == "lattice":
+        text += ports_size(config.text, channels)
+        cells = math.prod(stage.shape)
+    cell_parameters = (CELL_VECTORS + functional) * channels * cells
+    offsets, kept = len(stage.topology(config.lattice.boundary).offsets), stage.kept(0)
+    weights, sparse = kept * cells, cells > 0 and kept < offsets
+    # One byte for each offset that a tile keeps, and in the inverse one for each offset that there is.
+    index = (kept + offsets) * math.prod(stage.shape[:2]) * -(-stage.shape[2] // TILE) * sparse
+
+    cells_learn = config.lattice.cells == "gradient"
+    weights_learn = config.connections.learning in ("gradient", "hybrid") and stage.profile != "freeze"
+    lattice_trained = cell_parameters * cells_learn + weights * weights_learn
+    trained = text + lattice_trained
+
+    state = channels * cells  # numbers per sentence
+    # The backward needs most at its first tick, when all states are still there.
+    of_gradients = TICK_GRADIENTS * (FLOAT if compiled else itemsize)
+    of_others = FLOAT * (FUNCTIONAL_BUFFERS * functional + COMPILED_BUFFERS * compiled)
+    in_tick = (of_gradients + of_others) * state + FLOAT * FUNCTIONAL_CHANNELS * functional * cells
+    # The backward always writes a gradient of the cells, and drops it if they are frozen.
+    written = cell_parameters + weights * weights_learn
+    in_backward = written - lattice_trained
+    if compiled and sparse:
+        # It takes dense connections only: pruned ones are expanded, and so is their gradient.
+        in_backward += offsets * cells * (1 + weights_learn)
+        if config.training.batch > micro_batch:
+            in_backward += weights * weights_learn  # made compact before it is added to the step's
+    transposed = _transposed(stage, config.lattice.boundary) if sparse and runs in ("native", "either") else 0
+    if sparse and stage.rewiring.regrow == "gradient":
+        in_backward += 4 * weights  # a probe's copy with as many absent connections, and its gradient
+    # After backward, clipping and the optimizers work in place, or in small chunks.
+
+    return {
+        "cell_parameters": FLOAT * cell_parameters,
+        "connections": FLOAT * weights + index,
+        "plasticity": FLOAT * _plasticity(config, stage, weights, cells, state, micro_batch),
+        "clusters": (LABEL * cells + FLOAT * channels * (cells + clusters)) * (clusters > 0 and cells > 0),
+        "text": FLOAT * text,
+        "gradients": FLOAT * trained,
+        "optimizer": 2 * FLOAT * text + state_bytes(config, stage, kept),
+        "states": micro_batch * states_kept(config, stage) * state * itemsize,
+        "temporaries": micro_batch * (in_tick + FLOAT * activations(config, stage)) + FLOAT * in_backward + transposed,
+        "runtime": CONTEXT_BYTES if config.run.device.startswith("cuda") else _process(config),
+    }
+
+
+def _transposed(stage: Stage, boundary: str) -> int:
+    """Bytes of the list that the native kernel makes for a backward: sparse connections by the tile that they read.
+
+    If an offset goes along z, the cells that read a tile lie in two tiles, each of which may keep the offset.
+    """
+    offsets = stage.topology(boundary).offsets
+    share, tiles = stage.kept(0) / len(offsets), math.prod(stage.shape[:2]) * -(-stage.shape[2] // TILE)
+    led = sum(share if dz % TILE == 0 else 1 - (1 - share) ** 2 for _, _, dz in offsets)
+    return round(led * tiles * (FLOAT * TILE + 1))
+
+
+def _plasticity(config: RunConfig, stage: Stage, weights: int, cells: int, state: int, micro_batch: int) -> int:
+    """Numbers that lattice.plasticity.plasticity keeps during a backward."""
+    if not (stage.waves or config.connections.learning in ("plastic", "hybrid")):
+        return 0
+    rule, watched = config.plasticity.rule, min(config.plasticity.sentences, micro_batch)
+    sums = (2 if rule == "stdp" else 1) * weights
+    # A probe's state in the layers that one layer of x reads; for three_factor the signal that arrives, and the credit.
+    layers = min(stage.shape[0], 2 * max((1, *stage.strides.x)) + 1) if cells else 0
+    signals = 2 * watched * state if rule == "three_factor" else 0
+    return sums + CELL_FIELDS * cells + state // stage.shape[0] * layers + signals
+
+
+def states_kept(config: RunConfig, stage: Stage) -> int:
+    """Most states that are kept at once.
+
+    These are the first states of all segments, and all states of the last segment, or of the whole one that the backward runs
+    again.  If `training.checkpoint_ticks` is auto, this is the number with segments, the fewest that the plan may choose.
+    """
+    ticks = config.training.checkpoint_ticks
+    segment = min(segment_ticks(stage) if ticks == "auto" else ticks or 1, stage.ticks)
+    segments = -(-stage.ticks // segment)
+    last = stage.ticks - (segments - 1) * segment
+    return max(segments + last - 1, segments - 1 + segment - 1)
+
+
+def _process(config: RunConfig) -> int:
+    """Bytes of the process with its text; on an unknown device at least those of a GPU's context."""
+    taken = RUNTIME_BYTES + TEXT_BYTES * text_on_disk(config.data)
+    return taken if config.run.device == "cpu" else max(taken, CONTEXT_BYTES)
+
+
+def segment_ticks(stage: Stage) -> int:
+    """The segment that keeps about the fewest states."""
+    return math.ceil(math.sqrt(stage.ticks))
