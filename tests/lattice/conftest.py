@@ -16,6 +16,7 @@ from lattice.data.tokenizer import Tokenizer
 from lattice.training.build import build_trainer
 from lattice.training.callbacks import Callback
 from lattice.training.health import Recovery
+from lattice.training.state import TrainingState
 from lattice.training.trainer import Trainer
 from monitors.events import AnyEvent, Event
 from presets.layers import load
@@ -40,6 +41,17 @@ class Heard(Callback):
 
     def of(self, kind: type[Event]) -> list:
         return [event for event in self.events if isinstance(event, kind)]
+
+
+class StopAt(Callback):
+    """Asks for a stop after a step, as a signal handler would."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+
+    def after_step(self, state: TrainingState) -> None:
+        if state.progress.step == self._step:
+            state.request_stop("test")
 
 
 class Bench(NamedTuple):

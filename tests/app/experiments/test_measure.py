@@ -34,22 +34,12 @@ def text() -> Text:
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    """CPU seconds that only move by 1 a training step, 0.5 a plastic update, 100 a look."""
-    now = [0.0]
-
-    def costing(seconds, function):
-        def call(*arguments):
-            now[0] += seconds
-            return function(*arguments)
-
-        return call
-
-    monkeypatch.setattr(measure.gauges, "cpu_seconds", lambda: now[0])
-    monkeypatch.setattr(Trainer, "step", costing(1.0, Trainer.step))
-    monkeypatch.setattr(Lattice, "learn", costing(0.5, Lattice.learn))
-    monkeypatch.setattr(measure, "held_out_loss", costing(100.0, measure.held_out_loss))
-    return now
+def clock(cpu_clock):
+    """A step takes 1 s, a plastic update 0.5, a look 100."""
+    cpu_clock.costs(Trainer, "step", 1.0)
+    cpu_clock.costs(Lattice, "learn", 0.5)
+    cpu_clock.costs(measure, "held_out_loss", 100.0)
+    return cpu_clock
 
 
 def test_a_run_that_never_reaches_the_target_goes_to_its_end_and_is_censored(text):
@@ -87,7 +77,7 @@ def test_cpu_seconds_hold_training_and_discovery_but_not_the_looks(text, clock):
     run = train("a", 0, config_of("stages.0.waves=4", "stages.1.waves=6"), text, CPU, NEVER)
     assert run.cpu_s == 20 + 10 * 0.5 and run.waves_cpu_s == 5.0 and run.step_cpu_s == 1.0
     assert run.look_cpu_s == (12.0, 14.0, 19.0, 21.0, 23.0, 25.0)
-    assert clock[0] > 600
+    assert clock.now > 600
 
 
 def test_discovery_counts_in_steps_to_the_target_at_its_cost_in_steps(text, clock):

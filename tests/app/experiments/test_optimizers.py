@@ -50,24 +50,14 @@ def test_other_optimizers_retain_nothing_and_full_rank_retains_all(text):
     assert all(kept == pytest.approx(1, abs=1e-5) and random == pytest.approx(1, abs=1e-5) for *_, kept, random in run.retained)
 
 
-def test_looking_at_the_energy_changes_no_loss_and_costs_the_run_nothing(text, monkeypatch):
-    now = [0.0]
-
-    def costing(seconds, function):
-        def call(*arguments):
-            now[0] += seconds
-            return function(*arguments)
-
-        return call
-
+def test_looking_at_the_energy_changes_no_loss_and_costs_the_run_nothing(text, cpu_clock):
     from app.experiments import optimizers
 
-    monkeypatch.setattr(measure.gauges, "cpu_seconds", lambda: now[0])
-    monkeypatch.setattr(Trainer, "step", costing(1.0, Trainer.step))
-    monkeypatch.setattr(optimizers, "of_step", costing(100.0, optimizers.of_step))
+    cpu_clock.costs(Trainer, "step", 1.0)
+    cpu_clock.costs(optimizers, "of_step", 100.0)
     plain, looked = (trained(text, "optimizer.name=galore", looking=looking) for looking in (measure.Looks, EnergyLooks))
     assert looked.losses == plain.losses and looked.retained and not plain.retained
-    assert (plain.cpu_s, looked.cpu_s) == (12.0, 12.0) and now[0] == 2 * 12 + 6 * 100
+    assert (plain.cpu_s, looked.cpu_s) == (12.0, 12.0) and cpu_clock.now == 2 * 12 + 6 * 100
 
 
 def test_the_sentences_tell_bytes_against_adamw_and_what_was_retained(text):

@@ -47,20 +47,10 @@ def test_halves_are_rounded_down_to_one_cell_at_least(shape, halved):
     assert transfer.halved(config.stages[0], 5).shape == halved
 
 
-def test_the_target_counts_in_the_last_stage_alone_with_the_first_one_s_time_and_the_growth_is_looked_at(monkeypatch):
-    now = [0.0]
-
-    def costing(seconds, function):
-        def call(*arguments):
-            now[0] += seconds
-            return function(*arguments)
-
-        return call
-
-    monkeypatch.setattr(measure.gauges, "cpu_seconds", lambda: now[0])
-    monkeypatch.setattr(Trainer, "step", costing(1.0, Trainer.step))
-    monkeypatch.setattr(changes, "_grow", costing(0.5, changes._grow))
-    monkeypatch.setattr(measure, "held_out_loss", costing(100.0, measure.held_out_loss))
+def test_the_target_counts_in_the_last_stage_alone_with_the_first_one_s_time_and_the_growth_is_looked_at(cpu_clock):
+    cpu_clock.costs(Trainer, "step", 1.0)
+    cpu_clock.costs(changes, "_grow", 0.5)
+    cpu_clock.costs(measure, "held_out_loss", 100.0)
     settings = ("stages.0.steps=14", "stages.1.steps=6", "optimizer.warmup_steps=2", "run.threads=1")
     config = load("tiny", None, settings).config
     pairs = tuple(Pair(line, line) for line in generate(200, seed=3))

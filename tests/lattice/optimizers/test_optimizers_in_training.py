@@ -7,12 +7,12 @@ import torch
 
 from lattice.optimizers.partwise import PartWise
 from lattice.training import changes, checkpoint
-from lattice.training.callbacks import Callback
 from lattice.training.checkpointer import Checkpointer
 from lattice.training.rewiring import change_pattern
 from monitors.events import Trained
 from presets.layers import load
 from presets.optimizer_state import state_bytes, tensor_rank
+from tests.lattice.conftest import StopAt
 
 OPTIMIZERS = {
     "adamw": (),
@@ -29,15 +29,6 @@ PRUNED = tuple(f"stages.{i}.sparsity=0.5" for i in (0, 1))
 UNCOUNTED = ("/step", "/retained")
 
 each_optimizer = pytest.mark.parametrize("settings", OPTIMIZERS.values(), ids=OPTIMIZERS)
-
-
-class StopAt(Callback):
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def after_step(self, state) -> None:
-        if state.progress.step == self._step:
-            state.request_stop("test")
 
 
 def kept(trainer) -> dict[str, torch.Tensor]:

@@ -13,13 +13,12 @@ import torch
 
 from lattice.model.text_lattice import TextLattice
 from lattice.training import changes, micro_batch
-from lattice.training.callbacks import Callback
 from lattice.training.checkpointer import Checkpointer
 from monitors import gauges
 from monitors.events import StageStarted, Trained, Warned
 from presets.live import edit
 from presets.plan import on_device, plan
-from tests.lattice.conftest import Bench
+from tests.lattice.conftest import Bench, StopAt
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -44,15 +43,6 @@ def scarce(monkeypatch) -> Callable[..., list[int]]:
     return begin
 
 
-class StopAfter(Callback):
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def after_step(self, state) -> None:
-        if state.progress.step == self._step:
-            state.request_stop("test")
-
-
 def told(run: Bench) -> list[str]:
     return [event.message for event in run.heard.of(Warned)]
 
@@ -70,7 +60,7 @@ def tight(config, stage: int = 0) -> str:
 def test_close_to_the_budget_the_longest_sentences_are_tried_before_the_first_step(bench, config_of, scarce, monkeypatch):
     tried = scarce(4)
     monkeypatch.setattr(gauges, "peak_rss_bytes", lambda: 10**8)  # only running out counts here
-    run = bench(tight(config_of()), "training.checkpoint_ticks=0", callbacks=(StopAfter(1),))
+    run = bench(tight(config_of()), "training.checkpoint_ticks=0", callbacks=(StopAt(1),))
     run.trainer.run()
     assert tried[:3] == [16, 8, 4] and len(told(run)) == 2  # tried before anything was trained
     assert run.heard.of(StageStarted)[0].micro_batch == 4
@@ -96,7 +86,7 @@ def test_far_from_the_budget_nothing_is_tried(bench, monkeypatch):
 
 def test_a_micro_batch_that_was_set_is_not_tried(bench, config_of, monkeypatch):
     monkeypatch.setattr(micro_batch, "_probe", lambda trainer: pytest.fail("tried"))
-    run = bench(tight(config_of()), "training.micro_batch=16", callbacks=(StopAfter(1),))
+    run = bench(tight(config_of()), "training.micro_batch=16", callbacks=(StopAt(1),))
     run.trainer.run()
     assert run.trainer.state.micro_batch == 16
 
@@ -112,7 +102,7 @@ def test_a_trial_that_takes_more_than_the_budget_takes_less(bench, config_of, mo
 
 def test_where_one_sentence_is_too_much_segments_are_the_last_resort(bench, scarce):
     scarce(0, more_in_segments=1)
-    run = bench(callbacks=(StopAfter(2),))
+    run = bench(callbacks=(StopAt(2),))
     assert run.trainer.run() == "stopped"
     assert (run.trainer.state.micro_batch, run.trainer.state.checkpoint_ticks) == (1, 3)
     assert told(run)[-1] == "out of memory with 1 sentence at once; going on with segments of 3 ticks, which run twice"
@@ -136,7 +126,7 @@ def test_a_resumed_run_keeps_its_micro_batch_whatever_is_planned_now_and_equals_
     # Chosen by a plan for little memory, and resumed where there is plenty.
     config = config_of("training.micro_batch=4", "training.checkpoint_ticks=0")
     budget = max(stage.total_bytes for stage in plan(on_device(config, "cpu"))) / 1e9
-    first = bench(f"run.memory_budget_gb={budget}", "training.checkpoint_ticks=0", callbacks=(StopAfter(4),))
+    first = bench(f"run.memory_budget_gb={budget}", "training.checkpoint_ticks=0", callbacks=(StopAt(4),))
     assert first.trainer.state.plan.micro_batch == 4 and first.trainer.run() == "stopped"
     model, optimizer = ({name: t.clone() for name, t in tensors.items()} for tensors in first.trainer.state.tensors())
     state = json.loads(json.dumps(first.trainer.state.as_json()))
@@ -144,7 +134,7 @@ def test_a_resumed_run_keeps_its_micro_batch_whatever_is_planned_now_and_equals_
     changes.resume(second.trainer.state, model, optimizer, state)
     assert second.trainer.state.plan.micro_batch == 16 and second.trainer.state.micro_batch == 4
     second.trainer.state.stop_request = None
-    second.trainer.callbacks.append(StopAfter(6))
+    second.trainer.callbacks.append(StopAt(6))
     second.trainer.run()
     losses = {event.step: event.loss for event in whole.heard.of(Trained)}
     assert [losses[event.step] for event in second.heard.of(Trained)] == [event.loss for event in second.heard.of(Trained)]
@@ -249,7 +239,7 @@ def test_under_a_memory_limit_of_the_system_the_same_batch_goes_through_in_parts
 def test_the_choice_is_in_the_checkpoint(bench, tmp_path):
     from lattice.training import checkpoint
 
-    run = bench("training.micro_batch=8", "training.checkpoint_ticks=2", callbacks=(StopAfter(2),))
+    run = bench("training.micro_batch=8", "training.checkpoint_ticks=2", callbacks=(StopAt(2),))
     run.trainer.run()
     Checkpointer(tmp_path, "data").save(run.trainer.state)
     progress = checkpoint.load_newest(tmp_path)[0].state["progress"]

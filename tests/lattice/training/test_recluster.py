@@ -18,6 +18,7 @@ from lattice.training.checkpointer import Checkpointer
 from lattice.training.state import TrainingState
 from monitors.events import Clustered, Trained, Warned
 from presets.live import edit
+from tests.lattice.conftest import StopAt
 
 CLUSTERED = ("stages.0.clustering.clusters=4", "stages.1.clustering.clusters=4")
 OFTEN = ("stages.0.clustering.every=2", "stages.1.clustering.every=3")
@@ -32,15 +33,6 @@ class Lattices(Callback):
     def after_step(self, state: TrainingState) -> None:
         lattice = state.model.lattice
         self.after.append({name: getattr(lattice, name).clone() for name in ("labels", "mean_state", "centroids")})
-
-
-class StopAt(Callback):
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def after_step(self, state: TrainingState) -> None:
-        if state.progress.step == self._step:
-            state.request_stop("test")
 
 
 def test_clusters_are_formed_anew_in_their_rhythm_and_cover_all_cells(bench):

@@ -14,6 +14,7 @@ from lattice.training.checkpointer import Checkpointer
 from lattice.training.rewiring import correlations, fan_in, gradients, rewire
 from monitors.events import Rewired, StageStarted, Trained
 from presets.layers import ConfigError, load
+from tests.lattice.conftest import StopAt
 
 OFFSETS, KEPT = 28, 8
 """Of the tiny preset at sparsity 0.7."""
@@ -24,15 +25,6 @@ OFTEN = ("stages.0.rewiring.every=2", "stages.1.rewiring.every=2")
 
 def regrowing(by: str) -> tuple[str, ...]:
     return (*SPARSE, *OFTEN, f"stages.0.rewiring.regrow={by}", f"stages.1.rewiring.regrow={by}")
-
-
-class StopAt(Callback):
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def after_step(self, state) -> None:
-        if state.progress.step == self._step:
-            state.request_stop("test")
 
 
 def trained(bench, *settings: str, steps: int = 3):

@@ -17,19 +17,9 @@ from lattice.training.checkpointer import Checkpointer
 from lattice.training.state import TrainingState
 from lattice.training.trainer import Trainer, TrainingFailed
 from monitors.events import BadStep, Decoded, Saved, StageEnded, StageStarted, Trained, Warned
+from tests.lattice.conftest import StopAt
 
 CLOCKS = {"elapsed_s", "cpu_s", "saving_s"}
-
-
-class StopAt(Callback):
-    """Asks for a stop after a step, as a signal handler would."""
-
-    def __init__(self, step: int) -> None:
-        self._step = step
-
-    def after_step(self, state: TrainingState) -> None:
-        if state.progress.step == self._step:
-            state.request_stop("test")
 
 
 class Died(Exception):
