@@ -1,4 +1,4 @@
-"""Random numbers: a stream of its own for every purpose, so that nothing depends on what else was drawn before."""
+"""Random streams: every purpose has its own, so no numbers depend on what else was drawn before."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ import torch
 
 
 def generator(seed: int, *names: object) -> torch.Generator:
-    """The stream of (seed, names): the same ones give the same numbers, in any order of use."""
+    """A new generator for (seed, names).  The same arguments give the same numbers, whatever else was drawn."""
     key = "\0".join(map(str, (seed, *names)))
     return torch.Generator().manual_seed(int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") >> 1)

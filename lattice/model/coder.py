@@ -1,8 +1,8 @@
-"""Encoder and decoder: tokens -> slots (the lattice's input embedding), slots (its output) -> tokens.
+"""Encoder and decoder.  The encoder turns tokens into slots, which drive the lattice.  The decoder turns slots into tokens.
 
-Both are small pre-norm transformers.  The encoder makes G x G slots of 64 numbers, so that a sentence must pass through at
-most 1024 numbers; the decoder sees nothing but the slots that come out of the lattice and its own previous tokens.
-Its feed-forward width is solved from a parameter budget, because the embedding's share depends on the vocabulary.
+Both are small pre-norm transformers.  The encoder makes G x G slots of 64 numbers, so a sentence has to pass through at most
+1024 numbers.  The decoder sees only the slots that come out of the lattice, and its own previous tokens.  Its feed-forward
+width is solved from a parameter budget, because the share of the embedding depends on the vocabulary.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width, bias=False)
 
     def keys_values(self, context: torch.Tensor) -> KeysValues:
-        """Keys and values [B, heads, M, width / heads]."""
+        """Keys and values of a context [B, M, context_width], each [B, heads, M, width / heads]."""
         key, value = self.key_value(context).chunk(2, dim=-1)
         return self._split(key), self._split(value)
 
@@ -76,7 +76,10 @@ class DecoderLayer(nn.Module):
         self.feed = FeedForward(width, hidden)
 
     def forward(self, x: torch.Tensor, slots: KeysValues, past: KeysValues | None = None) -> tuple[torch.Tensor, KeysValues]:
-        """With a `past`, x is one new position, and the past that it belongs to from now on is returned beside the output."""
+        """Runs the layer on x [B, N, width].  Returns the output, and the keys and values of all positions so far.
+
+        With a `past`, x is one new position [B, 1, width] after those of the past.  Without, x is a whole sequence.
+        """
         y = self.norm_self(x)
         now = self.self_attention.keys_values(y)
         if past is not None:
@@ -87,10 +90,10 @@ class DecoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Token ids [B, N] (padded with PAD) -> slots [B, S, slot_width].
+    """Turns token ids [B, N], padded with PAD, into slots [B, S, slot_width].
 
-    After the layers, `tokens_per_slot` neighbouring positions are concatenated into each slot; slots behind the end of the
-    sentence come from padding and are zero.
+    After the layers, each slot is made from `tokens_per_slot` neighbouring positions, which are concatenated.  Slots after the
+    end of the sentence are zero.
     """
 
     def __init__(
@@ -121,7 +124,11 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Slots [B, S, slot_width] -> token logits; trained by teacher forcing, run by greedy decoding with a cache."""
+    """Turns slots [B, S, slot_width] into logits of tokens.
+
+    It is trained by teacher forcing.  Texts are decoded greedily, with a cache.  Raises ValueError if `budget` parameters are
+    too few.
+    """
 
     def __init__(
         self,
@@ -145,14 +152,17 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(width)
         for table in (self.embedding.weight, self.position):
             nn.init.normal_(table, std=width**-0.5)
-        # As large as the normalised slots it is added to, so that attention can tell slots apart from the first step.
+        # As large as the normalised slots to which it is added, so that attention can tell slots apart from the first step on.
         nn.init.normal_(self.slot_position)
 
     @staticmethod
     def feed_forward_width(
         vocabulary: int, max_tokens: int, slots: int, slot_width: int, width: int, layers: int, budget: int
     ) -> int:
-        """The width that brings the decoder closest to `budget` parameters.  Raises ValueError if even width 16 is over."""
+        """The feed-forward width that brings the decoder closest to `budget` parameters.
+
+        Raises ValueError if the budget is too small for a width of 16.
+        """
         tables = (vocabulary + max_tokens + 1) * width + slots * slot_width + 2 * slot_width + 2 * width
         layer = 4 * width * width + 2 * width * width + 2 * slot_width * width + 6 * width + width
         hidden = round((budget - tables - layers * layer) / (layers * (2 * width + 1)))
@@ -173,7 +183,10 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def greedy(self, slots: torch.Tensor) -> torch.Tensor:
-        """Most likely tokens one after another: [B, at most max_tokens], END and what follows it replaced by PAD."""
+        """Decodes greedily: takes the most likely token at each position.
+
+        Returns token ids [B, N], N <= max_tokens.  END and all that follows it are replaced by PAD.
+        """
         context = self._context(slots)
         layers = list(self._layers())
         crossed = [layer.cross_attention.keys_values(context) for layer in layers]

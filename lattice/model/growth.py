@@ -1,8 +1,8 @@
-"""Carrying a trained model into the next stage's shape, and clearing what does not fit.
+"""Growth: carries a trained model over into the shape of the next stage.
 
-Faces go to faces: each per-cell field is interpolated trilinearly from the old shape to the new.  Distances grow too: the
-i-th stride of an axis becomes the i-th stride of the new stage.  Offsets the old lattice did not have keep their fresh
-start.  Ports, encoder and decoder do not depend on the shape and carry over as they are.
+Every field of the cells is interpolated trilinearly from the old shape to the new one, so faces go to faces.  Distances grow,
+too: the i-th stride of an axis becomes the i-th stride of the new stage.  Offsets that the old lattice did not have keep their
+fresh start.  Ports, encoder and decoder do not depend on the shape, and carry over as they are.
 """
 
 from __future__ import annotations
@@ -17,24 +17,27 @@ from presets.topology import LOCAL_OFFSETS, Offset, Topology
 
 
 def resample(fields: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
-    """fields [N, X, Y, Z] -> [N, *shape], trilinear, corners on corners."""
+    """Interpolates fields [N, X, Y, Z] trilinearly to [N, *shape].  Corners go to corners."""
     if tuple(fields.shape[1:]) == shape:
         return fields.clone()
-    # An axis of a single cell has no corners to align; interpolate repeats that cell, and aligns the other axes all the same.
+    # An axis of one cell has no corners to align.  F.interpolate repeats that cell, and still aligns the other axes.
     return F.interpolate(fields[None], size=shape, mode="trilinear", align_corners=True)[0]
 
 
 def nearest(field: torch.Tensor, shape: tuple[int, int, int]) -> torch.Tensor:
-    """field [X, Y, Z] -> [*shape], each cell taking the value of the old cell nearest to it, corners on corners."""
+    """Resamples a field [X, Y, Z] to `shape`: each cell takes the value of the nearest old cell.  Corners go to corners."""
     for axis, (old, new) in enumerate(zip(field.shape, shape, strict=True)):
         at = torch.arange(new, device=field.device)
-        # In whole numbers, so that halves round the same way everywhere.
+        # Integer arithmetic, so that halves are rounded in the same way everywhere.
         field = field.index_select(axis, (2 * at * (old - 1) + new - 1) // (2 * max(1, new - 1)))
     return field
 
 
 def matching_offsets(old: Topology, new: Topology) -> dict[int, int]:
-    """Index of each new offset -> index of the old one it descends from; new ones without a forebear are left out."""
+    """Maps the index of each new offset to the index of the old offset that it takes over from.
+
+    New offsets without an old one are left out.
+    """
     known = {offset: k for k, offset in enumerate(old.offsets)}
     matches = {k: known[offset] for k, offset in enumerate(LOCAL_OFFSETS)}
     for axis in range(3):
@@ -52,9 +55,9 @@ def _along(axis: int, distance: int) -> Offset:
 
 @torch.no_grad()
 def carry_over(old: TextLattice, new: TextLattice) -> None:
-    """Copies encoder, decoder and ports, and interpolates the lattice, in place into `new`, whose lattice is dense.
+    """Copies encoder, decoder and ports into `new`, and interpolates the lattice into its lattice, which must be dense.
 
-    A pattern of the old shape means nothing in the new one: the stage prunes anew to its own sparsity.
+    The pattern of a pruned lattice is not carried over, since it means nothing in another shape.  The new stage prunes anew.
     """
     for part in ("encoder", "decoder", "input_port", "output_port"):
         if hasattr(old, part):
@@ -83,7 +86,7 @@ def _carry_lattice(old: Lattice, new: Lattice) -> None:
 
 
 def _carry_plasticity(old: Plasticity, new: Plasticity) -> None:
-    """Thresholds of firing are relative to their stage's, so that homeostasis goes on from where it was."""
+    """Carries over thresholds and rates.  Firing thresholds keep their ratio to their stage's, so homeostasis just goes on."""
     shape = new.topology.shape
     for name in ("theta", "firing"):
         getattr(new, name).copy_(resample(getattr(old, name)[None], shape)[0])

@@ -1,6 +1,7 @@
-"""The lattice as a torch module: its own weights and cell parameters, and the ports that size-free slots enter and leave by.
+"""The lattice as a torch module: weights, cell parameters, and the ports through which slots enter and leave it.
 
-Tensor names: B batch, X Y Z cells, C channels, K offsets, S = G*G slots, D numbers a slot.
+Slots do not depend on the size of the lattice.  Dimensions of tensors: B batch, X Y Z cells, C channels, K offsets,
+S = G*G slots, D numbers per slot.
 """
 
 from __future__ import annotations
@@ -20,16 +21,20 @@ from presets.schema import Connections
 from presets.topology import Topology
 
 CONTROL = 3
-"""Control points along each side of a patch: a slot drives its patch through 3 x 3 of them, whatever the patch's size."""
+"""Control points along each side of a patch.  A slot drives its patch through 3 x 3 of them, whatever the patch's size is."""
 
 STATE_GAIN, MESSAGE_GAIN, CELL_NOISE = 0.5, 0.25, 0.02
-"""Start of a_h and b_h, and the noise on all cell parameters: small enough that tanh hardly bends a fresh lattice's signal."""
+"""Starting values of a_h and b_h, and the standard deviation of the noise on all cell parameters.
+
+They are so small that tanh hardly distorts the signal of a fresh lattice.
+"""
 
 
 def interpolation(size: int, patches: int) -> torch.Tensor:
-    """[size, patches * CONTROL]: linear interpolation from each patch's control points to the cells along one axis.
+    """Matrix [size, patches * CONTROL] that interpolates linearly from control points to the cells along one axis.
 
-    Cell i belongs to the patch it lies in; rows sum to 1.  Works for any size >= patches, divisible or not.
+    A cell takes values only from the control points of the patch that it lies in.  Rows sum to 1.  `size` must be at least
+    `patches`, and need not be a multiple of it.
     """
     matrix = torch.zeros(size, patches * CONTROL)
     for i in range(size):
@@ -43,13 +48,19 @@ def interpolation(size: int, patches: int) -> torch.Tensor:
 
 
 class Port(nn.Module):
-    """Slots [B, S, D] <-> one face [B, X, Y, C], through control points; carries over unchanged when the lattice grows."""
+    """A port between slots [B, S, D] and a face of the lattice [B, X, Y, C], by way of control points.
+
+    Its parameters carry over unchanged when the lattice grows.  `fit` must be called before it is used.
+    """
 
     along_x: torch.Tensor
     along_y: torch.Tensor
 
     def __init__(self, grid: int, channels: int, weight: torch.Tensor, inward: bool) -> None:
-        """`weight` [S, D, points] is used as it is for driving, transposed for reading."""
+        """Takes `weight` [S, D, points], which `drive` uses as it is and `read` transposed.
+
+        `inward` is True for a port that drives, and False for one that reads.
+        """
         super().__init__()
         self.grid, self.channels = grid, channels
         slots, slot_width, points = weight.shape
@@ -57,12 +68,12 @@ class Port(nn.Module):
         self.bias = nn.Parameter(torch.zeros(slots, points if inward else slot_width))
 
     def fit(self, size_x: int, size_y: int) -> None:
-        """Prepares for a face of size_x * size_y cells."""
+        """Prepares the port for a face of size_x * size_y cells."""
         self.register_buffer("along_x", interpolation(size_x, self.grid).to(self.weight.device), persistent=False)
         self.register_buffer("along_y", interpolation(size_y, self.grid).to(self.weight.device), persistent=False)
 
     def drive(self, slots: torch.Tensor) -> torch.Tensor:
-        """Slots -> what is added to the input face [B, X, Y, C]."""
+        """Turns slots [B, S, D] into the drive [B, X, Y, C], which is added to the state of the input face."""
         points = torch.einsum("bsd,sdp->bsp", slots, self.weight) + self.bias
         g = self.grid
         points = points.view(-1, g, g, CONTROL, CONTROL, self.channels).permute(0, 1, 3, 2, 4, 5)
@@ -70,8 +81,11 @@ class Port(nn.Module):
         return torch.einsum("xi,yj,bijc->bxyc", self.along_x, self.along_y, points)
 
     def read(self, face: torch.Tensor) -> torch.Tensor:
-        """The output face [B, X, Y, C] -> slots: each control point is the weighted mean of the cells near it."""
-        # A patch of fewer than CONTROL cells leaves a control point without any; it reads zero.
+        """Turns the output face [B, X, Y, C] into slots [B, S, D].
+
+        Each control point is the weighted mean of the cells near it.
+        """
+        # In a patch of fewer than CONTROL cells, some control point has no cell near it.  It reads zero.
         along_x, along_y = (m / m.sum(0).clamp(min=1e-6) for m in (self.along_x, self.along_y))
         g = self.grid
         points = torch.einsum("xi,yj,bxyc->bijc", along_x, along_y, face)
@@ -81,9 +95,10 @@ class Port(nn.Module):
 
 
 def transposed_ports(grid: int, slot_width: int, channels: int, generator: torch.Generator) -> tuple[Port, Port]:
-    """Input and output port that start as each other's transpose with orthogonal rows, so that a transparent lattice would
-    hand slots through.  (Independent random ports start ill-conditioned: a linear readout then explains 0.73 of the slots'
-    variance behind a fresh 16x16x16 lattice, with these 0.88.)
+    """The input and the output port.  They start as each other's transpose with orthogonal rows.
+
+    So a transparent lattice would pass slots through unchanged.  Independent random ports start ill-conditioned: behind a fresh
+    16x16x16 lattice, a linear readout then explains 0.73 of the slots' variance, and 0.88 with these ports.
     """
     points = CONTROL * CONTROL * channels
     weight = torch.empty(grid * grid, slot_width, points)
@@ -94,7 +109,10 @@ def transposed_ports(grid: int, slot_width: int, channels: int, generator: torch
 
 
 def initial_weights(topology: Topology, start: Connections, generator: torch.Generator) -> torch.Tensor:
-    """[K, X, Y, Z]: noise of variance noise^2 / 26, plus the biases on offsets that point straight back to the input face."""
+    """Starting weights [K, X, Y, Z]: noise of variance noise^2 / 26, plus biases on offsets straight towards the input face.
+
+    An excitatory lattice takes the absolute values of these.
+    """
     weights = torch.randn(len(topology.offsets), *topology.shape, generator=generator) * (start.noise / 26**0.5)
     for k, (dx, dy, dz) in enumerate(topology.offsets):
         if dx == dy == 0 and dz < 0:
@@ -103,7 +121,10 @@ def initial_weights(topology: Topology, start: Connections, generator: torch.Gen
 
 
 def initial_cells(shape: tuple[int, int, int], channels: int, generator: torch.Generator) -> torch.Tensor:
-    """[6, X, Y, C, Z]: a_h and b_h at their gains, the rest 0, each with a little noise so that no two cells are alike."""
+    """Starting cell parameters [6, X, Y, C, Z]: a_h and b_h at their gains, the others at 0, all with a little noise.
+
+    The noise makes every cell different.
+    """
     x, y, z = shape
     cells = torch.randn(6, x, y, channels, z, generator=generator) * CELL_NOISE
     cells[3] += STATE_GAIN
@@ -113,37 +134,40 @@ def initial_cells(shape: tuple[int, int, int], channels: int, generator: torch.G
 
 @dataclass(frozen=True)
 class Build:
-    """What a lattice is built as, beside its topology and its random numbers."""
+    """How a lattice is built, apart from its topology and its random numbers."""
 
     channels: int
     ticks: int
     start: Connections
-    """How connections start."""
+    """The settings that say how connections start."""
     clusters: int = 0
-    """Functional clusters; 0 = none."""
+    """Number of functional clusters; 0 = none."""
     integration: float = 0.0
-    """Start of the gain by which cells hear the mean of their cluster; 0 = they do not."""
+    """Starting value of the gain by which cells hear the mean of their cluster; 0 = they do not hear it."""
     kernel: Kernel | None = None
     """None runs the reference."""
     plasticity: Plasticity | None = None
-    """Changes the connections by what it observes; None if no local rule does."""
+    """The local rule that changes the connections; None if there is none."""
     segment: int = 0
-    """As for `Lattice.keep_every`."""
+    """Ticks per segment, as for `Lattice.keep_every`."""
     connections_learn: bool = True
-    """By gradient."""
+    """True if the connections learn by gradient."""
     cells_learn: bool = True
-    """By gradient, and their gain too."""
+    """True if the cell parameters learn by gradient.  The gain does, too."""
 
 
 class Lattice(nn.Module):
-    """weights [kept, X, Y, Z] and cells [6, X, Y, C, Z].
+    """The lattice: connection `weights` [kept, X, Y, Z] and parameters `cells` [6, X, Y, C, Z].
 
-    A dense lattice keeps all K offsets and has no `index`; a pruned one has the `index` [kept, X, Y, tiles] of the offsets
-    that each tile of cells keeps (lattice.kernels.sparse), and nothing in memory for the others.
+    A dense lattice keeps all K offsets and has no `index`.  A pruned one has an `index` [kept, X, Y, tiles] of the offsets that
+    each tile of cells keeps (lattice.kernels.sparse), and holds nothing in memory for the others.
 
-    Where there are clusters, also `labels` [X, Y, Z], and what these are formed anew by: `mean_state` [X, Y, Z, C], a running
-    mean (zero before the first look), and `centroids` [clusters, C] (zero before the first fit); with an `integration` above 0,
-    cells hear them by the `gain` [X, Y, C, Z].
+    With functional clusters, there are also
+
+    - `labels` [X, Y, Z], the cluster of each cell;
+    - `mean_state` [X, Y, Z, C], a running mean of the states, from which clusters are formed; zero before its first update;
+    - `centroids` [clusters, C] of the last clustering; zero before the first one;
+    - `gain` [X, Y, C, Z], by which cells hear the mean of their cluster; only if `integration` is above 0.
     """
 
     index: torch.Tensor | None
@@ -175,7 +199,7 @@ class Lattice(nn.Module):
 
     @property
     def pattern(self) -> Pattern | None:
-        """Which connections there are; None where all are."""
+        """Which connections there are; None if all are."""
         if self.index is None:
             return None
         if self._pattern is None or self._pattern.index is not self.index:
@@ -184,16 +208,17 @@ class Lattice(nn.Module):
 
     @torch.no_grad()
     def dense(self) -> torch.Tensor:
-        """All connections [K, X, Y, Z], zero where there is none; a copy where the lattice is pruned."""
+        """The weights as [K, X, Y, Z], with zeros for pruned connections.  They are a copy if the lattice is pruned."""
         weights = self.weights.detach()
         return weights if self.pattern is None else self.pattern.expand(weights)
 
     @torch.no_grad()
     def rewire(self, pattern: Pattern | None, stream: torch.Generator) -> None:
-        """Goes over to another pattern (None: all connections); the weights of both stay as they are.
+        """Changes to another pattern (None = all connections).  Connections that are in both patterns keep their weights.
 
-        New connections start at zero.  Zero has a sign, which plasticity keeps: it is drawn from `stream`, and positive in
-        an excitatory lattice.  What else belongs to connections follows with lattice.kernels.sparse.moved.
+        New connections start at zero.  Zero has a sign, which plasticity keeps.  It is drawn from `stream`; in an excitatory
+        lattice it is always positive.  Other tensors of connections, such as moments, must follow with
+        lattice.kernels.sparse.moved.
         """
         old = self.pattern
         weights = moved(self.weights.detach(), old, pattern)
@@ -205,16 +230,16 @@ class Lattice(nn.Module):
 
     @torch.no_grad()
     def become(self, weights: torch.Tensor, pattern: Pattern | None) -> None:
-        """Takes these weights [kept, X, Y, Z] of this pattern.  The parameter stays the same object, for its optimizer."""
+        """Takes weights [kept, X, Y, Z] and their pattern.  The parameter stays the same object, as its optimizer holds it."""
         self.weights.grad = None
         self.weights.data = weights
         self.index = None if pattern is None else pattern.index
 
     @contextlib.contextmanager
     def standing_in(self, weights: nn.Parameter, index: torch.Tensor) -> Iterator[None]:
-        """Other connections meanwhile: weights [kept, X, Y, Z] of the pattern of `index` [kept, X, Y, tiles].
+        """Uses other connections within the `with` block: weights [kept, X, Y, Z], and their `index` [kept, X, Y, tiles].
 
-        The parameter that the optimizer knows comes back.
+        Afterwards the lattice has its own parameter again, which the optimizer holds.
         """
         own = self.weights, self.index
         self.weights, self.index = weights, index
@@ -224,21 +249,24 @@ class Lattice(nn.Module):
             self.weights, self.index = own
 
     def keep_every(self, segment: int) -> None:
-        """Of so many ticks, one state is kept for the backward (lattice.kernels.propagate); 0 = all are."""
+        """Keeps one state per segment of so many ticks for the backward (lattice.kernels.propagate).  0 keeps all states."""
         self.segment = segment
 
     def connections_learn(self, by_gradient: bool) -> None:
-        """Whether the connections have a gradient from here on; the one that is there is dropped."""
+        """Sets whether the connections have a gradient from here on.  Drops the present gradient."""
         self.weights.requires_grad_(by_gradient)
         self.weights.grad = None
 
     def use_plasticity(self, plasticity: Plasticity | None) -> None:
-        """Another local rule, or none."""
+        """Replaces the local rule; None = there is none."""
         self.plasticity = plasticity
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Plasticity observes what runs through meanwhile, for `learn`.  Nothing to do where there is none."""
+        """Lets plasticity observe what runs through within the `with` block, so that `learn` can follow.
+
+        Does nothing if there is no plasticity.
+        """
         if self.plasticity is not None:
             self.plasticity.begin(self.pattern)
         self._watched = True
@@ -248,7 +276,7 @@ class Lattice(nn.Module):
             self._watched = False
 
     def learn(self, rate: float) -> None:
-        """Plasticity changes the connections by what it saw, `rate` times."""
+        """Lets plasticity change the connections by what it observed, times `rate`."""
         if self.plasticity is not None:
             self.plasticity.update(self.weights, rate)
 
@@ -257,14 +285,14 @@ class Lattice(nn.Module):
         return None if self.gain is None else Functional(self.gain, self.labels, self.clusters)
 
     def forward(self, drive: torch.Tensor, bypass: bool = False) -> torch.Tensor:
-        """Drive [B, X, Y, C] -> output face [B, X, Y, C] after the ticks.
+        """Runs the ticks on a drive [B, X, Y, C].  Returns the output face [B, X, Y, C].
 
-        `bypass` zeroes every message (a control: nothing may then reach the output).
+        `bypass` zeroes every message.  It is a control: nothing can reach the output then.
         """
         return self._ran(drive, self.ticks, bypass, face=True)
 
     def state(self, drive: torch.Tensor, ticks: int | None = None) -> torch.Tensor:
-        """The whole state [B, X, Y, C, Z] after all ticks, or after the first `ticks` of them."""
+        """The whole state [B, X, Y, C, Z] after all ticks, or after only the first `ticks`."""
         return self._ran(drive, self.ticks if ticks is None else ticks, bypass=False, face=False)
 
     def _ran(self, drive: torch.Tensor, ticks: int, bypass: bool, face: bool) -> torch.Tensor:
@@ -276,7 +304,7 @@ class Lattice(nn.Module):
 
 
 def block_labels(shape: tuple[int, int, int], clusters: int) -> torch.Tensor:
-    """Starting clusters [X, Y, Z], before activity has been seen: runs of neighbouring cells of nearly equal size."""
+    """Labels [X, Y, Z] of the clusters that a lattice starts with: runs of neighbouring cells, of nearly equal size."""
     x, y, z = shape
     count = x * y * z
     return (torch.arange(count) * clusters // count).view(x, y, z)

@@ -1,8 +1,8 @@
 """The whole model: tokens -> encoder -> slots -> input port -> lattice -> output port -> slots -> decoder -> tokens.
 
-`arm = "identity"` leaves the lattice and its ports out (a control: how good are the text parts alone?).  The controls of an
-evaluation are `shuffled` (each sentence is decoded from another one's slots) and `bypass` (all messages zero); text that
-survives either did not go through the lattice.
+With `arm = "identity"` there is no lattice and there are no ports.  This is a control: how good are the text parts alone?
+An evaluation has two more controls: `shuffled` decodes each sentence from the slots of another one, and `bypass` sets all
+messages to zero.  Text that comes back under either control did not go through the lattice.
 """
 
 from __future__ import annotations
@@ -25,14 +25,18 @@ STATE_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.flo
 
 
 class TextLattice(nn.Module):
-    """Built for one stage of a config; `lattice.model.growth.carry_over` moves what was learned into the next stage's."""
+    """The model of one stage of a config, untrained.
+
+    lattice.model.growth.carry_over moves what was learned into the model of the next stage.  Raises KernelUnavailable if the
+    config names a kernel that can't run here, and ValueError if text.decoder_parameters are too few.
+    """
 
     def __init__(self, config: RunConfig, stage: int, vocabulary: int, device: torch.device) -> None:
         super().__init__()
         text, section, here = config.text, config.lattice, config.stages[stage]
         seed, slots = config.run.seed, config.text.grid**2
         self.device_type, self.state_dtype = device.type, STATE_DTYPES[config.run.precision]
-        # Library layers draw from torch's global generator while they are built; give them a keyed stream, too.
+        # Layers of torch draw from its global generator while they are built.  So this is given a stream with a key, too.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generator(seed, "text").initial_seed())
             self.encoder = Encoder(
@@ -65,7 +69,7 @@ class TextLattice(nn.Module):
                 integration=here.clustering.clustering_integration,
                 kernel=kernel,
                 plasticity=plasticity,
-                segment=0 if ticks == "auto" else ticks,  # training follows what the plan finds best
+                segment=0 if ticks == "auto" else ticks,  # if "auto", training sets what the plan finds best
                 connections_learn=learning in ("gradient", "hybrid") and here.profile != "freeze",
                 cells_learn=section.cells == "gradient",
             )
@@ -74,13 +78,16 @@ class TextLattice(nn.Module):
 
     @property
     def kernel_name(self) -> str | None:
-        """The kernel that runs, as presets.plan names it; None if there is no lattice."""
+        """The name of the kernel that runs, as in presets.plan; None if there is no lattice."""
         if self.lattice is None:
             return None
         return self.lattice.kernel.name if self.lattice.kernel is not None else "reference"
 
     def slots(self, tokens: torch.Tensor, control: str = "none") -> torch.Tensor:
-        """Token ids [B, N] -> the representative embeddings [B, S, D] that the decoder reads."""
+        """Runs token ids [B, N] through encoder and lattice.  Returns the slots [B, S, D] that the decoder reads.
+
+        `control` is one of CONTROLS.
+        """
         with self._autocast():
             slots = self.encoder(tokens)
         if control == "shuffled":
@@ -91,7 +98,10 @@ class TextLattice(nn.Module):
         return self.output_port.read(self.lattice(drive, bypass=control == "bypass").float())
 
     def loss(self, source: torch.Tensor, begun: torch.Tensor, ended: torch.Tensor) -> tuple[torch.Tensor, int]:
-        """Summed cross-entropy in nats of the target tokens `ended` [B, M] after `begun` [B, M], and how many there are."""
+        """Cross-entropy of the target tokens in nats, summed, and the number of these tokens.
+
+        `source` [B, N] are the tokens that are sent through.  The decoder reads `begun` [B, M] and must predict `ended` [B, M].
+        """
         slots = self.slots(source)
         with self._autocast():
             logits = self.decoder(slots, begun)
@@ -100,27 +110,27 @@ class TextLattice(nn.Module):
 
     @torch.no_grad()
     def say(self, source: torch.Tensor, control: str = "none") -> torch.Tensor:
-        """Greedily decoded token ids for source tokens [B, N]."""
+        """Decodes greedily what comes back for source tokens [B, N].  Returns token ids [B, M], padded with PAD."""
         with self._autocast():
             return self.decoder.greedy(self.slots(source, control))
 
     @torch.no_grad()
     def state(self, source: torch.Tensor) -> torch.Tensor:
-        """The lattice's state [B, X, Y, C, Z] after the ticks, for source tokens [B, N].  There must be a lattice."""
+        """The lattice's state [B, X, Y, C, Z] after all ticks, for source tokens [B, N].  There must be a lattice."""
         assert self.lattice is not None
         with self._autocast():
             slots = self.encoder(source)
         return self.lattice.state(self.input_port.drive(slots.float()).to(self.state_dtype))
 
     def mean_state(self, source: torch.Tensor) -> torch.Tensor:
-        """The lattice's state [X, Y, Z, C] after the ticks, as a mean over source tokens [B, N]."""
+        """The lattice's state after all ticks, averaged over the B sentences of source tokens [B, N]: [X, Y, Z, C]."""
         return self.state(source).mean(0, dtype=torch.float32).permute(0, 1, 3, 2)
 
     @torch.no_grad()
     def change(self, source: torch.Tensor) -> torch.Tensor | None:
-        """By how much each cell's state changes in the last tick, [X, Y, Z]: RMS over channels and batch.
+        """How much each cell's state changes in the last tick: the RMS over channels and batch, [X, Y, Z].
 
-        None where there is no lattice.
+        None if there is no lattice.
         """
         if self.lattice is None:
             return None
@@ -130,24 +140,24 @@ class TextLattice(nn.Module):
         drive = self.input_port.drive(slots.float()).to(self.state_dtype)
         last = lattice.state(drive)
         before = lattice.state(drive, lattice.ticks - 1) if lattice.ticks > 1 else torch.zeros_like(last)
-        # A layer of x at a time: whole states in fp32 would be several times what decoding holds.
+        # One layer along x at a time, because whole states in fp32 would take several times the memory that decoding takes.
         layers = zip(last.unbind(1), before.unbind(1), strict=True)
         return torch.stack([(now.float() - then.float()).square().mean((0, 2)).sqrt() for now, then in layers])
 
     def gradient_share(self) -> float | None:
-        """Share of cells with a gradient that is not zero, after a backward; None where cells do not learn."""
+        """After a backward: the share of cells whose gradient is not zero.  None if cells do not learn by gradient."""
         if self.lattice is None or self.lattice.cells.grad is None:
             return None
         return (self.lattice.cells.grad != 0).any(dim=3).any(dim=0).float().mean().item()
 
     def _autocast(self) -> torch.autocast:
-        # On a CPU text layers are too small to gain from it: steps are slower and memory is larger (docs/LOG.md).
+        # Not on a CPU: the text layers are too small to gain from autocast.  Steps get slower and take more memory: docs/LOG.md.
         halved = self.device_type == "cuda" and self.state_dtype != torch.float32
         return torch.autocast(self.device_type, dtype=self.state_dtype if halved else torch.bfloat16, enabled=halved)
 
 
 def load_model(model: TextLattice, tensors: dict[str, torch.Tensor]) -> None:
-    """Loads a checkpoint's tensors into a model of the same config.  Raises ValueError naming what does not fit."""
+    """Loads a checkpoint's tensors into a model of the same config.  Raises ValueError, which names what does not fit."""
     index = tensors.get("lattice.index")
     if model.lattice is not None and index is not None:
         offsets, (x, y, z) = len(model.lattice.topology.offsets), model.lattice.topology.shape

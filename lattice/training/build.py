@@ -1,4 +1,4 @@
-"""A trainer from a config: the one way in which every training is built."""
+"""Builds a Trainer from a config.  All training is built here."""
 
 from __future__ import annotations
 
@@ -27,12 +27,13 @@ def build_trainer(
     planning: Planning | None = None,
     recovery: Recovery | None = None,
 ) -> Trainer:
-    """A trainer at the first step of a config.
+    """Builds a trainer that stands before the first step of the config.
 
-    After each step, clusters form anew and connections come and go behind the callbacks `before` and ahead of the others: what
-    decodes or saves must see the labels and connections that the next step will use.
-    `recovery` knows the checkpoints that a run can go back to.
-    Raises KernelUnavailable if the config names a kernel that can't run here.
+    After each step, three groups of callbacks run in this order: `before`, then re-clustering and rewiring, then `callbacks`.
+    So whatever decodes or saves belongs into `callbacks`: it must see the labels and connections that the next step will use.
+
+    `planning` makes the memory plans; the default is presets.plan.  `recovery` knows the checkpoints that a run can go back
+    to.  Raises KernelUnavailable if the config names a kernel that can't run here.
     """
     everyone = Callbacks([*before, Reclusterer(), Rewirer(), *callbacks])
     state = TrainingState(config, text, device, everyone, planning)

@@ -1,4 +1,4 @@
-"""What hangs on the training loop: small pieces with their own state, called at the moments below."""
+"""Callbacks of the training loop: small objects with a state of their own.  The loop calls them at the moments below."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ from monitors.events import AnyEvent
 
 
 class Callback:
-    """Override what is needed."""
+    """Base class of all callbacks.  Its methods do nothing; a subclass overrides the ones it needs."""
 
     def on_event(self, event: AnyEvent) -> None:
-        """Something happened; every event of the run comes by here once."""
+        """Is called once for every event of the run."""
 
     def after_waves(self, state: TrainingState) -> None:
-        """A stage's discovery waves are done; its first optimizer step is yet to come."""
+        """Is called when a stage's discovery waves are done, before its first optimizer step."""
 
     def after_step(self, state: TrainingState) -> None:
-        """An optimizer step is done (or was skipped as bad); weights stand still until this returns."""
+        """Is called after every optimizer step, also after one that was skipped as bad.  Weights do not change meanwhile."""
 
     def at_stage_end(self, state: TrainingState) -> None:
-        """The stage's last step is done; the next stage's model does not exist yet."""
+        """Is called after the last step of a stage, before the model of the next stage exists."""
 
     def after_look(self, state: TrainingState, change: torch.Tensor | None) -> None:
-        """The decode monitor has looked, at the end of a finished run also once more.
+        """Is called after every look of the decode monitor.  The end of a finished run brings one more look.
 
-        `change` [X, Y, Z] is by how much each cell's state changed in the last tick (TextLattice.change).
+        `change` [X, Y, Z] says how much each cell's state changed in the last tick (TextLattice.change).  It is None if there
+        is no lattice.
         """
 
     def on_command(self, state: TrainingState, command: str) -> None:
-        """The operator asks for `command` now, between two steps.  Raises steering.Refused saying why not."""
+        """Is called between two steps when the operator asks for `command`.  Raises steering.Refused if it can't be done."""
 
 
 class Callbacks(Callback):
-    """Several callbacks as one, called in their order."""
+    """Several callbacks that act as one.  They are called in the order of the list."""
 
     def __init__(self, callbacks: Iterable[Callback]) -> None:
         self._all = list(callbacks)
 
     def append(self, callback: Callback) -> None:
-        """One more, called after all others."""
+        """Adds a callback, which is called after all others."""
         self._all.append(callback)
 
     def on_event(self, event: AnyEvent) -> None:

@@ -1,10 +1,10 @@
-"""What changes a training state on its way, beside its steps.
+"""Changes of a training state other than its steps.
 
-enter_next_stage   a stage ends: the model grows into the next one's shape
-reconfigure        the operator edits the config, between two steps
+enter_next_stage   a stage ends, and the model grows into the shape of the next one
+reconfigure        the operator edits the config between two steps
 resume             a run continues from a checkpoint
-go_back            a run takes up the weights of an earlier checkpoint
-reach_sparsity     connections are pruned or come back, as the stage asks
+go_back            a run takes the weights of an earlier checkpoint of its own
+reach_sparsity     connections are pruned or regrown until the stage's sparsity is reached
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ from presets.schema import RunConfig
 
 
 def reach_sparsity(state: TrainingState) -> Rewired | None:
-    """Prunes or regrows to what the stage asks for by now, by the weights as they are; returns what came of it, if so."""
+    """Prunes or regrows connections to the sparsity that the stage wants at its present step.
+
+    Returns the event, which is not yet emitted.  Returns None if nothing had to change or there is no lattice.
+    """
     return rewire(state, state.stage.kept(state.progress.stage_step)) if state.model.lattice is not None else None
 
 
 def enter_next_stage(state: TrainingState) -> None:
-    """Into the stage that comes, with what was learned."""
+    """Enters the following stage and carries over what was learned."""
     kept = moments.named(state.optimizer, state.model)
     state.progress.enter_following()
     _grow(state, state.model, kept)
 
 
 def _grow(state: TrainingState, before: TextLattice, kept: Tensors) -> None:
-    """The model of this stage, from that of an earlier one and what its optimizer kept."""
+    """Builds the model of the present stage from the model `before` of an earlier one, whose moments are `kept`."""
     state.use_model(state.new_model(state.progress.stage))
     carry_over(before, state.model)
     state.use_optimizer({})
@@ -44,9 +47,10 @@ def _grow(state: TrainingState, before: TextLattice, kept: Tensors) -> None:
 
 
 def reconfigure(state: TrainingState, config: RunConfig) -> None:
-    """Goes on with an edited config, between two steps.
+    """Goes on with an edited config.  Must be called between two steps.
 
-    What the lattice keeps of the current stage (profile, sparsity, plasticity) is changed here, all else where it is read.
+    The lattice keeps its own copy of the stage's profile, sparsity and plasticity, so these are changed here.  All other
+    settings are read from the config whenever they are used.
     """
     before = state.stage
     state.use_config(config)
@@ -67,7 +71,10 @@ def reconfigure(state: TrainingState, config: RunConfig) -> None:
 
 
 def resume(state: TrainingState, model: Tensors, optimizer: Tensors, saved: dict) -> None:
-    """Continues from a checkpoint.  Raises ValueError if its tensors do not fit the config."""
+    """Continues a run from a checkpoint: its tensors `model` and `optimizer`, and `saved`, the rest of its state as JSON.
+
+    Raises ValueError if the checkpoint does not fit the config.
+    """
     progress = Progress.from_json(saved["progress"])
     if progress.stage >= len(state.config.stages):
         raise ValueError(f"the checkpoint is of stage {progress.stage}, and the config has {len(state.config.stages)} stages")
@@ -78,13 +85,14 @@ def resume(state: TrainingState, model: Tensors, optimizer: Tensors, saved: dict
 
 
 def go_back(state: TrainingState, model: Tensors, optimizer: Tensors, saved: dict) -> None:
-    """Takes the weights and moments of an earlier checkpoint of this run; settings, steps and data go on from here.
+    """Takes the weights and moments of an earlier checkpoint of this run.  Settings, steps and data go on from here.
 
-    If that checkpoint is of an earlier stage, its lattice grows into this one anew.  Raises ValueError if it does not fit.
+    If the checkpoint is of an earlier stage, its lattice grows into the present stage anew.  Arguments are those of `resume`.
+    Raises ValueError if the checkpoint does not fit the config.
     """
     progress, stage = state.progress, Progress.from_json(saved["progress"]).stage
     state.optimizer.zero_grad(set_to_none=True)
-    state.optimizer.state.clear()  # room for the model that comes
+    state.optimizer.state.clear()  # makes room for the model that is loaded next
     _load(state, stage, model, saved["scaler"])
     if stage != progress.stage:
         progress.waves_again()
@@ -98,7 +106,7 @@ def go_back(state: TrainingState, model: Tensors, optimizer: Tensors, saved: dic
 
 
 def _load(state: TrainingState, stage: int, tensors: Tensors, scaler: dict) -> None:
-    """The model of a stage as it was saved."""
+    """Builds the model of a stage and loads the saved tensors into it."""
     model = state.new_model(stage)
     state.use_model(model)
     load_model(model, tensors)

@@ -1,10 +1,12 @@
-"""Checkpoints: a folder of safetensors and JSON that is either complete and verified, or not there.
+"""Checkpoints on disk: folders of safetensors and JSON.  A checkpoint is either complete and verified, or it is not there.
 
     checkpoints/step-00000500/  model.safetensors  optimizer.safetensors  state.json  tokenizer.json  MANIFEST.json
 
-Written into a temporary folder, every file synced, the manifest (size and SHA-256 of each file) last, then renamed into
-place and the parent synced.  A folder without a manifest that verifies is not a checkpoint: it is passed over with its
-reason and never counted when old ones are deleted.  No pickle anywhere.
+A save writes and syncs every file in a temporary folder.  The manifest, with the size and the SHA-256 of each file, comes last.
+Then the folder is renamed into its place, and its parent folder is synced.
+
+A folder is no checkpoint if its manifest is missing or does not verify.  Loading passes it over and says why.  Deleting old
+checkpoints does not count folders without a manifest.  There is no pickle in a checkpoint.
 """
 
 from __future__ import annotations
@@ -30,17 +32,17 @@ FORMAT = 1
 MANIFEST = "MANIFEST.json"
 _NAME = re.compile(r"step-(\d{8,})$")
 _ASIDE = ".old-"
-"""Prefix of the checkpoint of a step that is being saved again, until the new one stands."""
+"""Prefix of the old checkpoint of a step, while a new one of the same step is put in its place."""
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "tokenizer.json")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint can't be written or read; the message says which file and why."""
+    """A checkpoint can't be written or read.  The message says which file is concerned and why."""
 
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """What one checkpoint holds; tensors on the CPU."""
+    """The content of one checkpoint.  All tensors are on the CPU."""
 
     path: Path
     model: dict[str, torch.Tensor]
@@ -57,9 +59,10 @@ def save(
     state: dict[str, Any],
     tokenizer: str,
 ) -> tuple[Path, int]:
-    """Writes checkpoint `step` below `folder` and verifies it; returns (path, bytes).  Raises CheckpointError.
+    """Writes the checkpoint of `step` into `folder`.  Returns its path and its size in bytes.
 
-    Nothing that was there before is touched unless the new one is complete.
+    Whatever was there before is touched only after the new checkpoint is complete.
+    Raises CheckpointError if there is too little room, or if a file can't be written.
     """
     target, temporary = folder / f"step-{step:08d}", folder / f".tmp-step-{step:08d}"
     aside = folder / f"{_ASIDE}{target.name}"
@@ -87,7 +90,7 @@ def save(
         (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "step": step, "files": manifest}), encoding="utf-8")
         _sync(temporary / MANIFEST)
         _sync(temporary)
-        if target.exists():  # a resumed run saves a step again: move the old one aside first, so that one always stands
+        if target.exists():  # a resumed run saves a step again: the old one is moved aside first, so that one is always there
             _remove(aside)
             os.rename(target, aside)
             os.rename(temporary, target)
@@ -98,7 +101,7 @@ def save(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if aside.exists() and not target.exists():
-            with contextlib.suppress(OSError):  # where this fails, too, `steps` finds it all the same
+            with contextlib.suppress(OSError):  # even if this fails, `steps` finds the old checkpoint
                 os.rename(aside, target)
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(f"{target}: could not be saved: {reason}") from error
@@ -106,14 +109,14 @@ def save(
 
 
 def steps(folder: Path) -> list[tuple[int, Path]]:
-    """Checkpoint folders that carry a manifest, newest first (not yet verified).
+    """Lists (step, path) of the checkpoint folders that have a manifest, newest first.  Verifies none of them.
 
-    One that was set aside counts where a crash kept its successor from taking its place.
+    A checkpoint that was moved aside counts if a crash kept the new one of its step from taking its place.
     """
     if not folder.is_dir():
         return []
     found: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):  # what is set aside sorts first, and gives way to its successor
+    for path in sorted(folder.iterdir()):  # one that was moved aside sorts first, so that the new one of its step replaces it
         match = _NAME.match(path.name.removeprefix(_ASIDE))
         if match and (path / MANIFEST).is_file() and not path.is_symlink():
             found[int(match[1])] = path
@@ -121,10 +124,10 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
 
 
 def load(path: Path) -> LoadedCheckpoint:
-    """One checkpoint, verified against its manifest.  Raises CheckpointError naming the file that is wrong."""
+    """Loads one checkpoint and verifies it against its manifest.  Raises CheckpointError, which names the damaged file."""
     try:
         for name in (MANIFEST, *_FILES):
-            if not stat.S_ISREG((path / name).lstat().st_mode):  # a link to a device would be read for ever
+            if not stat.S_ISREG((path / name).lstat().st_mode):  # reading a link to a device might never end
                 raise CheckpointError(f"{path / name}: is not a plain file; the checkpoint is damaged")
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if manifest.get("format") != FORMAT:
@@ -142,7 +145,10 @@ def load(path: Path) -> LoadedCheckpoint:
 
 
 def load_newest(folder: Path) -> tuple[LoadedCheckpoint, list[str]]:
-    """The newest checkpoint that verifies, and why newer ones were passed over.  Raises CheckpointError if none does."""
+    """Loads the newest checkpoint that verifies.  Returns it, and one reason for each newer one that was passed over.
+
+    Raises CheckpointError if no checkpoint verifies.
+    """
     passed_over: list[str] = []
     for _, path in steps(folder):
         try:
@@ -154,7 +160,10 @@ def load_newest(folder: Path) -> tuple[LoadedCheckpoint, list[str]]:
 
 
 def mark_best(folder: Path, path: Path, bleu: float) -> bool:
-    """Marks `path` as the best checkpoint if no other that still stands scored higher; says whether it did.  Raises OSError."""
+    """Marks `path` as the best checkpoint, unless another one that is still there scored at least as high.
+
+    Returns whether it was marked.  Raises OSError if the mark can't be written.
+    """
     standing = _best(folder)
     if standing is not None and standing[0] != path and standing[1] >= bleu:
         return False
@@ -163,7 +172,7 @@ def mark_best(folder: Path, path: Path, bleu: float) -> bool:
 
 
 def best_path(folder: Path) -> Path | None:
-    """The checkpoint marked best by `mark_best`, if it is still there."""
+    """The checkpoint that `mark_best` marked, or None if it is no longer there."""
     standing = _best(folder)
     return standing[0] if standing else None
 
@@ -178,7 +187,7 @@ def _best(folder: Path) -> tuple[Path, float] | None:
 
 
 def retire(folder: Path, keep: int) -> None:
-    """Deletes all but the `keep` newest complete checkpoints and the best one; leftovers of interrupted saves, too."""
+    """Deletes all checkpoints but the `keep` newest and the best one.  Deletes what interrupted saves left behind, too."""
     best = best_path(folder)
     for _, path in steps(folder)[keep:]:
         if path != best:
@@ -187,7 +196,7 @@ def retire(folder: Path, keep: int) -> None:
     for path in folder.glob(".tmp-step-*"):
         _remove(path)
     for path in folder.glob(f"{_ASIDE}step-*"):
-        # The crash lay between two renames: the set-aside checkpoint is the complete one, unless its successor stands.
+        # A crash came between the two renames.  This checkpoint is needed unless the new one of its step is in place.
         target = folder / path.name.removeprefix(_ASIDE)
         if (target / MANIFEST).is_file():
             _remove(path)
@@ -196,8 +205,8 @@ def retire(folder: Path, keep: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Deletes a folder; the manifest first, so that a crash in between leaves something that is no checkpoint."""
-    if path.is_symlink():  # never what it leads to
+    """Deletes a folder.  The manifest goes first, so that what a crash leaves behind is no checkpoint."""
+    if path.is_symlink():  # only the link goes, never its target
         path.unlink()
     elif path.exists():
         (path / MANIFEST).unlink(missing_ok=True)

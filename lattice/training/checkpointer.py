@@ -1,4 +1,7 @@
-"""Saves the run every so many steps and at the end of every stage; marks the saved checkpoint with the best BLEU so far."""
+"""The callback that saves checkpoints: every `checkpoint.every` steps, at the end of every stage, and on command.
+
+It also marks the saved checkpoint that has the best BLEU so far.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,16 @@ from monitors.events import AnyEvent, Decoded, Saved
 
 
 class Checkpointer(Callback):
-    """A save that fails is a warning while training goes on: the checkpoints that stand stay.
+    """Saves checkpoints into `folder`; `fingerprint` says which data the run trains on.
 
-    Weights that are not finite are never saved.
+    If a save fails, training goes on with a warning, and earlier checkpoints stay.  Weights are never saved if not finite.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._folder, self._fingerprint = folder, fingerprint
         self._look: Decoded | None = None
         self.failure: str | None = None
-        """Why the latest save failed, if it did."""
+        """Why the latest save failed; None if it did not."""
 
     def on_event(self, event: AnyEvent) -> None:
         if isinstance(event, Decoded):
@@ -31,7 +34,7 @@ class Checkpointer(Callback):
 
     def after_step(self, state: TrainingState) -> None:
         progress = state.progress
-        # The last one of a stage is saved by at_stage_end, with the reason why it ended.
+        # at_stage_end saves the last step of a stage, together with the reason why the stage ended.
         last_of_stage = progress.stage_step == state.stage.steps and not progress.held
         if progress.step % state.config.checkpoint.every == 0 and not last_of_stage:
             self.save(state)
@@ -46,7 +49,7 @@ class Checkpointer(Callback):
                 raise Refused(f"checkpoint not saved: {self.failure}")
 
     def save(self, state: TrainingState) -> None:
-        """Saves now; emits Saved, or Warned with the reason why not."""
+        """Saves now.  Emits Saved, or Warned with the reason why nothing was saved."""
         clock, progress = time.perf_counter(), state.progress
         model, optimizer = state.tensors()
         if broken := not_finite(model) or not_finite(optimizer):
@@ -57,7 +60,7 @@ class Checkpointer(Callback):
         rest = state.as_json() | {"data": self._fingerprint}
         try:
             path, size = checkpoint.save(self._folder, progress.step, model, optimizer, rest, state.tokenizer.to_json())
-            # Only a checkpoint of the very step that was scored can be the best one.
+            # A checkpoint can be the best one only if it is of the step that was scored.
             look = self._look
             best = look is not None and look.step == progress.step and checkpoint.mark_best(self._folder, path, look.bleu)
             checkpoint.retire(self._folder, state.config.checkpoint.keep)

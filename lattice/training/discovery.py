@@ -1,4 +1,7 @@
-"""Discovery waves: before a stage's first step its first batches run through, and plasticity alone changes the connections."""
+"""Discovery waves: forward passes before the first step of a stage.
+
+The stage's first batches run through the lattice, and plasticity alone changes the connections.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,10 @@ from monitors import gauges
 
 
 def discover(state: TrainingState, schedule: Schedule) -> bool:
-    """Runs the stage's waves that are not done yet, until a stop is asked for; returns whether that completed them.
+    """Runs the stage's remaining waves, or fewer if a stop is requested.
 
-    The optimizer knows nothing of it; the seconds count as the run's.
+    Returns True if this call completed the waves.  Returns False if waves remain, or if there were none to run.
+    Waves are no optimizer steps, but their seconds count as the run's.
     """
     progress, lattice, config, waves = state.progress, state.model.lattice, state.config, state.stage.waves
     if lattice is None or progress.waves >= waves:

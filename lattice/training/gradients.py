@@ -1,6 +1,6 @@
-"""The gradients of a batch, added up over micro-batches of as many sentences as memory takes.
+"""The gradients of a batch, added up over micro-batches.
 
-Where memory runs out, the batch goes through in smaller parts (lattice.training.micro_batch).
+If memory runs out, the batch is run again in smaller micro-batches (lattice.training.micro_batch).
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from lattice.training.state import TrainingState
 
 
 def gradients(state: TrainingState, rows: list[int]) -> float:
-    """As `accumulate`, of these training sentences, while plasticity observes where it learns.
+    """Adds up the gradients of a batch, the training sentences `rows`; returns their mean loss in nats per token.
 
-    Where memory runs out, again with half as many sentences at once, of the same batch; emits Warned.  Raises
-    torch.OutOfMemoryError where not even one sentence at a time fits.
+    Plasticity observes the pass if the stage's connections learn by local rules.  If memory runs out, the same batch is run
+    again with half as many sentences at once, and Warned is emitted.  Raises torch.OutOfMemoryError if not even one sentence at
+    a time fits.
     """
     lattice = state.model.lattice
     while True:
@@ -33,12 +34,12 @@ def gradients(state: TrainingState, rows: list[int]) -> float:
             if not micro_batch.ran_out(error):
                 raise
             why = str(error)
-        # Out here, where the error no longer keeps the tensors of the failed attempt.
+        # Outside of the `except` block, because there the error would keep the tensors of the failed attempt alive.
         micro_batch.take_less(state, "out of memory", why)
 
 
 def accumulate(model: TextLattice, scaler: torch.amp.GradScaler, parts: list[Batch]) -> float:
-    """Adds up the gradients of the mean loss over all target tokens of the parts; returns that loss in nats a token."""
+    """Adds up the gradients of the mean loss over all target tokens of the parts.  Returns that loss in nats per token."""
     tokens = sum(int((ended != 0).sum()) for _, _, ended in parts)
     total = 0.0
     for part in parts:
@@ -49,7 +50,10 @@ def accumulate(model: TextLattice, scaler: torch.amp.GradScaler, parts: list[Bat
 
 
 def finding_scale(scaler: torch.amp.GradScaler, loss: float, norm: float) -> bool:
-    """How the scaler of fp16 finds its scale: the step is skipped, the scale halved, and nothing is wrong."""
+    """True if a step overflowed only because the scale of fp16 is still too large.
+
+    Then the step is skipped and the scaler halves its scale, but nothing is wrong with the run.
+    """
     overflown = math.isfinite(loss) and not math.isfinite(norm)
     return overflown and scaler.is_enabled() and scaler.get_scale() > 1
 

@@ -1,13 +1,14 @@
-"""Health of the numbers: what is not finite, or out of all proportion, never becomes part of a run.
+"""Guards against numbers that are not finite, and against spikes of the loss.  Neither may become part of a run.
 
-    a step whose loss or gradient is not finite, or whose loss is a spike     skipped and counted         BadStep
-    a weight or a moment that is not finite, found at a look or before a save  not saved                  Warned
-    training.bad_steps in a row, or such weights                              back, once                  RolledBack
-    and again                                                                 the end                     TrainingFailed
+    what is wrong                                                              what is done            event
+    a step has a spike, or a loss or gradient that is not finite               skipped and counted     BadStep
+    at a look or before a save, a weight or moment is not finite               not saved               Warned
+    `training.bad_steps` such steps come in a row, or such weights are found   the run goes back once  RolledBack
+    the same happens again                                                     the run ends            TrainingFailed
 
-Going back takes the weights and moments of the last good checkpoint, while the steps go on with the sentences to come (PaLM,
-Chowdhery et al. 2022, section 5.1: restart from before the spike and skip the data around it).  A run repeats itself bit for
-bit, so the same steps on the same sentences would only end the same way.
+A run that goes back takes the weights and moments of the last good checkpoint.  Its steps go on with the sentences that come
+next (PaLM, Chowdhery et al. 2022, section 5.1: restart from before the spike, and skip the data around it).  A run repeats
+itself bit for bit, so the same steps on the same sentences would end in the same way.
 """
 
 from __future__ import annotations
@@ -25,14 +26,20 @@ from lattice.training.state import TrainingState
 from monitors.events import BadStep, RolledBack
 
 FEWEST = 20
-"""Good steps of a stage before any loss counts as a spike."""
+"""Good steps that are needed before a loss can count as a spike.  A new stage, an edit or going back starts the count anew."""
 
 LEAST_JUMP = 1.0
-"""Nats a token above the running mean below which nothing is a spike: small losses vary by many times their deviation."""
+"""Nats per token.  A loss is no spike if it exceeds the running mean by less than this.
+
+Small losses vary by many times their standard deviation, so the deviation alone would raise false alarms.
+"""
 
 
 def note_bad(state: TrainingState, reason: str) -> None:
-    """Counts a step that was not applied; one too many in a row is trouble."""
+    """Counts a step that was not applied, and emits BadStep.
+
+    After `training.bad_steps` of them in a row, the state is in trouble: training can't go on from its weights.
+    """
     progress = state.progress
     progress.count_bad()
     state.tell(BadStep(step=progress.step + 1, stage=progress.stage, reason=reason, in_a_row=progress.bad_in_a_row))
@@ -41,7 +48,11 @@ def note_bad(state: TrainingState, reason: str) -> None:
 
 
 def why_bad(progress: Progress, loss: float, norm: float, deviations: float) -> str:
-    """Why a step must not be applied, or "".  A spike is a loss `deviations` above the running mean; 0 lets all pass."""
+    """Says why a step must not be applied, or "" if it may be.
+
+    `loss` is in nats per token.  A spike is a loss more than `deviations` standard deviations above the running mean;
+    `deviations` = 0 lets every finite loss pass.
+    """
     if not math.isfinite(loss):
         return f"the loss is {loss}"
     if not math.isfinite(norm):
@@ -53,17 +64,20 @@ def why_bad(progress: Progress, loss: float, norm: float, deviations: float) -> 
 
 
 def not_finite(tensors: Mapping[str, torch.Tensor]) -> str:
-    """What is wrong with the first tensor that holds a NaN or an infinity, or "".  One pass, no copies."""
+    """Describes the first tensor that holds a NaN or an infinity, or "" if all are finite.  Reads each once, copies none."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.numel():
-            low, high = (float(end) for end in tensor.detach().aminmax())  # a NaN is both ends
+            low, high = (float(end) for end in tensor.detach().aminmax())  # with a NaN in the tensor, both are NaN
             if not (math.isfinite(low) and math.isfinite(high)):
                 return f"{name} is not finite (it reaches {low if not math.isfinite(low) else high})"
     return ""
 
 
 class Recovery(Callback):
-    """Looks for broken weights whenever the decode monitor looks, and knows the checkpoints that a run can go back to."""
+    """Checks weights and moments at every look of the decode monitor, and takes the run back to a good checkpoint.
+
+    `folder` holds the run's checkpoints.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -75,14 +89,17 @@ class Recovery(Callback):
             state.warn(broken)
 
     def go_back(self, state: TrainingState) -> bool:
-        """Gives the state the weights of the last good checkpoint; False where it was so helped before, or there is none."""
+        """Gives the state the weights of its last good checkpoint, and emits RolledBack.
+
+        Returns False if the run went back before, or if there is no good checkpoint.
+        """
         progress = state.progress
         if progress.rolled_back_at is not None:
             return False
         for _, path in checkpoint.steps(self._folder):
             try:
                 saved = checkpoint.load(path)
-                if saved.state["progress"]["bad_in_a_row"]:  # saved in the midst of what led here
+                if saved.state["progress"]["bad_in_a_row"]:  # saved when the bad steps had begun
                     continue
                 to_step = saved.state["progress"]["step"]
                 changes.go_back(state, saved.model, saved.optimizer, saved.state)

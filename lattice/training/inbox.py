@@ -1,4 +1,4 @@
-"""What others ask of a run while it trains: orders, put in by any thread and taken out by the training thread."""
+"""The inbox of a run: orders that any thread puts in while the run trains, and that the training thread takes out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from presets.control_commands import Arguments
 class Order:
     """A command of presets.control_commands for the training thread, and who gave it.
 
-    `answer(step, error)` is called once by the training thread and must not block: steps done, or None and the reason.
+    The training thread calls `answer(step, error)` once.  `step` counts the steps done; it is None if the order was refused,
+    and `error` then says why.  `answer` must not block.
     """
 
     command: str
@@ -23,7 +24,7 @@ class Order:
 
 
 class Inbox:
-    """Orders from other threads; `wake` is also safe in a signal handler."""
+    """A queue of orders from other threads.  `wake` may also be called in a signal handler."""
 
     def __init__(self) -> None:
         self._orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
@@ -32,11 +33,11 @@ class Inbox:
         self._orders.put(order)
 
     def wake(self) -> None:
-        """Ends a wait without an order."""
+        """Lets `wait` return without an order."""
         self._orders.put(None)
 
     def waiting(self) -> Iterator[Order]:
-        """Those that are there by now."""
+        """Yields the orders that are there now, without waiting for more."""
         while True:
             try:
                 order = self._orders.get_nowait()
@@ -46,5 +47,5 @@ class Inbox:
                 yield order
 
     def wait(self) -> Order | None:
-        """The next one, or None after `wake`."""
+        """Waits for the next order.  Returns None after `wake`."""
         return self._orders.get()

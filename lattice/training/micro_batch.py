@@ -1,11 +1,11 @@
-"""How many sentences go through the lattice at once: planned, tried out, and lowered where memory runs out.
+"""The micro-batch: how many sentences go through the lattice at once.  It is planned, tried out, and lowered if necessary.
 
-    plan      the largest micro-batch that the plan says fits (presets.plan), and the segments of ticks
-    probe     where that is close to the budget: one pass over the longest sentences, its gradients thrown away
-    step      the batch stays the same whatever the micro-batch: gradients add up
-    fallback  where memory runs out after all: half as many sentences, at last segments of ticks, of the same batch
+    plan      takes the largest micro-batch that fits by presets.plan, and its segments of ticks
+    probe     if the plan is close to the budget: one pass over the longest sentences, whose gradients are thrown away
+    step      adds up the gradients of micro-batches, so the batch is the same whatever the micro-batch is
+    fallback  if memory runs out all the same: half as many sentences at once; if one is left, segments of ticks
 
-What was chosen is part of the run's progress, so that a resumed run goes on with it and equals an uninterrupted one.
+The choice is part of the run's progress.  So a resumed run goes on with it and equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from lattice.training.state import TrainingState
 from monitors import torch_memory
 
 CLOSE = 0.7
-"""Share of the budget from which on a plan is tried out before the stage's first step."""
+"""A plan that needs more than this share of the budget is tried out before the stage's first step."""
 
 
 def choose(state: TrainingState) -> None:
-    """Settles micro-batch and segments of the stage, unless they were settled before, as in a run that is resumed."""
+    """Settles the stage's micro-batch and segments.  Does nothing if they are settled already, as in a resumed run.
+
+    Raises torch.OutOfMemoryError if the probe runs out of memory even with one sentence at once.
+    """
     progress, planned = state.progress, state.plan
     if progress.micro_batch is not None:
         return
@@ -33,19 +36,23 @@ def choose(state: TrainingState) -> None:
 
 
 def follow_plan(state: TrainingState) -> None:
-    """After an edit: no more at once than the new plan allows."""
+    """Lowers the micro-batch, after an edit, to what the new plan allows."""
     progress = state.progress
     if progress.micro_batch is not None:
         progress.settle_memory(min(progress.micro_batch, state.plan.micro_batch), progress.checkpoint_ticks)
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error means that there is no memory left; on the CPU torch raises no type of its own for it."""
+    """True if an error means that memory ran out.  On the CPU, torch has no error type of its own for that."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def take_less(state: TrainingState, reason: str, detail: str = "") -> None:
-    """Half as many sentences at once, or segments where there is one left.  Raises OutOfMemoryError where nothing is left."""
+    """Halves the micro-batch.  If it is one sentence already, switches to segments of ticks.  Emits Warned.
+
+    `reason` begins the warning; `detail` is the text of the error that is raised.  Raises torch.OutOfMemoryError if neither can
+    be done.
+    """
     progress, before, ticks = state.progress, state.micro_batch, state.stage.ticks
     state.optimizer.zero_grad(set_to_none=True)
     pages.MAPPINGS.release()
@@ -64,9 +71,9 @@ def take_less(state: TrainingState, reason: str, detail: str = "") -> None:
 
 
 def _probe(state: TrainingState) -> None:
-    """Takes less until one pass over the longest sentences stays within the budget."""
+    """Calls `take_less` until one pass over the longest sentences stays within the budget."""
     planned, lattice = state.plan, state.model.lattice
-    # Moments are made at the first optimizer step only.
+    # Moments are made at the first optimizer step.  Until then they have to be added to what the probe takes.
     coming = 0 if state.optimizer.state else planned.components["optimizer"]
     while True:
         rows = state.train_sentences.longest(state.micro_batch)
@@ -85,10 +92,10 @@ def _probe(state: TrainingState) -> None:
             reason, detail = "out of memory", str(error)
         after = torch_memory.most_reserved(state.device)
         state.optimizer.zero_grad(set_to_none=True)
-        # Of a process only the peak of its whole life is known: what was not exceeded here was not taken here.
+        # On the CPU only the peak over the life of the process is known.  If it did not rise, this pass did not set it.
         if not reason and after > before and after + coming > planned.budget_bytes:
             if state.micro_batch == 1:
-                return  # the plan's word against the probe's: try
+                return  # the plan says that one sentence fits, the probe says that it does not: try it
             reason = f"{(after + coming) / 1e9:.2f} GB are more than the budget of {planned.budget_bytes / 1e9:.2f} GB"
         if not reason:
             return

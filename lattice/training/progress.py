@@ -1,4 +1,4 @@
-"""Where a run is: steps, stage, and what its end rules and its health are judged by.  Plain numbers, saved as JSON."""
+"""The progress of a run: its step, its stage, and the numbers that decide when a stage ends and whether a step is bad."""
 
 from __future__ import annotations
 
@@ -13,60 +13,60 @@ from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, Validation
 from presets.stage import Stage
 
 LOSS_MEMORY = 50
-"""Good steps that the running mean of the loss goes back."""
+"""Good steps over which the loss's running mean and variance reach back: each new loss has a weight of 1/50."""
 
 
 @dataclass
 class Progress:
-    """Plain numbers, saved in every checkpoint.  They change by the methods below alone."""
+    """Where a run is, in plain numbers.  Every checkpoint has them as JSON.  Only the methods below change them."""
 
     step: NonNegativeInt = 0
-    """Optimizer steps done in the whole run, bad ones included."""
+    """Optimizer steps done in the whole run, including bad ones, which were skipped."""
     stage: NonNegativeInt = 0
     stage_step: NonNegativeInt = 0
     waves: NonNegativeInt = 0
     """Discovery waves done in this stage."""
     stage_over: str = ""
-    """Why the stage ended, once it has."""
+    """Why the stage ended; "" while it goes on."""
     held: bool = False
-    """The operator holds the stage: its end rule waits."""
+    """True if the operator holds the stage, whose end rule then does not apply."""
     leave_for: NonNegativeInt | None = None
-    """The stage that the operator wants next, at once."""
+    """The stage that the operator wants to enter now; None if there is no such wish."""
     edits: NonNegativeInt = 0
-    """Commands applied so far; as many `edited` events of the log belong to this state."""
+    """Commands applied so far.  The first so many `edited` events of the log belong to this state."""
     bad_in_a_row: NonNegativeInt = 0
     rolled_back_at: NonNegativeInt | None = None
-    """The step at which the run went back to earlier weights; it does so once."""
+    """The step at which the run went back to earlier weights, which it does at most once; None if it has not."""
     losses_seen: NonNegativeInt = 0
-    """Good steps that the two below are taken over (lattice.training.health)."""
+    """Good steps that `loss_mean` and `loss_variance` are taken over (lattice.training.health)."""
     loss_mean: FiniteFloat = 0.0
     loss_variance: Annotated[FiniteFloat, Field(ge=0)] = 0.0
     micro_batch: NonNegativeInt | None = None
-    """Sentences at once in this stage, as chosen when it began and lowered where memory did not take them."""
+    """Sentences at once in this stage: chosen when it began, and lowered if memory ran out.  None until then."""
     checkpoint_ticks: NonNegativeInt | None = None
-    """Ticks of a segment in this stage, chosen likewise."""
+    """Ticks per segment in this stage, chosen and changed in the same way; 0 = no segments."""
     loss: float | None = None
     bleu: float | None = None
     valid_loss: float | None = None
     best_bleu: float = -1.0
     best_valid_loss: float = math.inf
     looks_without_gain: NonNegativeInt = 0
-    """Decodes of this stage since the held-out loss was last better than before."""
+    """Looks of the decode monitor in this stage since the held-out loss last improved."""
     elapsed_s: FiniteFloat = 0.0
     cpu_s: FiniteFloat = 0.0
     saving_s: FiniteFloat = 0.0
-    """Seconds for which training stood still while checkpoints were saved."""
+    """Seconds that training waited for checkpoints to be saved."""
 
     def following(self) -> int:
-        """The stage that comes after this one; one past the last where none does."""
+        """Index of the stage that comes next.  After the last stage it is the number of stages."""
         return self.stage + 1 if self.leave_for is None else self.leave_for
 
     def finished(self, stages: int) -> bool:
-        """True where nothing of a run of so many stages is left to train."""
+        """True if a run with this number of stages has nothing left to train."""
         return bool(self.stage_over) and self.following() >= stages
 
     def why_over(self, stage: Stage) -> str:
-        """Why the stage that the run is in ends here, or "" if it goes on."""
+        """Says why the current stage ends now: "operator", "steps", "loss" or "plateau"; "" if it goes on."""
         if self.leave_for is not None:
             return "operator"
         if self.held:
@@ -82,12 +82,12 @@ class Progress:
     # What happens to a run
 
     def advance(self) -> None:
-        """An optimizer step is done, or was skipped as bad."""
+        """Counts an optimizer step that was done, or was skipped as bad."""
         self.step += 1
         self.stage_step += 1
 
     def spend(self, elapsed_s: float, cpu_s: float) -> None:
-        """Adds seconds of training: on the clock, and of all processors."""
+        """Adds seconds of training: of the wall clock, and of CPU time over all threads."""
         self.elapsed_s += elapsed_s
         self.cpu_s += cpu_s
 
@@ -95,15 +95,15 @@ class Progress:
         self.waves += 1
 
     def waves_again(self) -> None:
-        """The stage begins anew from a smaller lattice, and with it discovery."""
+        """Starts discovery again, because the stage begins anew from a smaller lattice."""
         self.waves = 0
 
     def note_step(self, loss: float) -> None:
-        """The loss of the step in progress, whether that is applied or not."""
+        """Notes the loss of the step in progress, whether the step is applied or not."""
         self.loss = loss if math.isfinite(loss) else None
 
     def note_good(self, loss: float) -> None:
-        """A step was applied: its loss enters the running mean and variance (exponential, West 1979)."""
+        """Takes the loss of an applied step into the running mean and variance (exponential weights, West 1979)."""
         share = max(1 / (self.losses_seen + 1), 1 / LOSS_MEMORY)
         away = loss - self.loss_mean
         self.loss_mean += share * away
@@ -114,24 +114,24 @@ class Progress:
         self.bad_in_a_row = 0
 
     def count_bad(self) -> None:
-        """A step was not applied."""
+        """Counts a step that was not applied."""
         self.bad_in_a_row += 1
 
     def went_back(self) -> None:
-        """The run took up earlier weights."""
+        """Notes that the run went back to earlier weights at this step."""
         self.rolled_back_at = self.step
         self.end_bad_steps()
 
     def forget_losses(self) -> None:
-        """Another stage, or an edit: what the loss was says nothing about what it may be."""
+        """Restarts the loss's running mean and variance.  After an edit or in another stage, earlier losses tell nothing."""
         self.losses_seen, self.loss_mean, self.loss_variance = 0, 0.0, 0.0
 
     def settle_memory(self, micro_batch: int | None, checkpoint_ticks: int | None) -> None:
-        """Sentences at once and ticks of a segment from here on; None if they are to be chosen anew."""
+        """Sets the sentences at once and the ticks per segment.  None has them chosen anew (training.micro_batch)."""
         self.micro_batch, self.checkpoint_ticks = micro_batch, checkpoint_ticks
 
     def note_look(self, bleu: float, valid_loss: float) -> bool:
-        """The decode monitor has looked; returns whether its BLEU is the best so far."""
+        """Notes the scores of a look of the decode monitor.  Returns whether its BLEU is the best so far."""
         best = bleu > self.best_bleu
         self.bleu, self.valid_loss = bleu, valid_loss if math.isfinite(valid_loss) else None
         self.best_bleu = max(bleu, self.best_bleu)
@@ -144,25 +144,25 @@ class Progress:
         self.saving_s += seconds
 
     def note_edits(self, count: int = 1) -> None:
-        """So many commands were applied."""
+        """Counts applied commands."""
         self.edits += count
 
     def hold(self, held: bool) -> None:
         self.held = held
 
     def leave(self, target: int) -> None:
-        """The operator wants stage `target` next, at once."""
+        """Notes that the operator wants to enter stage `target` now."""
         self.leave_for = target
 
     def end_stage(self, reason: str) -> None:
         self.stage_over = reason
 
     def reopen_stage(self) -> None:
-        """The stage was over, and goes on."""
+        """Lets a stage that was over go on."""
         self.stage_over, self.leave_for = "", None
 
     def enter_following(self) -> None:
-        """Into the stage that comes after this one, at its start."""
+        """Moves to the start of the following stage."""
         self.stage, self.leave_for, self.held = self.following(), None, False
         self.stage_step, self.waves, self.stage_over, self.looks_without_gain = 0, 0, "", 0
         self.best_valid_loss, self.valid_loss = math.inf, None
@@ -178,7 +178,10 @@ class Progress:
 
     @classmethod
     def from_json(cls, fields: dict) -> Progress:
-        """Raises ValueError where a field is of another kind; unknown ones, a newer version's, are left out."""
+        """Reads progress from the fields of a JSON object.  Ignores unknown fields, which a newer version may have written.
+
+        Raises ValueError if a field has a wrong type or an impossible value.
+        """
         if not isinstance(fields, dict):
             raise ValueError("progress: is no object with its fields")
         known = {field.name for field in dataclasses.fields(cls)}

@@ -1,9 +1,11 @@
-"""Forms the functional clusters anew every so many steps, by what the cells do.
+"""Re-clustering: forms the functional clusters anew every `clustering.every` steps, by what the cells do.
 
-A running mean of the cells' states over training sentences says what each cell does; it is taken a few times between two
-clusterings, from forward passes of their own.  Spherical k-means on it goes on from the last centroids and keeps the last
-names, so that a cluster stays itself.  Labels change between two steps only.  Mean and centroids are buffers of the lattice,
-sentences and samples are drawn by (seed, stage, step): a resumed run clusters like the uninterrupted one.
+What a cell does is a running mean of its state over training sentences.  It is updated a few times between two clusterings, by
+forward passes of its own.  Spherical k-means then clusters these means.  It starts from the last centroids and keeps the last
+names, so that a cluster stays the same cluster.  Labels change only between two steps.
+
+The running mean and the centroids are buffers of the lattice.  Sentences are drawn by (seed, stage, step), and the sample of
+cells by (seed, stage).  So a resumed run clusters like an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -19,19 +21,22 @@ from lattice.training.state import TrainingState
 from monitors.events import Clustered
 
 LOOKS = 4
-"""Times between two clusterings that the running mean takes in new sentences."""
+"""Updates of the running mean per clustering (more or fewer if `clustering.every` is no multiple of this)."""
 
 SENTENCES = 8
-"""Training sentences of one such look."""
+"""Training sentences per update of the running mean."""
 
 NEW_SHARE = 0.25
-"""Weight of the newest look in the running mean; as only directions count, its start from zero does no harm."""
+"""Weight of the newest update in the running mean.  The mean starts from zero, which is harmless: only directions count."""
 
 SIZES_SHOWN = 256
 
 
 class Reclusterer(Callback):
-    """Every `clustering.every` steps of a stage; emits Clustered, or Warned where the states give no clusters."""
+    """The callback that re-clusters every `clustering.every` steps of a stage.  Emits Clustered.
+
+    Also emits Warned if all cells end up in one cluster.
+    """
 
     def after_step(self, state: TrainingState) -> None:
         lattice, every, step = state.model.lattice, state.stage.clustering.every, state.progress.stage_step
@@ -46,7 +51,10 @@ class Reclusterer(Callback):
 
 @torch.no_grad()
 def look(state: TrainingState) -> None:
-    """Takes the states at some training sentences into the running mean."""
+    """Updates the running mean with the cells' states for SENTENCES training sentences.
+
+    If the state of any cell is not finite, the mean stays as it is and Warned is emitted.
+    """
     progress, model, sentences = state.progress, state.model, state.train_sentences
     stream = generator(state.config.run.seed, "cluster sentences", progress.stage, progress.stage_step)
     rows = torch.randint(len(sentences), (SENTENCES,), generator=stream).tolist()
@@ -65,12 +73,12 @@ def look(state: TrainingState) -> None:
 
 @torch.no_grad()
 def recluster(state: TrainingState) -> Clustered:
-    """Sets the lattice's labels and centroids by its running mean; emits what came of it."""
+    """Sets the lattice's labels and centroids from its running mean.  Emits the event and returns it."""
     clock, progress, settings = time.perf_counter(), state.progress, state.stage.clustering
     lattice = state.lattice
     rows, before = lattice.mean_state.view(-1, lattice.channels), lattice.labels.flatten()
     first = not lattice.centroids.any()
-    # One stream a stage: with the same sample every time, cells that did not change keep their cluster.
+    # One stream per stage: with the same sample every time, cells that did not change keep their cluster.
     seed = (state.config.run.seed, "clusters", progress.stage)
     clustering = spherical_kmeans(
         rows, lattice.clusters, generator(*seed), lattice.centroids, settings.sample, settings.min_size

@@ -1,12 +1,14 @@
-"""Pruning and regrowth: which connections each tile of cells keeps, as its stage's target and its rewirings ask.
+"""Pruning and regrowth: decide which connections each tile of cells keeps.
 
-    target falls    the weakest connections of each tile go (mean |w|, one over a wall counting as nothing)
-    target rises    connections come back where `rewiring.regrow` says, at zero
-    rewiring        both at once, every `rewiring.every` steps, by a share that falls over the stage as a cosine (RigL, Evci
-                    et al. 2020; regrown at random: SET, Mocanu et al. 2018), with a constant fan-in (SRigL, Lasby et al. 2024)
+    fewer are to be kept    the weakest connections of each tile go, by mean |w|; one over a wall counts as zero
+    more are to be kept     connections come back with weight zero, chosen by `rewiring.regrow`
+    rewiring                both at once, every `rewiring.every` steps
 
-Criteria for regrowth are measured on a few training sentences, drawn by (seed, stage, step): a resumed run rewires like the
-uninterrupted one.  None of them holds dense weights or their moments.
+A rewiring exchanges a share of the connections that falls over the stage as a cosine (RigL, Evci et al. 2020).  The fan-in is
+constant (SRigL, Lasby et al. 2024).  Random regrowth is that of SET (Mocanu et al. 2018).
+
+The criteria for regrowth are measured on a few training sentences, which are drawn by (seed, stage, step).  So a resumed run
+rewires like an uninterrupted one.  No criterion holds dense weights or their moments.
 """
 
 from __future__ import annotations
@@ -33,14 +35,14 @@ from presets.stage import Stage
 from presets.topology import Topology
 
 SENTENCES = 32
-"""Training sentences by which a regrowth is chosen."""
+"""Training sentences that the criteria of a regrowth are measured on."""
 
 QUIET = 1e-12
-"""Variance of a cell's state over the sentences below which it correlates with nothing."""
+"""If a cell's state varies less than this over the sentences (sum of squared deviations), it correlates with no other."""
 
 
 class Rewirer(Callback):
-    """After each step: prunes towards the stage's target, rewires when it is time; emits Rewired."""
+    """The callback that prunes to the stage's sparsity and rewires every `rewiring.every` steps.  Emits Rewired."""
 
     def after_step(self, state: TrainingState) -> None:
         lattice, stage, step = state.model.lattice, state.stage, state.progress.stage_step
@@ -55,12 +57,12 @@ class Rewirer(Callback):
 
 
 def kept(lattice: Lattice) -> int:
-    """Connections of each cell, those over walls included."""
+    """Connections per cell, including those that lead over a wall."""
     return len(lattice.weights)
 
 
 def dropped(stage: Stage, step: int, keep: int) -> int:
-    """How many of `keep` connections are to be dropped and regrown after `step` steps of the stage."""
+    """How many of a cell's `keep` connections to drop and regrow after `step` steps of the stage; 0 if no rewiring is due."""
     settings = stage.rewiring
     if settings.regrow == "none" or stage.profile == "freeze" or step % settings.every or step < settings.prune_at:
         return 0
@@ -69,9 +71,10 @@ def dropped(stage: Stage, step: int, keep: int) -> int:
 
 
 def rewire(state: TrainingState, keep: int, drop: int = 0) -> Rewired | None:
-    """Leaves each cell `keep` connections, `drop` of which (as far as there are others) are new in the place of weak ones.
+    """Changes the pattern of connections, so that each cell keeps `keep` of them.
 
-    Returns what came of it, not yet told; None if nothing was to be done.
+    `drop` of these are new and replace the weakest ones; they are fewer if fewer are absent.
+    Returns the event, which is not yet emitted, or None if there was nothing to do.
     """
     clock, progress, lattice = time.perf_counter(), state.progress, state.lattice
     settings, old, topology = state.stage.rewiring, lattice.pattern, lattice.topology
@@ -79,7 +82,7 @@ def rewire(state: TrainingState, keep: int, drop: int = 0) -> Rewired | None:
     drop = min(drop, offsets - max(keep, before))
     if keep == before and not drop:
         return None
-    pages.MAPPINGS.release()  # room for connections of both patterns side by side
+    pages.MAPPINGS.release()  # makes room for the connections of the old and the new pattern side by side
     exists = shares(topology, lattice.weights.device)
     have = torch.ones_like(exists, dtype=torch.bool) if old is None else old.tiles
     strength = _by_offset(lattice) * exists
@@ -88,7 +91,7 @@ def rewire(state: TrainingState, keep: int, drop: int = 0) -> Rewired | None:
     remaining = min(keep, before) - drop
     stays = highest(strength.masked_fill_(~have, -1.0), remaining)
     if keep > remaining:
-        # What leads over a wall comes last, what was there a moment ago not at all.
+        # Connections over a wall are chosen last.  Those that have just been dropped are not chosen at all.
         score = _score(state).masked_fill_(exists == 0, -1.0).masked_fill_(have, -2.0)
         stays |= highest(score, keep - remaining)
     change_pattern(state, Pattern.of_tiles(stays) if keep < offsets else None)
@@ -104,7 +107,10 @@ def rewire(state: TrainingState, keep: int, drop: int = 0) -> Rewired | None:
 
 
 def change_pattern(state: TrainingState, pattern: Pattern | None) -> None:
-    """The lattice goes over to another pattern of connections; their moments follow, or start anew."""
+    """Changes the lattice to another pattern of connections (None = dense), and the optimizer's moments with it.
+
+    Moments of connections that stay are kept.  Those of new connections start anew.
+    """
     lattice, progress = state.lattice, state.progress
     before, shape = lattice.pattern, lattice.weights.shape
     lattice.rewire(pattern, generator(state.config.run.seed, "signs", progress.stage, progress.stage_step))
@@ -112,14 +118,17 @@ def change_pattern(state: TrainingState, pattern: Pattern | None) -> None:
 
 
 def highest(rank: torch.Tensor, count: int) -> torch.Tensor:
-    """bool, as rank [K, X, Y, tiles]: the `count` highest offsets of each tile; of equal ones the first."""
+    """Marks the `count` highest offsets of each tile.
+
+    `rank` and the result (bool) are [K, X, Y, tiles].  Of equal offsets, the first is taken.
+    """
     order = torch.sort(rank, dim=0, descending=True, stable=True).indices[:count]
     return torch.zeros_like(rank, dtype=torch.bool).scatter_(0, order, True)
 
 
 @torch.no_grad()
 def shares(topology: Topology, device: torch.device, labels: torch.Tensor | None = None) -> torch.Tensor:
-    """[K, X, Y, tiles]: in how many of a tile's cells an offset leads to a cell, not over a wall, as a share.
+    """Share of a tile's cells in which an offset leads to a cell and not over a wall: [K, X, Y, tiles].
 
     With `labels` [X, Y, Z], only a cell of the same cluster counts.
     """
@@ -134,7 +143,10 @@ def shares(topology: Topology, device: torch.device, labels: torch.Tensor | None
 
 @torch.no_grad()
 def fan_in(tiles: torch.Tensor, topology: Topology) -> torch.Tensor:
-    """[X, Y, Z]: connections of each cell that do not lead over a wall, of those that its tile keeps [K, X, Y, tiles]."""
+    """Connections of each cell that do not lead over a wall: [X, Y, Z] (int64).
+
+    `tiles` [K, X, Y, tiles] (bool) says which offsets each tile keeps.
+    """
     total = torch.zeros(topology.shape, dtype=torch.long, device=tiles.device)
     for keeps, offset in zip(tiles, topology.offsets, strict=True):
         cells = keeps.repeat_interleave(TILE, -1)[..., : topology.shape[2]]
@@ -149,7 +161,7 @@ def _count(tiles: torch.Tensor, topology: Topology) -> int:
 
 @torch.no_grad()
 def _by_offset(lattice: Lattice) -> torch.Tensor:
-    """Mean |w| of each tile [K, X, Y, tiles]; 0 where there is no connection, or one that is not finite."""
+    """Mean |w| of each offset in each tile: [K, X, Y, tiles].  It is 0 if there is no connection, or one that is not finite."""
     strength = torch.nan_to_num(tile_means(lattice.weights.abs()), posinf=0.0)
     if lattice.pattern is None:
         return strength
@@ -157,7 +169,7 @@ def _by_offset(lattice: Lattice) -> torch.Tensor:
     return found.scatter_(0, lattice.pattern.index.long(), strength)
 
 
-# Where to grow: a score from 0 for each offset of each tile
+# Criteria for regrowth: a score >= 0 for each offset of each tile
 
 
 def _score(state: TrainingState) -> torch.Tensor:
@@ -184,7 +196,7 @@ def _stream(state: TrainingState, purpose: str) -> torch.Generator:
 
 
 def _probe(state: TrainingState) -> Iterator[Batch]:
-    """SENTENCES training sentences, in micro-batches."""
+    """Yields SENTENCES training sentences in micro-batches."""
     sentences, size = state.train_sentences, state.micro_batch
     rows = torch.randint(len(sentences), (SENTENCES,), generator=_stream(state, "regrowth sentences")).tolist()
     for start in range(0, SENTENCES, size):
@@ -193,9 +205,9 @@ def _probe(state: TrainingState) -> Iterator[Batch]:
 
 @torch.no_grad()
 def correlations(state: TrainingState) -> torch.Tensor:
-    """|Pearson correlation| of two cells' last states over sentences; tile means [K, X, Y, tiles].
+    """|Pearson correlation| between the last states of two cells, over sentences and channels: tile means [K, X, Y, tiles].
 
-    Each channel is centred by itself, so that what is the same in all sentences counts for nothing.
+    Each channel is centred by itself, so whatever is the same in all sentences does not count.
     """
     model, topology = state.model, state.lattice.topology
     states = (model.state(source).float().sum(0) for source, _, _ in _probe(state))
@@ -213,9 +225,10 @@ def correlations(state: TrainingState) -> torch.Tensor:
 
 
 def gradients(state: TrainingState) -> torch.Tensor:
-    """|dL/dw| of connections that are not there, were they there at zero; tile means [K, X, Y, tiles] (RigL's criterion).
+    """|dL/dw| that absent connections would have if they were there with weight zero: tile means [K, X, Y, tiles].
 
-    Takes them in groups no larger than what is kept, so that a probe needs twice the memory of the connections at most.
+    This is RigL's criterion.  Absent connections are taken in groups of at most as many as are kept, so a probe needs at most
+    twice the memory of the connections.  Connections that are there score 0.  The lattice must be pruned.
     """
     model, lattice = state.model, state.lattice
     old, weights = lattice.pattern, lattice.weights.detach()

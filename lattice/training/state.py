@@ -1,4 +1,4 @@
-"""The training state: what decides the next step of a run, and what follows from it.
+"""The training state: everything that decides the next step of a run.
 
     config, tokenizer, sentences, device        what was asked for
     progress                                    where the run is
@@ -6,8 +6,8 @@
     plans                                       the memory that the stages take
     trouble, stop_request                       why training can't or must not go on
 
-Callbacks and helpers take a state.  They tell it what happened, by its methods and by those of `progress`.  What replaces its
-config, its model or its optimizer on the way is in `training.changes`.
+Callbacks and functions of this package take a state.  They tell it what happened by its methods and by those of `progress`.
+The functions that replace the config, the model or the optimizer during a run are in `training.changes`.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from presets.stage import Stage
 Tensors = dict[str, torch.Tensor]
 
 Planning = Callable[[RunConfig, str | None], tuple[StagePlan, ...]]
-"""From a config for a known device, and the kernel if that is known, to the plans of its stages."""
+"""Makes the plans of a config's stages.  The config's device must be settled.  The kernel is None if it is not known."""
 
 
 class Listeners(Protocol):
-    """Those who are told what happens to a state (training.callbacks.Callbacks)."""
+    """What a state informs of its events and looks (training.callbacks.Callbacks)."""
 
     def on_event(self, event: AnyEvent) -> None: ...
     def after_look(self, state: TrainingState, change: torch.Tensor | None) -> None: ...
 
 
 class TrainingState:
-    """Starts as the first stage of a config, dense and untrained."""
+    """The state of a run.  It starts with the first stage's model, dense and untrained."""
 
     def __init__(
         self,
@@ -58,39 +58,39 @@ class TrainingState:
         self.tokenizer, self.train_sentences, self.valid_sentences = text.tokenizer, text.train, text.valid
         self.progress = Progress()
         self.trouble = ""
-        """Why training can't go on from these weights, once that is known."""
+        """Why training can't go on from these weights; "" if it can."""
         self.stop_request: str | None = None
-        """Why the run is to end after the step in progress, if it is."""
+        """Why the run must end after the step in progress; None if it goes on."""
         self.inbox = Inbox()
         self.resumed = False
-        """Whether the weights come from a checkpoint of this stage."""
+        """True if the run was taken up from a checkpoint."""
         self._listeners, self._planning = listeners, planning or plan
-        # fp16 gradients underflow; the scaler is inert for the other precisions.
+        # Gradients underflow in fp16.  For the other precisions the scaler does nothing.
         self.scaler = torch.amp.GradScaler(device.type, init_scale=2.0**12, enabled=config.run.precision == "fp16")
         self.model = self.new_model(0)
         self.plans = self.planning(config)
         self.optimizer = optimizers.build(config, self.stage, self.model)
         self._unsaid: Rewired | None = None
 
-    # Who is told
+    # Events
 
     def tell(self, event: AnyEvent) -> None:
-        """Something happened to the run: an event for the log and for all callbacks."""
+        """Emits an event to all callbacks, one of which writes the log."""
         self._listeners.on_event(event)
 
     def warn(self, message: str) -> None:
         self.tell(Warned(message=message, **self.here))
 
     def looked(self, change: torch.Tensor | None) -> None:
-        """The decode monitor has looked; `change` [X, Y, Z] as TextLattice.change gives it."""
+        """Informs all callbacks of a look of the decode monitor.  `change` [X, Y, Z] comes from TextLattice.change."""
         self._listeners.after_look(self, change)
 
     def tell_at_stage_start(self, event: Rewired | None) -> None:
-        """Keeps an event of a stage that is yet to begin, until `tell_unsaid`."""
+        """Keeps an event of a stage that has not begun yet; `tell_unsaid` emits it."""
         self._unsaid = event
 
     def tell_unsaid(self) -> None:
-        """The stage has begun."""
+        """Emits the event that `tell_at_stage_start` kept.  To be called when the stage has begun."""
         if self._unsaid is not None:
             self.tell(self._unsaid)
             self._unsaid = None
@@ -99,7 +99,7 @@ class TrainingState:
 
     @property
     def here(self) -> dict[str, int]:
-        """Step and stage, as fields of an event."""
+        """Step and stage as the fields of an event."""
         return {"step": self.progress.step, "stage": self.progress.stage}
 
     @property
@@ -112,39 +112,39 @@ class TrainingState:
 
     @property
     def lattice(self) -> Lattice:
-        """The model's lattice, for code that runs only if there is one."""
+        """The model's lattice.  Only for code that runs if there is one."""
         assert self.model.lattice is not None
         return self.model.lattice
 
     @property
     def micro_batch(self) -> int:
-        """Sentences held in memory at once."""
+        """Sentences that go through the lattice at once: as settled for this stage, or else as planned."""
         return self.progress.micro_batch or self.plan.micro_batch
 
     @property
     def checkpoint_ticks(self) -> int:
-        """Ticks of a segment of which only the first state is kept; 0 keeps all."""
+        """Ticks per segment; only the first state of a segment is kept for the backward.  0 keeps all states."""
         chosen = self.progress.checkpoint_ticks
         return self.plan.checkpoint_ticks if chosen is None else chosen
 
     @property
     def plastic(self) -> bool:
-        """True if the stage's connections learn by local rules, alone or beside the gradient."""
+        """True if the stage's connections learn by local rules, alone or together with the gradient."""
         return self.config.connections.learning in ("plastic", "hybrid") and self.stage.profile != "freeze"
 
     def planning(self, config: RunConfig) -> tuple[StagePlan, ...]:
-        """Plans of a config's stages, for the device and the kernel that run."""
+        """The plans of a config's stages, for the device and the kernel of this run."""
         return self._planning(on_device(config, self.device.type), self.model.kernel_name)
 
-    # What happened to it
+    # What can happen to a run
 
     def request_stop(self, reason: str) -> None:
-        """The run ends after the step in progress, or at once if it is paused.  Safe in a signal handler."""
+        """Asks the run to end after the step in progress, or at once if it is paused.  Safe in a signal handler."""
         self.stop_request = reason
         self.inbox.wake()
 
     def in_trouble(self, reason: str) -> None:
-        """Training can't go on from these weights."""
+        """Notes why training can't go on from these weights."""
         self.trouble = reason
 
     def out_of_trouble(self) -> None:
@@ -153,7 +153,7 @@ class TrainingState:
     # What replaces its parts (training.changes)
 
     def new_model(self, stage: int) -> TextLattice:
-        """A model of a stage, as it starts; it does not become this state's own."""
+        """Builds an untrained model of a stage.  The state goes on with its own model."""
         return TextLattice(self.config, stage, self.tokenizer.vocabulary, self.device)
 
     def use_config(self, config: RunConfig) -> None:
@@ -161,26 +161,26 @@ class TrainingState:
         self.plans = self.planning(config)
 
     def use_model(self, model: TextLattice) -> None:
-        """Another model; its optimizer follows with `use_optimizer`."""
+        """Replaces the model.  `use_optimizer` must follow, because the optimizer is still that of the old model."""
         self.model = model
 
     def use_optimizer(self, kept: Tensors) -> None:
-        """An optimizer for what is trained of the model now, with those of the named moments that fit it."""
+        """Builds an optimizer for the parameters that learn now.  It takes those of the named tensors `kept` that fit it."""
         self.optimizer = optimizers.build(self.config, self.stage, self.model)
         moments.load(self.optimizer, self.model, kept)
 
     def use_progress(self, progress: Progress) -> None:
-        """A checkpoint's progress; what is trained from here on is resumed."""
+        """Takes the progress of a checkpoint.  From here on the run counts as resumed."""
         self.progress, self.resumed = progress, True
         self._unsaid = None
 
     # What a checkpoint holds
 
     def tensors(self) -> tuple[Tensors, Tensors]:
-        """(model, optimizer) tensors by name; no copies."""
+        """The model's tensors and the optimizer's tensors, each by name.  They are not copied."""
         return self.model.state_dict(), moments.named(self.optimizer, self.model)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything else."""
+        """All the rest that a checkpoint holds: progress, the scaler's state, live settings."""
         live = live_settings(self.config)
         return {"progress": self.progress.as_json(), "scaler": self.scaler.state_dict(), "live": live}

@@ -1,7 +1,7 @@
-"""Steering a run while it trains: orders wait in an inbox and are applied between two steps, in the order in which they came.
+"""Steering: the operator's orders to a run.  They wait in an inbox and are applied between two steps, first come first served.
 
-Each applied order is an `edited` event and counts in `Progress.edits`; an order that can't be applied is refused with a
-reason and changes nothing.  A pause is a wait for the next order, so that it costs nothing and ends at once.
+Each applied order emits an `edited` event and counts in `Progress.edits`.  An order that can't be applied is refused with a
+reason and changes nothing.  A paused run waits for the next order, so a pause costs nothing and ends at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Scalar = bool | int | float | str | None
 
 
 class Refused(Exception):
-    """Why an order is not obeyed, in one sentence for the operator."""
+    """An order is refused.  The message is one sentence for the operator that says why."""
 
 
 class Steering:
@@ -33,7 +33,10 @@ class Steering:
         self._callbacks = callbacks
 
     def at_boundary(self, state: TrainingState) -> None:
-        """Between two steps: obeys what waits; while the run is paused, stays until it is resumed, stopped or sent on."""
+        """Applies the waiting orders.  Must be called between two steps.
+
+        If the run is paused, this waits and applies further orders, until one resumes it, stops it, or ends its stage.
+        """
         for order in state.inbox.waiting():
             self._obey(state, order)
         while self.paused and not state.stop_request:
@@ -130,7 +133,7 @@ HANDLERS: dict[str, Callable[[Steering, TrainingState, Order], None]] = {
 
 
 def _later_stage(state: TrainingState, target: int | None) -> int:
-    """The stage to go to.  Raises Refused naming those that can be gone to."""
+    """Returns `target` if it is a later stage.  Raises Refused if not; the message names the stages that are."""
     current, count = state.progress.stage, len(state.config.stages)
     if target is None or not current < target < count:
         later = f"stages {current + 1} to {count - 1} can be gone to" if current + 1 < count else "this is the last one"

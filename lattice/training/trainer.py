@@ -16,9 +16,9 @@
         callbacks.at_stage_end                                    StageEnded
     RunEnded (by whoever owns the process)
 
-All that decides what comes next is in the model, the optimizer and `Progress`.  Random numbers come from streams that are keyed
-by (seed, purpose, stage, pass).  So a checkpoint of the three resumes exactly.  What can be changed on the way (presets.live)
-is in the checkpoint, too.
+Model, optimizer and `Progress` decide everything that comes next.  Random numbers come from streams that are keyed by (seed,
+purpose, stage, pass).  So a run resumes exactly from a checkpoint of these three.  Settings that can change during a run
+(presets.live) are in the checkpoint, too.
 """
 
 from __future__ import annotations
@@ -40,21 +40,24 @@ from monitors.events import StageEnded, StageStarted, Trained
 
 
 class TrainingFailed(RuntimeError):
-    """Training can't go on; the message says why.  The last good checkpoint stands."""
+    """Training can't go on.  The message says why.  Checkpoints stay as they are."""
 
 
 class Trainer:
-    """Runs the stages of a state's config; `recovery` knows the checkpoints to go back to, if any are kept."""
+    """Runs the training loop on a state.
+
+    `recovery` takes the run back to an earlier checkpoint if its weights go bad.  If it is None, training fails instead.
+    """
 
     def __init__(self, state: TrainingState, callbacks: Callbacks, recovery: health.Recovery | None = None) -> None:
         self.state, self.callbacks, self._recovery = state, callbacks, recovery
         self._steering = Steering(callbacks)
 
     def run(self) -> str:
-        """Trains to the end of the last stage, or until a stop is asked for; returns "finished" or "stopped".
+        """Trains to the end of the last stage, or until a stop is requested.  Returns "finished" or "stopped".
 
-        Raises TrainingFailed after too many bad steps in a row, if going back did not help or can't be done, and
-        torch.OutOfMemoryError if not even one sentence at a time fits.
+        Raises TrainingFailed if too many steps in a row are bad or a weight is not finite, and if going back to a checkpoint
+        did not help or can't be done.  Raises torch.OutOfMemoryError if not even one sentence at a time fits.
         """
         state = self.state
         while True:
@@ -82,7 +85,7 @@ class Trainer:
             self.callbacks.after_step(state)
             progress.spend(time.perf_counter() - clock, gauges.cpu_seconds() - cpu)
             self._steering.at_boundary(state)
-        pages.MAPPINGS.release()  # what follows, if anything, is of another size
+        pages.MAPPINGS.release()  # if another stage follows, its tensors have other sizes
         if reason != "stopped":
             progress.end_stage(reason)
             self.callbacks.at_stage_end(state)
@@ -94,7 +97,7 @@ class Trainer:
             self.callbacks.after_waves(self.state)
 
     def step(self, rows: list[int]) -> None:
-        """One optimizer step on the given training sentences; does not advance `progress`."""
+        """Does one optimizer step on the training sentences `rows`.  Does not advance `progress`."""
         state, progress, clock = self.state, self.state.progress, time.perf_counter()
         rate = set_rates(state.optimizer, state.config, progress)
         state.optimizer.zero_grad(set_to_none=True)
@@ -118,13 +121,13 @@ class Trainer:
         state.tell(Trained(loss=loss, grad_norm=norm, learning_rate=rate, step_s=time.perf_counter() - clock, **here))
 
     def _recover(self, schedule: Schedule) -> None:
-        """Back to good weights.  Raises TrainingFailed if there are none, or the run went back to them before."""
+        """Goes back to good weights.  Raises TrainingFailed if there are none, or if the run went back before."""
         state, before = self.state, self.state.progress.rolled_back_at
         if self._recovery is None or not self._recovery.go_back(state):
             again = "" if before is None else f", though the run went back to an earlier checkpoint at step {before}"
             raise TrainingFailed(f"{state.trouble}{again}; try a lower optimizer.learning_rate, or fp32")
         state.out_of_trouble()
-        self._discover(schedule)  # only if that checkpoint is older than this stage
+        self._discover(schedule)  # does something only if that checkpoint is older than this stage
 
     def _stage_started(self) -> StageStarted:
         state, stage, planned = self.state, self.state.stage, self.state.plan
