@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
 
 from monitors import gauges, measured
 from monitors.text_safety import printable
-from presets.plan import StagePlan, on_device, plan
+from presets.plan import Planning, StagePlan, on_device, plan
 from presets.schema import RunConfig
-
-Planning = Callable[[RunConfig, str | None], tuple[StagePlan, ...]]
-"""From a config whose device is settled, and the kernel if it is known."""
 
 COMFORTABLE = 0.5
 """Share of its budget up to which a plan is taken as it is: measurements would not change what is chosen."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import bisect
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -88,6 +88,10 @@ class StagePlan:
         shown = {key: getattr(self, key) for key in keys}
         learned = asdict(self.lesson) if self.lesson else None
         return shown | {"shape": list(self.shape), "components": dict(self.components), "learned": learned}
+
+
+Planning = Callable[[RunConfig, str | None], tuple[StagePlan, ...]]
+"""Makes the plans of a config's stages.  The device of the config is settled; the kernel is named if it is known."""
 
 
 def plan(config: RunConfig, kernel: str | None = None, learned: Learned | None = None) -> tuple[StagePlan, ...]:

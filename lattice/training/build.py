@@ -12,8 +12,9 @@ from lattice.training.callbacks import Callback, Callbacks
 from lattice.training.health import Recovery
 from lattice.training.recluster import Reclusterer
 from lattice.training.rewiring import Rewirer
-from lattice.training.state import Planning, TrainingState
+from lattice.training.state import TrainingState
 from lattice.training.trainer import Trainer
+from presets.plan import Planning
 from presets.schema import RunConfig
 
 

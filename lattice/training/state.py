@@ -12,7 +12,6 @@ The functions that replace the config, the model or the optimizer during a run a
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
@@ -26,14 +25,11 @@ from lattice.training.inbox import Inbox
 from lattice.training.progress import Progress
 from monitors.events import AnyEvent, Rewired, Warned
 from presets.live import live_settings
-from presets.plan import StagePlan, on_device, plan
+from presets.plan import Planning, StagePlan, on_device, plan
 from presets.schema import RunConfig
 from presets.stage import Stage
 
 Tensors = dict[str, torch.Tensor]
-
-Planning = Callable[[RunConfig, str | None], tuple[StagePlan, ...]]
-"""Makes the plans of a config's stages.  The config's device must be settled.  The kernel is None if it is not known."""
 
 
 class Listeners(Protocol):
