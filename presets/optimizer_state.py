@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import bisect
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 if TYPE_CHECKING:
     from presets.schema import Optimizer, RunConfig
@@ -72,8 +72,10 @@ def _bytes_of(section: Optimizer, part: str, shape: Shape, rank: float) -> int:
             return 2 * numbers
         case "galore":
             return galore_bytes(shape, rank)
-        case _:
+        case "adamw":
             return 8 * numbers
+        case unknown:
+            assert_never(unknown)
 
 
 def factored_axis(part: str, axes: int) -> int:

@@ -6,7 +6,7 @@ With the name `adamw` there are no rules, and torch's fused AdamW takes all part
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, assert_never
 
 import torch
 
@@ -90,5 +90,9 @@ def _rule(config: RunConfig, stage: Stage, part: str) -> Rule:
             return Adam8bit(betas)
         case "adafactor":
             return Adafactor(part, betas, section.momentum == "bf16")
-        case _:
+        case "lion":
             return Lion(LION_RATE if section.lion_rate is None else section.lion_rate)
+        case "adamw":
+            raise AssertionError("AdamW is torch's own, and no rule here")
+        case unknown:
+            assert_never(unknown)

@@ -18,7 +18,7 @@ import functools
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import nn
@@ -185,6 +185,10 @@ class Plasticity(nn.Module):
                 self._add(before.float(), last * weight[:, :, :, None])
             case "oja":
                 self._add(before.float(), last.float() * self._ever_fired()[:, :, :, None])
+            case "three_factor":
+                pass  # it adds up in the backward (`signal`)
+            case unknown:
+                assert_never(unknown)
 
     def _ever_fired(self) -> torch.Tensor:
         """Whether each cell fired in any tick of its sentence, bool [B, X, Y, Z]."""
@@ -270,12 +274,14 @@ class Plasticity(nn.Module):
                 return Wish(self._sums, share / self.channels)
             case "oja":
                 return Wish(self._sums, share / self.channels, decay=rate * squares)
-            case _:
+            case "three_factor":
                 # Relative to the signal's own size: neither batch nor loss scale matters, and a rate of 1 moves |w| by
                 # about 1, as it does in the other rules.
                 size = (self._power / max(1, self._signals)) ** 0.5
                 per_sentence = self._signals / (self._seen * self.topology.cells)
                 return Wish(self._sums, share / (size * per_sentence) if size > 0 else 0.0)
+            case unknown:
+                assert_never(unknown)
 
     def _change_of_message(self, rows: slice, before: torch.Tensor, after: torch.Tensor) -> float:
         """The relative change |m' - m| / |m| of the messages m when weights [kept, rows, Y, Z] change from `before` to `after`.

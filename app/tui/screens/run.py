@@ -37,15 +37,9 @@ from app.tui.widgets.stages import Stages
 from monitors.runs import RunFolder
 from monitors.text_safety import printable
 
-PANELS: dict[str, type[Panel]] = {
-    "Curves": Curves,
-    "Text": DecodedText,
-    "Stages": Stages,
-    "Memory": Memory,
-    "Clusters": Clusters,
-    "Plasticity": Plasticity,
-    "Log": Log,
-}
+KINDS: tuple[type[Panel], ...] = (Curves, DecodedText, Stages, Memory, Clusters, Plasticity, Log)
+PANELS = dict(zip(keys.PANELS, KINDS, strict=True))
+"""The panels by their names, in the order of their number keys."""
 SEEK_SHARE = 50
 """An arrow key moves by one part of this many of the log."""
 
