@@ -53,8 +53,8 @@ class StepTimes:
 
     def as_json(self) -> dict[str, Any]:
         each = {"step_s": self.step, "micro_step_s": self.micro_step, "forward_s": self.forward}
-        told = {name: {"median": statistics.median(t), "min": min(t), "max": max(t)} for name, t in each.items()}
-        return {"first_step_s": self.first, **told, "look_s": self.look, "decode_share": self.look_share}
+        summaries = {name: {"median": statistics.median(t), "min": min(t), "max": max(t)} for name, t in each.items()}
+        return {"first_step_s": self.first, **summaries, "look_s": self.look, "decode_share": self.look_share}
 
 
 @dataclass
@@ -221,8 +221,8 @@ def train_through(config: RunConfig, material: Material, device: torch.device) -
         }
         for started in heard.stages
     ]
-    told = {"end": end, "seconds": time.perf_counter() - clock, "stages": stages, "warnings": heard.warnings}
-    return told | memory.as_json()
+    result = {"end": end, "seconds": time.perf_counter() - clock, "stages": stages, "warnings": heard.warnings}
+    return result | memory.as_json()
 
 
 @dataclass

@@ -193,17 +193,17 @@ class Decoder(nn.Module):
         past = [self._empty_past(context, layer) for layer in layers]
         token = torch.full((slots.shape[0], 1), BEGIN, device=slots.device)
         done = torch.zeros_like(token, dtype=torch.bool)
-        said = []
+        decoded = []
         for position in range(self.max_tokens):
             x = self.embedding(token) + self.position[position]
             for i, layer in enumerate(layers):
                 x, past[i] = layer(x, crossed[i], past[i])
             token = F.linear(self.norm(x), self.embedding.weight).argmax(-1)
             done |= token == END
-            said.append(token.masked_fill(done, PAD))
+            decoded.append(token.masked_fill(done, PAD))
             if done.all():
                 break
-        return torch.cat(said, dim=1)
+        return torch.cat(decoded, dim=1)
 
     def _layers(self) -> Iterator[DecoderLayer]:
         for layer in self.layers:

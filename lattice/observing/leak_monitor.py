@@ -59,5 +59,5 @@ class LeakMonitor(Callback):
         for meter in found.meters:
             if meter.verdict == "leak" and meter.name not in self._warned:
                 self._warned.add(meter.name)
-                told = f"{meter.name} grow by {meter.slope:.3g} {meter.unit} a step; `soak` and docs/reliability.md tell more"
-                state.warn(f"this process leaks: {told}")
+                growth = f"{meter.name} grow by {meter.slope:.3g} {meter.unit} a step; `soak` and docs/reliability.md tell more"
+                state.warn(f"this process leaks: {growth}")
