@@ -1,4 +1,4 @@
-"""The program called in this process, and as a process of its own; small data and a finished tiny run to work on."""
+"""Fixtures that call the program, in this process or in one of its own, with small data and with runs written by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import typer
 PROGRAM = Path(sys.executable).with_name("lattice-tui")
 
 DEADLINE_S = 120.0
-"""A condition that has not come true by then never will."""
+"""Seconds to wait for a condition before a test fails."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Live engines in processes of their own: steered, watched by a crowd, paused, detached, killed and resumed."""
+"""Tests of live engines in processes of their own: steered, watched by many, paused, detached, killed and resumed."""
 
 from __future__ import annotations
 

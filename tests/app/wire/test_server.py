@@ -1,4 +1,4 @@
-"""The control socket, with a test in the trainer's place: who gets in, who steers, who watches, and what is refused."""
+"""Tests of the control socket, without a trainer: who gets in, who steers, who watches, and what is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text in and out: tokenizer, encoder, decoder, and the ports between slots and the faces of the lattice."""
+"""Tests of the way of a text: tokenizer, encoder, decoder, and the ports between slots and the faces of the lattice."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A save that is killed, or the disk has no room for, at any point: a whole checkpoint loads, and no whole one is lost."""
+"""Tests of saves that are killed or run out of disk, at any point: a complete checkpoint loads, and none is lost."""
 
 from __future__ import annotations
 

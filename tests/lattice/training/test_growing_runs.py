@@ -1,4 +1,4 @@
-"""Growing in a run: whenever it dies, it resumes to the uninterrupted run bit for bit; what becomes of the moments."""
+"""Tests of growing in a run: whenever the run dies, it resumes bit for bit.  Also tests what becomes of the moments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The micro-batch: chosen once a stage, tried out where memory may get short, lowered where it runs out, kept when resumed."""
+"""Tests of the micro-batch: chosen once per stage, tried out if memory may get short, lowered if it does, kept if resumed."""
 
 from __future__ import annotations
 

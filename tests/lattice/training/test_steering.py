@@ -1,4 +1,4 @@
-"""Orders applied between two steps: what each does, what is refused and why, and that a resumed run has them all."""
+"""Tests of steering: what each order does, what is refused and why, and that a resumed run has all orders."""
 
 from __future__ import annotations
 
