@@ -102,6 +102,7 @@ class Record(Callback):
         self.update(**fields | {"peak_bytes": torch_memory.most_reserved(training.device)} | changes)
 
     def update(self, **changes: object) -> None:
+        """Changes fields of `run.json` and writes it."""
         self.info = self.info.model_copy(update=changes)
         self._folder.write_info(self.info)
         self._written = time.monotonic()

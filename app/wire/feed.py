@@ -30,6 +30,7 @@ class Feed:
         """A function that is called after every event, in the thread that published it."""
 
     def publish(self, event: AnyEvent) -> None:
+        """Puts an event into the ring, and calls `wake`.  The oldest event goes if the ring is full."""
         text = _fitting(event)
         with self._lock:
             self._ring.append(text)

@@ -67,6 +67,7 @@ class Memory(Callback):
     driver: int | None = None
 
     def begin(self) -> None:
+        """Forgets the peaks so far."""
         torch_memory.reset_peak(self.device)
         self.allocated = self.reserved = self.driver = None
 

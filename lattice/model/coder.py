@@ -50,11 +50,15 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Sequential):
+    """The feed-forward part of a layer, for x [..., width]."""
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
 
 class EncoderLayer(nn.Module):
+    """A layer of the encoder: self-attention over all tokens of a sentence, and feed-forward."""
+
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.norm_attention, self.norm_feed = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -62,12 +66,15 @@ class EncoderLayer(nn.Module):
         self.feed = FeedForward(width, hidden)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Runs the layer on x [B, N, width].  `mask` [B, 1, 1, N] (bool) is True for tokens, and False for padding."""
         y = self.norm_attention(x)
         x = x + self.attention(y, self.attention.keys_values(y), mask)
         return x + self.feed(self.norm_feed(x))
 
 
 class DecoderLayer(nn.Module):
+    """A layer of the decoder: causal self-attention, cross-attention to the slots, and feed-forward."""
+
     def __init__(self, width: int, heads: int, hidden: int, slot_width: int) -> None:
         super().__init__()
         self.norm_self, self.norm_cross, self.norm_feed = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)

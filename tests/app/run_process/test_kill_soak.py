@@ -26,7 +26,7 @@ def place_of(runs: Path) -> RunFolder | None:
 
 
 def content(folder: RunFolder) -> dict[str, bytes]:
-    """The files of the newest checkpoint without clocks; it must be whole, and the only one of its step."""
+    """The files of the newest checkpoint, without CLOCKS.  It must be complete, and the only one of its step."""
     saved, passed_over = checkpoint.load_newest(folder.checkpoints)
     assert passed_over == []
     files = {path.name: path.read_bytes() for path in saved.path.iterdir()}
@@ -39,7 +39,7 @@ def content(folder: RunFolder) -> dict[str, bytes]:
 
 
 def history(folder: RunFolder) -> list[tuple]:
-    """Every step and look as the log tells it, without clocks."""
+    """Every step and look in the log, without times."""
     read = read_events(folder.events_jsonl)
     assert read.skipped == 0
     steps = [(e.step, e.stage, e.loss, e.grad_norm, e.learning_rate) for e in read.events if isinstance(e, Trained)]

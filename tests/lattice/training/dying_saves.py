@@ -46,7 +46,7 @@ def put(folder: Path, step: int, version: int = 0) -> None:
 
 
 def found(folder: Path) -> dict[str, object]:
-    """What a resumed run would take, and which checkpoints are complete."""
+    """The checkpoint that a resumed run would take, and the steps of all complete checkpoints."""
     saved, passed_over = checkpoint.load_newest(folder)
     progress = saved.state["progress"]
     wanted = tensors(progress["step"] + 1000 * progress["version"])
@@ -62,7 +62,7 @@ def found(folder: Path) -> dict[str, object]:
 
 
 def forked(work: Callable[[], None]) -> tuple[int, str]:
-    """Runs it in a child; its exit status, and what CheckpointError said."""
+    """Runs a function in a child process.  Returns the exit status, and the message of CheckpointError."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -151,7 +151,7 @@ def limit(folder: Path) -> None:
 
 
 def full(folder: Path) -> None:
-    """`folder` is on a small file system: fills it up, checkpoint by checkpoint, with the look at free space left out."""
+    """Fills up the small file system of `folder`, checkpoint by checkpoint.  The check of free space is switched off."""
     honest = shutil.disk_usage
     shutil.disk_usage = lambda path: honest(path)._replace(free=10**12)
     checkpoint.retire = lambda *_: None
@@ -164,7 +164,7 @@ def full(folder: Path) -> None:
 
 
 def read_only(folder: Path) -> None:
-    """Stands on checkpoints that `put` made before the file system became read-only."""
+    """Saves on a read-only file system that has checkpoints, which `put` made before it became read-only."""
     try:
         put(folder, 2)
     except checkpoint.CheckpointError as error:

@@ -66,7 +66,7 @@ def guarded(bench, tmp_path):
 
 @pytest.fixture
 def poison(monkeypatch) -> Iterator[Callable]:
-    """`poison(trainer, steps, factor)` multiplies the loss of these steps, whatever model the trainer has by then."""
+    """`poison(trainer, steps, factor)` multiplies the loss of these steps, also if the trainer has another model by then."""
     honest = TextLattice.loss
 
     def begin(trainer: Trainer, steps: range, factor: float = math.nan) -> None:

@@ -37,7 +37,7 @@ class Died(Exception):
 
 
 class DieAtStageEnd(Callback):
-    """Stands behind the checkpointer: the process dies when the stage's checkpoint is on disk and nothing else is done."""
+    """Comes after the checkpointer: the process dies when the stage's checkpoint is on disk and nothing else is done."""
 
     def at_stage_end(self, state: TrainingState) -> None:
         raise Died
