@@ -1,4 +1,4 @@
-"""Other processes of this program: how they are called, and where they find it."""
+"""Child processes that run this program: their command line and their environment."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ _ROOT = Path(__file__).resolve().parents[1]
 
 
 def command(module: str, *arguments: str) -> list[str]:
-    """A command that runs a module of the program.  With -P, a folder called `app` in the current one is not taken for it."""
+    """The command line that runs a module of this program with these arguments.
+
+    With -P, Python does not look in the current folder, so a folder `app` there is not mistaken for this program's.
+    """
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's environment, with the folder of the program first on Python's path, and `more`."""
+    """This process's environment, plus the variables `more`.  The program's folder comes first on Python's path."""
     path = os.pathsep.join(filter(None, [os.fspath(_ROOT), os.environ.get("PYTHONPATH")]))
     return os.environ | {"PYTHONPATH": path} | more

@@ -1,10 +1,10 @@
-"""The command line: the list of the commands, and the entry point.
+"""The command line: the list of all commands, and the program's entry point.
 
-A command is a file of app.commands (those of `experiment` are in app.experiments).  It is imported when it is called, so that
+Each command is a file in app.commands (those of `experiment` are in app.experiments).  It is imported when it is called, so
 `--help` and wrong usage never wait for torch.  To add a command, write its file, its line in COMMANDS and its case in
 `_imported`.
 
-stdout carries results (tables, or one JSON object with --json), stderr everything else.
+Results go to stdout: tables, or one JSON object with --json.  Everything else goes to stderr.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ COMMANDS = {
     "experiment": "Paired runs over seeds, with and without a mechanism.",
     "presets": "What runs are shipped, and what they set.",
 }
-"""Each command's line in `--help`, in the order of that."""
+"""The line of each command in `--help`, in the order of the help."""
 
 
 def _imported(name: str) -> Callable[..., None] | typer.Typer:
-    """The function of a command, or the group that it is."""
+    """Imports a command.  Returns its function, or its typer group if it has subcommands."""
     match name:
         case "attach":
             from app.commands.attach import attach
@@ -126,20 +126,20 @@ def _imported(name: str) -> Callable[..., None] | typer.Typer:
 
 
 class _Loaded(MutableMapping[str, Any]):
-    """The commands by name, each imported when it is looked up."""
+    """A mapping from names to commands.  A command is imported when it is looked up."""
 
     def __init__(self) -> None:
         self._found: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._found:
-            here, command, told = typer.Typer(rich_markup_mode=None), _imported(name), COMMANDS[name]
-            here.callback()(lambda: None)  # a group, whatever it holds
+            wrapper, command, help_line = typer.Typer(rich_markup_mode=None), _imported(name), COMMANDS[name]
+            wrapper.callback()(lambda: None)  # makes it a group, even though it has only one command
             if isinstance(command, typer.Typer):
-                here.add_typer(command, name=name, help=told)
+                wrapper.add_typer(command, name=name, help=help_line)
             else:
-                here.command(name, help=told)(command)
-            group = typer.main.get_command(here)
+                wrapper.command(name, help=help_line)(command)
+            group = typer.main.get_command(wrapper)
             assert isinstance(group, TyperGroup)
             self._found[name] = group.commands[name]
         return self._found[name]
@@ -158,7 +158,7 @@ class _Loaded(MutableMapping[str, Any]):
 
 
 class Program(TyperGroup):
-    """A group that knows its commands' names without importing them."""
+    """The group of all commands.  It knows their names without importing them."""
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
@@ -169,7 +169,7 @@ class Program(TyperGroup):
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         limit = formatter.width - 6 - max(map(len, COMMANDS))
-        rows = [(name, TyperCommand(name, help=told).get_short_help_str(limit)) for name, told in COMMANDS.items()]
+        rows = [(name, TyperCommand(name, help=help_line).get_short_help_str(limit)) for name, help_line in COMMANDS.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
 
@@ -185,35 +185,38 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point: one sentence and the right exit code for every expected failure."""
-    # Threads that wait should sleep, not spin: beside other work, spinning made a step several times slower.  OpenMP reads
-    # this once, when torch loads it.
+    """The entry point.  Every expected failure prints one message and ends with its exit code."""
+    # Waiting threads should sleep and not spin: with other work on the machine, spinning made a step several times slower.
+    # OpenMP reads this once, when torch loads it.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # Pydantic would read the metadata of every installed package, for plugins that nothing here uses.
+    # Otherwise pydantic reads the metadata of every installed package, in search of plugins that nothing here uses.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         try:
             app()
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # here, where it can still be said that nobody reads any more
+                sys.stdout.flush()  # here, so that the BrokenPipeError of a reader that has left can be handled below
     except Stop as stop:
-        # Messages quote file names and settings from outside; several problems stand on a line each.
+        # Messages quote file names and settings from outside, so they are made safe to print.  Each problem has its own line.
         print("\n".join(map(printable, f"lattice-tui: {stop}".split("\n"))), file=sys.stderr)
         sys.exit(int(stop.code))
     except BrokenPipeError:
         _leave_the_pipe()
     except SystemExit as end:
-        if isinstance(end.__context__, BrokenPipeError):  # typer has seen it first, and made it an exit with 1
+        if isinstance(end.__context__, BrokenPipeError):  # typer caught it first and turned it into an exit with code 1
             _leave_the_pipe()
         raise
 
 
 def _leave_the_pipe() -> NoReturn:
-    """The reader left (`| head -1`): no words, and the code of a program that SIGPIPE ends.  What is buffered goes nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    """Ends the program after the reader of its output has left, as with `| head -1`.
+
+    It prints nothing and exits with the code of a program that SIGPIPE ends.  What is still buffered is thrown away.
+    """
+    devnull = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
-        os.dup2(nowhere, stream)
+        os.dup2(devnull, stream)
     sys.exit(int(ExitCode.PIPE))
 
 
@@ -226,7 +229,7 @@ def home(
     read_only: ReadOnly = False,
     plain: Plain = False,
 ) -> None:
-    """Without a command: the home screen, presets and runs to start, attach to and watch."""
+    """The program without a command: the home screen, with presets to start, and runs to attach to and watch."""
     if show_version:
         print(f"lattice-tui {VERSION}")
         raise typer.Exit()

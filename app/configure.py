@@ -1,4 +1,4 @@
-"""From command-line options to a config.  Torch-free, so that a wrong option is told in a blink."""
+"""Makes a config from command-line options.  Torch-free, so that a wrong option is reported at once."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ OPTIONS = {
     "--device": "run.device",
     "--memory-budget": "run.memory_budget_gb",
 }
-"""Options of commands that stand for a setting, and which."""
+"""The options that stand for a setting, each with the path of that setting."""
 
 Given = Mapping[str, object]
-"""Values of OPTIONS by their name, None where not given."""
+"""The values of OPTIONS by option name; None if an option is not given."""
 
 
 def load(preset: str, config: Path | None, assignments: list[str], given: Given | None = None) -> Loaded:
-    """The config of a command; `given` are its own options.  Raises Stop, exit code 2."""
+    """The config of a command: a preset, a file over it, `--set` assignments, and the options `given`.
+
+    Raises Stop with exit code 2 if anything in it is wrong.
+    """
     try:
         return layers.load(preset, config, assignments, as_assignments(given or {}))
     except ConfigError as error:
@@ -33,12 +36,15 @@ def load(preset: str, config: Path | None, assignments: list[str], given: Given 
 
 
 def as_assignments(given: Given) -> dict[str, str]:
-    """The options that were given, each as the assignment that it stands for."""
+    """The options that were given, by name, each as the assignment that it stands for: "data.train=..."."""
     return {name: f"{OPTIONS[name]}={_toml(value)}" for name, value in given.items() if value is not None}
 
 
 def with_steps(config: RunConfig, steps: int | None) -> RunConfig:
-    """`--steps N`: the stages keep their shares of N, at least one step each.  Raises Stop where N is too few for that."""
+    """The config with `--steps N`: all stages together have N steps, keep their shares, and have at least one step each.
+
+    If N is not more than the warm-up, the warm-up becomes N // 10.  Raises Stop if N is less than the number of stages.
+    """
     if steps is None:
         return config
     if steps < len(config.stages):

@@ -1,28 +1,32 @@
-"""What the program's exit codes mean."""
+"""The program's exit codes, and the exception that ends a command with one."""
 
 from enum import IntEnum
 
 
 class ExitCode(IntEnum):
+    """An exit code of the program."""
+
     OK = 0
     FAILED = 1
-    """The run failed: training diverged, a file could not be written."""
+    """The run failed: training diverged, or a file could not be written."""
     USAGE = 2
-    """Wrong arguments, config or data; nothing was started."""
+    """Wrong arguments, config or data.  Nothing was started."""
     NO_DEVICE = 3
-    """The device asked for is not there, or the run does not fit its memory."""
+    """The device that was asked for is not there, or the run does not fit its memory."""
     LEAK = 4
+    """The soak found a leak."""
     NO_SUCH_RUN = 5
+    """There is no such run, or nothing listens for it."""
     INTERRUPTED = 130
-    """SIGINT; the run was saved."""
+    """SIGINT.  The run was saved."""
     PIPE = 141
     """The reader of stdout left before the end."""
     TERMINATED = 143
-    """SIGTERM; the run was saved."""
+    """SIGTERM.  The run was saved."""
 
 
 class Stop(Exception):
-    """Ends a command with one sentence on stderr and an exit code."""
+    """Ends a command with a message on stderr and an exit code."""
 
     def __init__(self, code: ExitCode, message: str) -> None:
         super().__init__(message)

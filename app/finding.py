@@ -1,4 +1,4 @@
-"""Finding a run by its name, and the config that it was started with.  Torch-free."""
+"""Finds a run by its name, and reads the config that it was started with.  Torch-free."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from presets.schema import RunConfig
 
 
 def find_run(runs_dir: Path | None, name: str) -> RunFolder:
-    """The folder of a run: by its name, a unique beginning of it, a path, or `last`.
+    """The folder of the run that `name` means: its name, a unique beginning of it, a path, or `last`.
 
-    Raises Stop if there is no such run, or not only one.
+    Raises Stop if there is no such run, or more than one.
     """
     try:
         return RunFolder.find(runs.runs_dir(runs_dir), name)
@@ -25,7 +25,7 @@ def find_run(runs_dir: Path | None, name: str) -> RunFolder:
 
 
 def run_config(folder: RunFolder) -> RunConfig:
-    """The config that a run was started with.  Raises Stop."""
+    """The config that a run was started with.  Raises Stop if its file can't be read or is wrong."""
     try:
         return from_toml(folder.read_config(), str(folder.config_toml))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The one place that turns numbers into words with units."""
+"""Formats numbers as text with units.  All of the program's output uses these functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def bytes_(count: float) -> str:
-    """1_234_567 -> "1.23 MB"; GB means 10^9 bytes."""
+    """A number of bytes: 1_234_567 -> "1.23 MB".  GB means 10^9 bytes."""
     for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if abs(count) >= size:
             return f"{count / size:.3g} {unit}" if abs(count) < 1000 * size else f"{count / size:.0f} {unit}"
@@ -15,7 +15,7 @@ def bytes_(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """75.0 -> "1 min 15 s"."""
+    """A time in seconds: 75.0 -> "1 min 15 s"."""
     whole = round(seconds)
     if whole < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
@@ -25,12 +25,12 @@ def duration(seconds: float) -> str:
 
 
 def brief(seconds: float) -> str:
-    """A time that may be shorter than a second: 0.0123 -> "12.3 ms"."""
+    """A time in seconds that may be less than one: 0.0123 -> "12.3 ms"."""
     return f"{1000 * seconds:.3g} ms" if seconds < 0.9995 else duration(seconds)
 
 
 def moment(seconds: float, pattern: str = "%Y-%m-%d %H:%M") -> str:
-    """Unix seconds as local time; "-" for a time outside the calendar, which a damaged file may have."""
+    """Unix seconds as local time.  "-" if no calendar has that time, as in a damaged file."""
     try:
         return time.strftime(pattern, time.localtime(seconds))
     except (OverflowError, ValueError, OSError):
@@ -38,25 +38,26 @@ def moment(seconds: float, pattern: str = "%Y-%m-%d %H:%M") -> str:
 
 
 def count(number: int) -> str:
-    """13_500_000 -> "13,500,000"."""
+    """A whole number with commas: 13_500_000 -> "13,500,000"."""
     return f"{number:,}"
 
 
 def score(value: float | None) -> str:
-    """BLEU or chrF, 0..100."""
+    """BLEU or chrF, from 0 to 100; "-" for None."""
     return "-" if value is None else f"{value:.1f}"
 
 
 def loss(value: float | None) -> str:
-    """Cross-entropy in nats per token."""
+    """Cross-entropy in nats per token; "not finite" for None."""
     return "not finite" if value is None else f"{value:.3f}"
 
 
 def shape(cells: tuple[int, int, int]) -> str:
+    """The shape of a lattice: (16, 16, 16) -> "16x16x16"."""
     return "x".join(map(str, cells))
 
 
 def path(full: Path) -> str:
-    """The path.  Below the home folder it begins with ~, as in a shell."""
+    """A path.  If it is below the home folder, it begins with ~, as in a shell."""
     home = Path.home()
     return f"~/{full.relative_to(home)}" if full.is_relative_to(home) and full != home else str(full)

@@ -1,4 +1,4 @@
-"""Pictures that commands draw into PNG files."""
+"""Writes the pictures of commands into PNG files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ if TYPE_CHECKING:
 
 
 def check_plot(path: Path | None) -> None:
-    """Raises Stop if the picture of `--plot` could not be written.  To be called before the work, so that none is lost."""
+    """Raises Stop if the picture of `--plot` could not be written to `path`.
+
+    To be called before the measurements, so that none are lost.  None stands for no picture.
+    """
     if path is None:
         return
     if path.suffix.lower() != ".png":
@@ -23,7 +26,7 @@ def check_plot(path: Path | None) -> None:
 
 
 def save_plot(figure: Figure, path: Path, dpi: int) -> None:
-    """Writes the picture of `--plot`.  Raises Stop if that fails."""
+    """Writes the picture of `--plot` as a PNG file.  Raises Stop if that fails."""
     try:
         figure.savefig(path, format="png", dpi=dpi)
     except OSError as error:

@@ -1,6 +1,6 @@
-"""Memory plans as commands and runs make them: for the device that is here, and sharpened by what was measured on it.
+"""Makes the memory plans of commands and runs: for the device of this machine, improved by what was measured on it.
 
-Torch-free; scikit-learn is loaded only where there is something to learn from and a use for it.
+Torch-free.  scikit-learn is loaded only if there are measurements and a use for them.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from presets.plan import Planning, StagePlan, on_device, plan
 from presets.schema import RunConfig
 
 COMFORTABLE = 0.5
-"""Share of its budget up to which a plan is taken as it is: measurements would not change what is chosen."""
+"""Plans that need at most this share of the budget are taken as they are.  Measurements would not change what is chosen."""
 
 
 def device_here(config: RunConfig) -> str:
-    """ "cpu" or "cuda": where a run of this config would be on this machine, by what the GPUs' driver says."""
+    """Where a run of this config would be on this machine: "cpu" or "cuda".  For `auto`, the GPUs' driver is asked."""
     if config.run.device != "auto":
         return config.run.device.partition(":")[0]
     return "cuda" if gauges.gpus() else "cpu"
 
 
 def here(config: RunConfig) -> tuple[StagePlan, ...]:
-    """The analytic plan on this machine."""
+    """The plans of the config's stages on this machine, without measurements."""
     return plan(on_device(config, device_here(config)))
 
 
 def learned_here(config: RunConfig) -> tuple[StagePlan, ...]:
-    """The plan on this machine with what was measured on it."""
+    """The plans of the config's stages on this machine, with what was measured on it."""
     device = device_here(config)
     name = "cpu"
     if device == "cuda":
@@ -41,14 +41,20 @@ def learned_here(config: RunConfig) -> tuple[StagePlan, ...]:
 
 
 def for_training(config: RunConfig, device: str, name: str) -> Planning:
-    """How a run on `device` ("cpu", "cuda") with this name plans: by measurements where memory may get short."""
+    """The planning of a run on `device` ("cpu" or "cuda"), which is called `name`.
+
+    Measurements are used only if some stage needs more than the share COMFORTABLE of its budget.
+    """
     if all(stage.total_bytes <= COMFORTABLE * stage.budget_bytes for stage in plan(on_device(config, device))):
         return plan
     return with_lessons(name)
 
 
 def with_lessons(name: str) -> Planning:
-    """Planning by what was measured on the device called `name`; says in one line on stderr what could not be read."""
+    """Planning that uses what was measured on the device called `name`.
+
+    If some measurements can't be read, one line on stderr says so.
+    """
     records, passed_over = measured.read(measured.place(), measured.machine_key(name))
     if passed_over:
         print(printable(passed_over), file=sys.stderr)

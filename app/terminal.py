@@ -1,7 +1,7 @@
 """Runs a program in a terminal of its own, as an operator would: sends keys, and records what it draws and when.
 
-The terminal is a pty that only records.  A search looks through everything drawn as text, without colours, and does not care
-where on the screen it stands.
+The terminal is a pty that only records.  A search goes through all text that was drawn, without colours, wherever it is on the
+screen.
 """
 
 from __future__ import annotations
@@ -21,17 +21,20 @@ from collections.abc import Mapping, Sequence
 COLOURS = re.compile(rb"\x1b\[[0-9;:]*m")
 BLOCK = 65536
 PATIENCE_S = 60.0
-"""How long a text is waited for."""
+"""Seconds to wait for a text by default."""
 
 LEAVE_S = 5.0
 
 
 class TerminalError(Exception):
-    """The program ended, or did not draw the text that was waited for.  The message has the end of what it drew."""
+    """The program ended, or did not draw the expected text in time.  The message has the end of what it drew."""
 
 
 class Terminal:
-    """The constructor starts the program.  Leaving the `with` block kills it if it still runs."""
+    """A program in a terminal of `columns` x `rows`.  The constructor starts it.
+
+    Leaving the `with` block kills the program if it still runs.
+    """
 
     def __init__(self, command: Sequence[str], columns: int, rows: int, environment: Mapping[str, str]) -> None:
         self._chunks: list[tuple[float, bytes]] = []
@@ -63,7 +66,7 @@ class Terminal:
         os.close(self._master)
 
     def press(self, keys: bytes) -> tuple[float, int]:
-        """Types the keys.  Returns the time by time.monotonic(), and the chunk from which on the answer is drawn."""
+        """Types the keys.  Returns the time by time.monotonic(), and the number of the next chunk that is drawn."""
         with self._news:
             chunk = len(self._chunks)
         now = time.monotonic()
@@ -71,10 +74,10 @@ class Terminal:
         return now, chunk
 
     def until(self, shown: str, since: int = 0, patience_s: float = PATIENCE_S) -> float:
-        """Waits until the program has drawn a text, and returns when that was by time.monotonic().
+        """Waits until the program has drawn a text.  Returns the time of that by time.monotonic().
 
         `shown` is a regular expression in which dots match newlines.  What was drawn before chunk `since` is not searched.
-        Raises TerminalError.
+        Raises TerminalError if the program ends first, or if it takes longer than `patience_s` seconds.
         """
         wanted, end = re.compile(shown.encode(), re.DOTALL), time.monotonic() + patience_s
         seen, at = b"", since
@@ -97,12 +100,12 @@ class Terminal:
             return sum(len(data) for when, data in self._chunks if start <= when < end)
 
     def forget(self) -> None:
-        """Throws away what was drawn so far.  No other thread may be in `until` meanwhile."""
+        """Throws away what was drawn so far.  No other thread may be in `until` at the same time."""
         with self._news:
             self._chunks.clear()
 
     def ended(self, patience_s: float = LEAVE_S) -> bool:
-        """Waits for the program to end by itself.  Returns whether it did."""
+        """Waits up to `patience_s` seconds for the program to end by itself.  Returns whether it did."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.program.wait(patience_s)
         return self.program.poll() is not None
@@ -111,7 +114,7 @@ class Terminal:
         while True:
             try:
                 data = os.read(self._master, BLOCK)
-            except OSError:  # EIO: nobody holds the other end any more
+            except OSError:  # EIO: no process has the other end open any more
                 data = b""
             with self._news:
                 if data:

@@ -1,3 +1,3 @@
-"""The program's version, as in pyproject.toml (a test holds the two together)."""
+"""The program's version.  It is the same as in pyproject.toml; a test checks this."""
 
 VERSION = "0.1.0"

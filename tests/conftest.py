@@ -1,4 +1,4 @@
-"""For all tests: waiting threads sleep, as in the program itself (app.cli.main), and nothing is read from or left in the
+"""Settings for all tests: waiting threads sleep, as in the program itself (app.cli.main), and tests neither read nor write the
 user's own folder of runs and measurements."""
 
 import os

@@ -1,4 +1,4 @@
-"""The command line of `bench`."""
+"""`bench`: the group of commands that measure this machine.  Their options are here, their bodies are in app.bench."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`compare`: two runs side by side, from their folders alone: what was set otherwise, what came out, how soon.
+"""`compare`: shows two runs side by side: the settings that differ, the results, and how soon they were reached.
 
-Reads `run.json`, `config.toml` and the event log; neither checkpoints nor data, so that folders copied from elsewhere do.
-Torch-free.
+It reads `run.json`, `config.toml` and the event log.  It needs neither checkpoints nor data, so run folders may be copied from
+elsewhere.  Torch-free.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from presets.layers import ConfigError, flatten, from_toml
 from presets.schema import RunConfig
 
 LOSS_STEPS = 50
-"""The loss of a run is the mean over so many last steps."""
+"""The loss of a run is the mean over this many last steps."""
 
 BLEU_MARKS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 99.0)
 LOSS_MARKS = (6.0, 5.0, 4.0, 3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
@@ -43,7 +43,7 @@ SETTINGS_OF_SCORES = ("data.", "run.seed")
 
 @dataclass(frozen=True)
 class Reached:
-    """When a mark was first seen: the step, and seconds of training steps until then (looks and pauses left out)."""
+    """When a run first reached a mark: the step, and the seconds of training steps until then, without looks and pauses."""
 
     step: int
     train_s: float
@@ -51,7 +51,7 @@ class Reached:
 
 @dataclass
 class Course:
-    """What the event log says of a run."""
+    """The course of a run, as its event log has it."""
 
     steps: int = 0
     train_s: float = 0.0
@@ -135,7 +135,7 @@ def compare(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Prints both runs side by side.  Raises Stop where one is not there or can't be read."""
+    """Prints both runs side by side.  Raises Stop if one is not there or can't be read."""
     sides = _open(first, runs_dir), _open(second, runs_dir)
     rows, settings, marks, notes = [side.as_json() for side in sides], _settings(*sides), _marks(*sides), _notes(*sides)
     if as_json:
@@ -200,7 +200,7 @@ ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("kernel", lambda row: row["kernel"] or "-"),
     ("changes on the way", lambda row: formats.count(len(row["edits"]))),
 )
-"""Titles of the lines that are always shown, and how each is read from a run's JSON."""
+"""The titles of the lines that are always shown, each with a function that reads its text from a run's JSON."""
 
 
 def _open(name: str, runs_dir: Path | None) -> Side:
@@ -232,7 +232,7 @@ def _course(folder: RunFolder) -> Course:
 
 
 def _settings(a: Side, b: Side) -> list[dict[str, Any]]:
-    """Settings that the two runs were started with otherwise; None also where a run has no such stage."""
+    """The settings that the two runs were started with and that differ.  The value is also None if a run has no such stage."""
     left, right = flatten(a.config), flatten(b.config)
     keys = [key for key in {**left, **right} if key != "purpose"]
     pairs = {key: [left.get(key, (None,))[0], right.get(key, (None,))[0]] for key in keys}
@@ -240,7 +240,7 @@ def _settings(a: Side, b: Side) -> list[dict[str, Any]]:
 
 
 def _marks(a: Side, b: Side) -> list[dict[str, Any]]:
-    """Marks that both runs reached, easiest first; of a held-out loss and of a BLEU."""
+    """The marks of held-out loss, and those of BLEU, that both runs reached, easiest first."""
     found = []
     for measure, marks in (("valid_loss", "loss_marks"), ("bleu", "bleu_marks")):
         left, right = getattr(a.course, marks), getattr(b.course, marks)
@@ -251,7 +251,7 @@ def _marks(a: Side, b: Side) -> list[dict[str, Any]]:
 
 
 def _notes(a: Side, b: Side) -> list[str]:
-    """What makes the numbers of the two less comparable than they look."""
+    """Notes on what makes the numbers of the two runs less comparable than they look."""
     notes = []
     scored = [setting["setting"] for setting in _settings(a, b) if setting["setting"].startswith(SETTINGS_OF_SCORES)]
     if scored:

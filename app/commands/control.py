@@ -1,4 +1,4 @@
-"""`control`: one command to a live run, in words.  Torch-free."""
+"""`control`: sends one command, given in words, to a live run.  Torch-free."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def control(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Raises Stop if the words are no command, the run refuses it, or nobody listens."""
+    """Sends the command and prints the step after which it is in effect.
+
+    Raises Stop if the words are no command, if the run refuses it, or if nothing listens for the run.
+    """
     command, arguments = parse(words)
     folder = find_run(runs_dir, run)
     try:
@@ -40,9 +43,9 @@ def control(
 
 
 def parse(words: list[str]) -> tuple[str, dict[str, Any]]:
-    """Command and arguments from words: ["set", "decode.every=10"], ["stage", "goto", "1"], ["pause"].
+    """The command and its arguments from words: ["set", "decode.every=10"], ["stage", "goto", "1"], ["pause"].
 
-    Raises Stop, exit code 2.
+    Raises Stop with exit code 2 if the words are no command.
     """
     try:
         found = from_words(words)

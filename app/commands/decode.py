@@ -1,4 +1,4 @@
-"""`decode`: one text through a run's model."""
+"""`decode`: sends one text through the model of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def decode(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Raises Stop."""
+    """Prints what comes back.  Raises Stop if the text is empty or no UTF-8, or if the model can't be opened."""
     if not text.strip():
         raise Stop(ExitCode.USAGE, "there is no text to decode")
     try:

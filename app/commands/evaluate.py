@@ -1,4 +1,4 @@
-"""`evaluate`: a run's model, scored on a text file."""
+"""`evaluate`: scores the model of a run on a text file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def evaluate(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Raises Stop."""
+    """Prints the scores.  Raises Stop if the text or the model can't be read, or if `control` is unknown."""
     from app.saved_models.speaking import evaluate_run
 
     evaluate_run(run, data, control, best, device or "auto", runs_dir, as_json)

@@ -1,8 +1,8 @@
-"""`export`: a run's events as CSV tables, one a kind, or as TensorBoard files.
+"""`export`: writes the events of a run as CSV tables, one per kind of event, or as TensorBoard files.
 
-CSV holds every event with every field: a missing number is an empty cell, a field with parts (samples, sizes) is JSON in its
-cell.  TensorBoard files hold the numbers that make curves, by the package `tensorboard`, which is imported when it is needed.
-The log is read line by line, and what is written appears under its name only when it is complete.  Torch-free.
+CSV has every event with every field.  A missing number is an empty cell.  A field with parts (samples, sizes) is JSON in its
+cell.  TensorBoard files have the numbers that make curves.  The package `tensorboard` writes them; it is imported when needed.
+The log is read line by line.  A file appears under its name only when it is complete.  Torch-free.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ KINDS = {kind.model_fields["kind"].default: kind for kind in typing.get_args(Any
 """Event types by the name of their kind."""
 
 CURVES = (Trained, Decoded, Saved, BadStep, MemorySampled, Clustered, Plastic, Rewired)
-"""Events whose numbers are worth a curve."""
+"""The types of events whose numbers make curves."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file, the kinds of event in it with how many of each, and whether it replaced another."""
+    """A file that was written: how many events of each kind it has (`rows`), and whether it replaced another file."""
 
     path: Path
     rows: dict[str, int]
@@ -64,7 +64,10 @@ def export(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Writes the files and prints their names, or one table to stdout.  Raises Stop."""
+    """Writes the files and prints their names, or prints one table to stdout.
+
+    Raises Stop if options do not go together, if files would be replaced without --force, or if reading or writing fails.
+    """
     if what is not None and what not in KINDS:
         raise Stop(ExitCode.USAGE, f"--what: {what!r} is no kind of event; there are {', '.join(KINDS)}")
     if what is not None and form != "csv":
@@ -92,8 +95,8 @@ def export(
     if unread["lines"]:
         print(f"note: {unread['lines']} lines of the log can't be read and are left out", file=sys.stderr)
     if as_json:
-        said = [{"path": str(file.path), "rows": file.rows, "replaced": file.replaced} for file in files]
-        print(json.dumps({"run": folder.name, "format": form, "files": said, "unread": unread["lines"]}))
+        listed = [{"path": str(file.path), "rows": file.rows, "replaced": file.replaced} for file in files]
+        print(json.dumps({"run": folder.name, "format": form, "files": listed, "unread": unread["lines"]}))
         return
     for file in files:
         rows = ", ".join(f"{formats.count(count)} {kind}" for kind, count in file.rows.items())
@@ -114,12 +117,12 @@ def _read(folder: RunFolder, unread: Counter[str]) -> Iterator[AnyEvent]:
 
 
 def columns(kind: str) -> list[str]:
-    """The columns of a kind's table: every field but the kind, in the order of the event."""
+    """The columns of the table of a kind of event: all fields but `kind`, in the order of the event."""
     return [name for name in KINDS[kind].model_fields if name != "kind"]
 
 
 def cell(value: Any) -> Any:
-    """What stands in a cell: an empty one for None, JSON for a field with parts."""
+    """The content of a cell: nothing for None, JSON for a field with parts or a truth value, else the value."""
     if value is None or (isinstance(value, str | int | float) and not isinstance(value, bool)):
         return value
     return json.dumps(value, ensure_ascii=False)
@@ -131,7 +134,10 @@ def _row(event: AnyEvent) -> list[Any]:
 
 
 def _table(stream: TextIO, kind: str, events: Iterator[AnyEvent], safe: bool = False) -> int:
-    """Writes the events of one kind; `safe` for a terminal, which must not obey what they quote.  Returns how many."""
+    """Writes a table of the events of one kind.  Returns how many there are.
+
+    `safe` is for a terminal: it keeps control characters in quoted text from having an effect.
+    """
     writer, count = csv.writer(stream, lineterminator="\n"), 0
     writer.writerow(columns(kind))
     for event in events:
@@ -154,7 +160,7 @@ def _one_table(out: Path, kind: str, events: Iterator[AnyEvent], force: bool) ->
 
 
 def _csv_files(folder: Path, events: Iterator[AnyEvent]) -> dict[str, dict[str, int]]:
-    """One file a kind that occurs; returns the kinds and their counts by file name."""
+    """Writes one file per kind of event that occurs.  Returns, by file name, the kind and its number of events."""
     rows: Counter[str] = Counter()
     with contextlib.ExitStack() as stack:
         writers: dict[str, Any] = {}
@@ -173,7 +179,7 @@ def _csv_files(folder: Path, events: Iterator[AnyEvent]) -> dict[str, dict[str, 
 
 
 def scalars(event: AnyEvent) -> Iterator[tuple[str, float]]:
-    """The numbers of an event by tag, such as ("trained/loss", 2.31); none where it makes no curve."""
+    """Yields the numbers of an event with their tags, such as ("trained/loss", 2.31); nothing if it makes no curve."""
     if not isinstance(event, CURVES):
         return
     for name in columns(event.kind):
@@ -183,7 +189,10 @@ def scalars(event: AnyEvent) -> Iterator[tuple[str, float]]:
 
 
 def _tensorboard_files(folder: Path, events: Iterator[AnyEvent]) -> dict[str, dict[str, int]]:
-    """One event file; returns the kinds and their counts by its name.  Raises Stop where the package is not there."""
+    """Writes one file for TensorBoard.  Returns, by its name, the kinds of events and their numbers.
+
+    Raises Stop if the package `tensorboard` is not installed.
+    """
     try:
         from tensorboard.summary import Writer
     except ImportError as error:
@@ -203,11 +212,11 @@ def _tensorboard_files(folder: Path, events: Iterator[AnyEvent]) -> dict[str, di
     return {path.name: {kind: count for kind, count in rows.items() if count} for path in folder.iterdir()}
 
 
-# Places
+# Where files go
 
 
 def _folder(out: Path, form: str, events: Iterator[AnyEvent], force: bool) -> list[Written]:
-    """Fills a temporary folder beside `out`, then moves the files there."""
+    """Writes the files into a temporary folder beside `out`, then moves them to `out`.  Raises Stop if that may not be."""
     if os.path.lexists(out) and not out.is_dir():
         raise Stop(ExitCode.USAGE, f"--out: {out} is not a folder; with --what one table can go to a file")
     if out.is_dir() and any(out.iterdir()) and not force:
@@ -226,7 +235,7 @@ def _folder(out: Path, form: str, events: Iterator[AnyEvent], force: bool) -> li
 
 @contextlib.contextmanager
 def _beside(out: Path) -> Iterator[Path]:
-    """A temporary folder on the file system of `out`, gone when left."""
+    """A temporary folder on the file system of `out`, deleted at the end of the `with` block."""
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:

@@ -1,4 +1,4 @@
-"""`fork`: a new run from a checkpoint of another one, trained at once."""
+"""`fork`: makes a new run from a checkpoint of another one, and trains it at once."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fork(
     log_format: LogFormat = "text",
     as_json: AsJson = False,
 ) -> None:
-    """Raises Stop if the fork can't begin, and at its end with its exit code."""
+    """Makes the fork and trains it.  Raises Stop if it can't begin, and at its end if its exit code is not 0."""
     from app.run_process import engine
     from app.run_process.fork import Changes, make_fork
     from app.run_process.launch import launch

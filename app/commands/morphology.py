@@ -1,4 +1,4 @@
-"""`morphology`: what a run's connections show in space."""
+"""`morphology`: tests whether a run's connections vary over space with a wavelength of their own, and scores emergence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def morphology(
     runs_dir: RunsDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Raises Stop."""
+    """Prints the readings and the scores.  Raises Stop if the model or the text can't be read, or if there is no lattice."""
     from app.saved_models.organisation import report
 
     report(run, data, surrogates, best, device or "auto", runs_dir, as_json)

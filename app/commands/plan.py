@@ -1,4 +1,4 @@
-"""`plan`: the memory that a run will take, before anything is allocated.  Torch-free."""
+"""`plan`: shows the memory that a run will take, before anything is allocated.  Torch-free."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from presets.plan import StagePlan, explain
 def plan(
     preset: Preset = "baseline", config: ConfigFile = None, assignments: Assignments = [], as_json: AsJson = False
 ) -> None:
-    """The memory plan of every stage, and what runs taught beside it.
+    """Prints the memory plan of every stage, and what measured runs predict.
 
-    Raises Stop, with exit code 3 after the table where a stage does not fit its budget.
+    Raises Stop if the config is wrong; and with exit code 3, after the table, if a stage does not fit its budget.
     """
     stages = planning.learned_here(configure.load(preset, config, assignments).config)
     if as_json:
@@ -39,8 +39,8 @@ def _print_plan(stages: tuple[StagePlan, ...]) -> None:
     table.add_section()
     table.add_row("total", *(formats.bytes_(stage.total_bytes) for stage in stages))
     if lessons := [stage.lesson for stage in stages if stage.lesson]:
-        told = (formats.bytes_(stage.lesson.peak_bytes) if stage.lesson else "-" for stage in stages)
-        table.add_row(f"learned from {lessons[0].runs} stages measured here", *told)
+        learned = (formats.bytes_(stage.lesson.peak_bytes) if stage.lesson else "-" for stage in stages)
+        table.add_row(f"learned from {lessons[0].runs} stages measured here", *learned)
     table.add_row("budget", *(formats.bytes_(stage.budget_bytes) for stage in stages))
     table.add_row("fits", *("yes" if stage.fits else "no" for stage in stages))
     table.add_row("micro-batch x accumulation", *(f"{stage.micro_batch} x {stage.accumulation}" for stage in stages))

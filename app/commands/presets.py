@@ -1,4 +1,4 @@
-"""`presets`: what runs are shipped, and what they set.  Torch-free."""
+"""`presets`: lists the shipped presets, and shows the settings of one.  Torch-free."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def presets_show(
 
 
 def list_presets(as_json: bool) -> None:
-    """The shipped presets with their size, memory and purpose."""
+    """Prints the shipped presets with their size, memory and purpose."""
     loaded = {name: layers.load(name).config for name in layers.preset_names()}
     aliases = {name: [alias for alias, target in layers.ALIASES.items() if target == name] for name in loaded}
     rows: list[dict[str, Any]] = []
@@ -65,7 +65,7 @@ def list_presets(as_json: bool) -> None:
 
 
 def show_preset(name: str, config: Path | None, assignments: list[str], as_json: bool) -> None:
-    """Every setting with its value, origin and meaning.  Raises Stop."""
+    """Prints every setting with its value, origin and meaning.  Raises Stop if the preset or the config is wrong."""
     loaded = configure.load(name, config, assignments)
     rows = layers.flatten(loaded.config)
     if as_json:

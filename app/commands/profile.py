@@ -1,4 +1,4 @@
-"""`profile`: a few training steps in a process of their own, and what they took beside the plan."""
+"""`profile`: trains a few steps in a process of their own, and compares what they took with the plan."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def profile(
     memory_budget: MemoryBudget = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measures and prints.  Raises Stop."""
+    """Measures and prints.  Raises Stop if the config is wrong, or if the measured process fails."""
     given = {"--data": data, "--device": device, "--memory-budget": memory_budget}
     config = _one_stage(configure.load(preset, config_file, assignments, given).config, stage)
     planned = planning.learned_here(config)[0]
@@ -74,8 +74,8 @@ def _print(planned: StagePlan, found: dict[str, Any]) -> None:
     peak = found["peak_bytes"]
     if planned.lesson:
         error = planned.lesson.peak_bytes / peak - 1
-        told = f"{formats.bytes_(planned.lesson.peak_bytes)} ({error:+.1%} of the measured)"
-        table.add_row(f"learned from {planned.lesson.runs} stages measured here", told)
+        learned = f"{formats.bytes_(planned.lesson.peak_bytes)} ({error:+.1%} of the measured)"
+        table.add_row(f"learned from {planned.lesson.runs} stages measured here", learned)
     table.add_row("measured peak", f"{formats.bytes_(peak)} (plan {planned.total_bytes / peak - 1:+.1%})")
     Console(highlight=False).print(table)
     print(

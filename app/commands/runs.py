@@ -1,4 +1,4 @@
-"""`runs`: which runs there are.  Torch-free."""
+"""`runs`: lists all runs.  Torch-free."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from monitors.text_safety import printable
 
 
 def runs(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
-    """All runs, newest first, then the folders that can't be read, with the reason.  Raises Stop where none can be listed."""
+    """Prints all runs, newest first, then the folders that can't be read, with the reason.
+
+    Raises Stop if the runs folder can't be read.
+    """
     try:
         rows, damaged = list_runs(place(runs_dir)), damaged_runs(place(runs_dir))
     except RunFolderError as error:

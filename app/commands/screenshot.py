@@ -1,4 +1,4 @@
-"""`screenshot`: a screen as a picture, without a terminal."""
+"""`screenshot`: draws a screen as a picture, without a terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ def screenshot(
     home: Annotated[bool, typer.Option("--home", help="The home screen instead of a run's.")] = False,
     runs_dir: RunsDir = None,
 ) -> None:
-    """Raises Stop if there is no such run, or the picture can't be written."""
+    """Writes the picture and prints its path.
+
+    Raises Stop if `size` is wrong, if there is no such run, or if the picture can't be written.
+    """
     if not (match := re.fullmatch(r"([1-9]\d{1,2})x([1-9]\d{1,2})", size)):
         raise Stop(ExitCode.USAGE, f"--size: {size!r} is not of the form 160x50")
     folder = None if home else find_run(runs_dir, run)

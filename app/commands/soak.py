@@ -1,4 +1,4 @@
-"""`soak`: training under load, and whether it leaks."""
+"""`soak`: trains under load and looks for leaks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def soak(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Raises Stop with the verdict's exit code."""
+    """Runs the soak and prints its verdict.  Raises Stop if the verdict's exit code is not 0."""
     from app.soak import soak as the_soak
 
     the_soak.run(hours, preset, assignments, chaos, out, trace, as_json)

@@ -1,4 +1,4 @@
-"""`status`: how one run stands.  Torch-free."""
+"""`status`: shows the state of one run.  Torch-free."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from monitors.text_safety import printable
 
 
 def status(run: RunName = "last", runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
-    """How one run stands.  Raises Stop."""
+    """Prints the state of a run.  Raises Stop if there is no such run, or if it can't be read."""
     folder = find_run(runs_dir, run)
     try:
         fields, info = _status(folder), folder.read_info()
@@ -50,14 +50,14 @@ def _status(folder: RunFolder) -> dict[str, Any]:
 
 
 def status_json(folder: RunFolder) -> str:
-    """`status --json` of a run."""
+    """The JSON object that `status --json` prints for a run."""
     return json.dumps(_status(folder))
 
 
 def stage_title(folder: RunFolder, stage: int) -> str:
-    """Index and name of a run's stage, such as "1 grow"; the index alone where its config can't be read."""
+    """Index and name of a run's stage, such as "1 grow".  If its config can't be read, the index alone."""
     try:
-        # Not validated: that takes longer, and a list of runs is only read.
+        # The config is not validated: that takes longer, and only a name is wanted.
         return f"{stage} {tomllib.loads(folder.read_config())['stages'][stage]['name']}"
     except (OSError, ValueError, KeyError, IndexError, TypeError, RecursionError):
         return str(stage)

@@ -1,4 +1,7 @@
-"""`train`: run the engine in the foreground and end with a summary that says what to type next."""
+"""`train`: trains a run in the foreground, and ends with a summary that says what to type next.
+
+With --detach, the engine runs in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -41,25 +44,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Request:
-    """What `train` was asked for: a new run from a preset, or one to `resume`."""
+    """What `train` was asked for: a new run from a preset, or the run `resume` to be continued."""
 
     preset: str | None = None
     config: Path | None = None
     assignments: tuple[str, ...] = ()
     given: configure.Given | None = None
-    """Options that stand for a setting."""
+    """The options that stand for a setting."""
 
     steps: int | None = None
     resume: str | None = None
     runs_dir: Path | None = None
 
     def options(self) -> dict[str, object]:
-        """The options that were given but for --runs-dir and --set, by name."""
+        """The options that were given, by name, except for --runs-dir and --set."""
         named = {"--preset": self.preset, "--config": self.config, "--steps": self.steps, "--resume": self.resume}
         return {name: value for name, value in {**named, **(self.given or {})}.items() if value is not None}
 
     def check(self) -> RunConfig | None:
-        """The config of a new run; None for one that is resumed.  Raises Stop where the options do not go together."""
+        """The config of a new run; None for one that is resumed.
+
+        Raises Stop if the options do not go together, or if the config is wrong.
+        """
         if self.resume is None:
             loaded = configure.load(self.preset or "baseline", self.config, list(self.assignments), self.given)
             return configure.with_steps(loaded.config, self.steps)
@@ -85,7 +91,7 @@ def train(
     log_format: LogFormat = "text",
     as_json: AsJson = False,
 ) -> None:
-    """Raises Stop if the run can't begin, and at its end with its exit code."""
+    """Trains, or starts training.  Raises Stop if the run can't begin, and at its end if its exit code is not 0."""
     given = {"--data": data, "--valid": valid, "--task": task, "--device": device, "--memory-budget": memory_budget}
     request = Request(preset, config, tuple(assignments), given, steps, resume, runs_dir)
     if detach:
@@ -95,17 +101,20 @@ def train(
 
 
 def run(request: Request, log_format: str, as_json: bool) -> None:
-    """Trains, prints the outcome, and leaves with its exit code.  Raises Stop where it can't begin."""
+    """Trains in this process and prints the outcome.
+
+    Raises Stop if the run can't begin, and at its end if its exit code is not 0.
+    """
     config = request.check()
 
-    import torch  # noqa: F401 - from here on the engine is needed; all that can be refused without it has been
+    import torch  # noqa: F401 - the engine is needed from here on; whatever can be refused without it has been refused
 
     from app.finding import find_run, run_config
     from app.run_process import engine
     from presets.layers import ALIASES
 
     gc.collect()
-    gc.freeze()  # what is imported stays: looking for garbage and for tensors alive passes it over
+    gc.freeze()  # imported objects stay for good: garbage collection and the census of tensors need not look at them
     if config is None:
         assert request.resume is not None, "check() gives a config to everything else"
         folder = find_run(request.runs_dir, request.resume)
@@ -120,7 +129,7 @@ def run(request: Request, log_format: str, as_json: bool) -> None:
 
 
 def start_detached(request: Request, as_json: bool) -> None:
-    """Starts the engine in a session of its own and prints the run's name once it is up.  Raises Stop where it can't begin."""
+    """Starts the engine in a session of its own, and prints the run's name once it is up.  Raises Stop if it can't begin."""
     from app.run_process.launch import launch
 
     request.check()
@@ -130,7 +139,7 @@ def start_detached(request: Request, as_json: bool) -> None:
 
 
 def announce(folder: RunFolder, as_json: bool) -> None:
-    """The name of a run whose engine was started on its own."""
+    """Prints the name of a run whose engine was started in a process of its own."""
     from app.commands.status import status_json
 
     print(status_json(folder) if as_json else printable(folder.name))
@@ -139,13 +148,13 @@ def announce(folder: RunFolder, as_json: bool) -> None:
 
 
 def finished(run: str, step: int) -> str:
-    """What is said of a run that has nothing left to train."""
+    """The message for a run that has nothing left to train."""
     return printable(f"run {run} is finished after {formats.count(step)} steps; `lattice-tui fork {run} --steps N` trains on")
 
 
 @contextlib.contextmanager
 def talk(config: RunConfig, log_format: str) -> Iterator[Callback]:
-    """What a run in the foreground says while it trains."""
+    """The callback that prints what a run in the foreground does while it trains: `log_format` is "text" or "json"."""
     from app.run_process.headless import JsonLines, Lines, WhileHeard
 
     if log_format == "json":
@@ -156,7 +165,7 @@ def talk(config: RunConfig, log_format: str) -> Iterator[Callback]:
 
 
 def report(outcome: Outcome, runs_dir: Path | None, log_format: str, as_json: bool) -> None:
-    """How the run ended.  Raises Stop with its exit code where that is not 0."""
+    """Prints how the run ended.  Raises Stop if its exit code is not 0."""
     if not outcome.trained:
         print(finished(outcome.folder.name, outcome.folder.read_info().step), file=sys.stderr)
     if as_json:

@@ -1,8 +1,8 @@
-"""One run, from its config to its last event: the process that trains.
+"""The engine: trains one run, from its config to its last event.
 
-Makes or takes up the run folder, holds its lock, writes `run.json`, `events.jsonl`, volumes and checkpoints, lets others
-watch and steer, turns signals into an orderly stop, and returns the exit code.  SIGHUP is ignored: a dropped terminal does
-not stop a run.
+It makes the run folder or takes up an old one, and holds its lock.  It writes `run.json`, `events.jsonl`, volumes and
+checkpoints.  It lets others watch and steer.  On SIGINT and SIGTERM it saves and stops.  It ignores SIGHUP, so a dropped
+terminal does not stop a run.
 """
 
 from __future__ import annotations
@@ -56,27 +56,27 @@ from presets.layers import to_toml
 from presets.schema import RunConfig
 
 INFO_EVERY_S = 1.0
-"""`run.json` is rewritten at most this often while training."""
+"""Least seconds between two writes of `run.json` at the end of steps."""
 
 SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended, and where it is."""
+    """How a run ended, and its folder."""
 
     folder: RunFolder
     code: ExitCode
     reason: str
     final: Decoded | None = None
-    """Scores of a finished run on all held-out sentences."""
+    """The scores of a finished run on all held-out sentences."""
 
     trained: bool = True
-    """False where nothing was left to train."""
+    """False if nothing was left to train."""
 
 
 class Record(Callback):
-    """Writes the event log, shows viewers what is in it, and writes `run.json` often enough for `runs` and `status`."""
+    """The callback that writes the event log, passes events on to viewers, and keeps `run.json` up to date."""
 
     def __init__(self, folder: RunFolder, log: EventLog, info: RunInfo, feed: Feed) -> None:
         self._folder, self._log, self.info, self._feed = folder, log, info, feed
@@ -97,12 +97,13 @@ class Record(Callback):
         self.follow(state)
 
     def follow(self, training: TrainingState, **changes: object) -> None:
-        """Brings `run.json` up to date with where training is."""
+        """Writes the progress of training, and `changes`, into `run.json`."""
         progress = training.progress
         fields = {name: getattr(progress, name) for name in ("stage", "step", "bleu", "loss", "elapsed_s", "cpu_s", "saving_s")}
         self.update(**fields | {"peak_bytes": torch_memory.most_reserved(training.device)} | changes)
 
     def update(self, **changes: object) -> None:
+        """Changes fields of `run.json` and writes it."""
         self.info = self.info.model_copy(update=changes)
         self._folder.write_info(self.info)
         self._written = time.monotonic()
@@ -111,9 +112,9 @@ class Record(Callback):
 def start(
     config: RunConfig, preset: str, runs_dir: Path, callbacks: list[Callback], leaks: LeakMonitor | None = None
 ) -> Outcome:
-    """A new run, to its end; `leaks` where its window reaches beyond the run, in a process of several.
+    """Trains a new run to its end.  Raises Stop if it can't begin.
 
-    Raises Stop if it can't begin.
+    A process that trains several runs passes one leak monitor, `leaks`, to all of them.  Otherwise the run makes its own.
     """
     device, corpus = prepare(config)
     tokenizer = _tokenizer(corpus, config.text.vocabulary)
@@ -134,9 +135,9 @@ _latest_tokenizer: dict[tuple[str, int], Tokenizer] = {}
 
 
 def _tokenizer(corpus: Corpus, vocabulary: int) -> Tokenizer:
-    """That of the corpus; the one of the run before in this process where it would be the same.
+    """The tokenizer of the corpus.  If it would equal that of this process's last run, that one is used again.
 
-    The library never gives back some 0.5 MB of every tokenizer that has encoded a corpus.
+    For every tokenizer that has encoded a corpus, the library keeps about 0.5 MB for ever.
     """
     key = (corpus.fingerprint(), vocabulary)
     if key not in _latest_tokenizer:
@@ -146,7 +147,10 @@ def _tokenizer(corpus: Corpus, vocabulary: int) -> Tokenizer:
 
 
 def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> Outcome:
-    """Continues a run from its newest complete checkpoint; one that is finished stays as it is.  Raises Stop if it can't."""
+    """Continues a run from its newest complete checkpoint, to its end.  A finished run stays as it is.
+
+    Raises Stop if the run can't be resumed, or if its data has changed.
+    """
     device, corpus = prepare(config)
     try:
         saved, passed_over = checkpoint.load_newest(folder.checkpoints)
@@ -170,7 +174,7 @@ def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> O
 
 @dataclass(frozen=True)
 class _Job:
-    """What is to be trained, and where."""
+    """A run that is to be trained: its folder, and all that it needs."""
 
     folder: RunFolder
     info: RunInfo
@@ -180,14 +184,14 @@ class _Job:
     device: torch.device
     callbacks: list[Callback]
     saved: checkpoint.LoadedCheckpoint | None = None
-    """Where to go on from; None for a new run."""
+    """The checkpoint to go on from; None for a new run."""
     leaks: LeakMonitor | None = None
-    """Of a process that trains several runs, which it watches all."""
+    """The leak monitor of a process that trains several runs; None if this run makes its own."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    """All that works on one run, until it ends."""
+    """The objects that work on one run until it ends."""
 
     trainer: Trainer
     text: TokenizedCorpus
@@ -195,7 +199,7 @@ class _Run:
     monitor: DecodeMonitor
     checkpointer: Checkpointer
     warnings: tuple[str, ...]
-    """For the log, once it has begun."""
+    """Warnings that are emitted when the log has begun."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +220,10 @@ def _train(job: _Job) -> Outcome:
 
 
 def _assemble(job: _Job, stack: contextlib.ExitStack) -> _Run:
-    """Locks the folder, opens the log, builds the trainer and lets others in; the stack undoes it.  Raises Stop."""
+    """Locks the folder, opens the log, builds the trainer, and opens the socket for others.
+
+    The stack undoes all of it.  Raises Stop if the run can't begin.
+    """
     folder, config, device = job.folder, job.config, job.device
     try:
         stack.enter_context(folder.lock())
@@ -240,14 +247,14 @@ def _assemble(job: _Job, stack: contextlib.ExitStack) -> _Run:
         ]
         leaks = job.leaks
         if leaks is None:
-            watching.append(Measuring(measured.place()))  # else other runs' peaks would be taken for this one's
+            watching.append(Measuring(measured.place()))  # not with several runs, whose peaks would be taken for this one's
             leaks = LeakMonitor(stack.enter_context(contextlib.closing(Detector())))
         leaks.detector.join("feed", Buffer(feed.held, RECENT))
         trainer = build_trainer(
             config,
             text,
             device,
-            [*watching, checkpointer, leaks],  # leaks last, when all that a step leaves behind is there
+            [*watching, checkpointer, leaks],  # leaks comes last, when the step has done everything else
             before=[record, *job.callbacks],
             planning=planning.for_training(config, device.type, device_name(device)),
             recovery=recovery,
@@ -274,7 +281,7 @@ def _assemble(job: _Job, stack: contextlib.ExitStack) -> _Run:
 
 
 def _conduct(job: _Job, run: _Run, received: dict[str, signal.Signals]) -> _Ending:
-    """Trains to the end, whatever that is."""
+    """Trains until the run finishes, stops or fails."""
     trainer, state = run.trainer, run.trainer.state
     try:
         launch.report_ready(job.folder)
@@ -293,17 +300,17 @@ def _conduct(job: _Job, run: _Run, received: dict[str, signal.Signals]) -> _Endi
     except TrainingFailed as error:
         return _Ending(ExitCode.FAILED, "failed", str(error))
     except RuntimeError as error:
-        told = device_failure(error, job.device, f", with {state.micro_batch} sentence(s) at once")
-        if told is None:
+        failure = device_failure(error, job.device, f", with {state.micro_batch} sentence(s) at once")
+        if failure is None:
             raise
-        return _Ending(ExitCode.NO_DEVICE, "failed", told)
+        return _Ending(ExitCode.NO_DEVICE, "failed", failure)
     except OSError as error:
         reason = f"{error.filename or job.folder.path}: {error.strerror or error}"
         return _Ending(ExitCode.FAILED, "failed", reason)
 
 
 def _conclude(run: _Run, ending: _Ending) -> None:
-    """The last event and the last `run.json`; on a full disk neither can be written, and the reason goes to stderr alone."""
+    """Writes the last event and the last `run.json`.  If that fails, as on a full disk, stderr says why."""
     state = run.trainer.state
     try:
         state.tell(RunEnded(state=ending.state, reason=ending.reason, exit_code=int(ending.code), **state.here))
@@ -313,13 +320,16 @@ def _conclude(run: _Run, ending: _Ending) -> None:
 
 
 def device_failure(error: Exception, device: torch.device, at: str = "") -> str | None:
-    """One sentence where memory ran out (`at` says doing what) or the GPU failed; None for any other error."""
-    told = str(error).strip().partition("\n")[0]
+    """Describes an error in one sentence if memory ran out or the GPU failed; None for any other error.
+
+    `at` is put after "out of memory on DEVICE".
+    """
+    message = str(error).strip().partition("\n")[0]
     if isinstance(error, torch.OutOfMemoryError):
-        return f"out of memory on {device}{at}: {told}"
-    # A GPU that fell off the bus, was reset or is too full for CUDA's own libraries: after that it takes a new process.
-    if isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in told):
-        return f"{device} stopped working: {told}; the last checkpoint stands, and --resume goes on from it"
+        return f"out of memory on {device}{at}: {message}"
+    # The GPU fell off the bus, was reset, or is too full for CUDA's own libraries.  Only a new process can use it after that.
+    if isinstance(error, torch.AcceleratorError) or (isinstance(error, RuntimeError) and "CUDA error" in message):
+        return f"{device} stopped working: {message}; the last checkpoint stands, and --resume goes on from it"
     return None
 
 
@@ -342,7 +352,10 @@ def _about_data(corpus: Corpus, text: TokenizedCorpus, limit: int) -> Iterator[s
 
 @contextlib.contextmanager
 def _signals(trainer: Trainer) -> Iterator[dict[str, signal.Signals]]:
-    """SIGINT and SIGTERM ask for a stop after the step; a second one ends the process at once.  SIGHUP is ignored."""
+    """Handles signals within the `with` block.  SIGINT and SIGTERM request a stop after the step; SIGHUP is ignored.
+
+    A second SIGINT or SIGTERM ends the process at once.  The first is noted in the dictionary, under "signal".
+    """
     received: dict[str, signal.Signals] = {}
 
     def stop(number: int, _frame: object) -> None:

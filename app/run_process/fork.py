@@ -1,14 +1,19 @@
-"""Forking: a new run that begins from a checkpoint of another one, with some settings changed.
+"""Forking: makes a new run that begins from a checkpoint of another one, its parent, with some settings changed.
 
     parent   ---- step 100 ----------------- step 400
     fork          step 100 ~~~~~~~ its own
 
-The fork's folder gets the parent's events and volumes up to the checkpoint, so that its curves and slices show their past, an
-`edited` event for every change, the checkpoint with the changes in it, and `config.toml` with all settings as they are from
-there on.  From then on it is a run that was stopped at that step: training it is resuming it, and without changes it is the
-parent going on, bit for bit.
+The folder of the fork gets
 
-What a change can't be: anything that the checkpoint's tensors have the shape of, and anything about a stage that is over.
+- the parent's events and volumes up to the checkpoint, so that its curves and slices show their past,
+- an `edited` event for every change,
+- the checkpoint, with the changes in it,
+- `config.toml`, with all settings as they are from there on.
+
+From then on, the fork is a run that was stopped at that step.  To train it is to resume it.  Without changes, it goes on like
+its parent, bit for bit.
+
+Two kinds of settings can't be changed: those that shape the checkpoint's tensors, and those of a stage that is over.
 """
 
 from __future__ import annotations
@@ -44,19 +49,19 @@ from presets.live import live_settings, with_settings
 from presets.schema import RunConfig
 
 BUILT_IN = ("text.", "lattice.channels", "lattice.arm")
-"""Settings that a checkpoint's tensors are shaped by, or that its tokenizer comes from."""
+"""Settings that shape a checkpoint's tensors, or that its tokenizer comes from."""
 
 BUILT_INTO_STAGE = ("shape", "strides.x", "strides.y", "strides.z", "clustering.clusters", "clustering.clustering_integration")
 
 SETS_MEMORY = ("training.", "run.", "optimizer.name")
-"""Settings that what goes through memory at once was chosen by."""
+"""Settings by which the micro-batch and the segments were chosen."""
 
 END_RULE = ("steps", "until_loss", "until_plateau")
 
 
 @dataclass(frozen=True)
 class Changes:
-    """What a fork does otherwise than its parent: `--set`, options that stand for a setting, and the whole run's steps."""
+    """What a fork changes: `--set` assignments, options that stand for a setting, and the steps of the whole run."""
 
     assignments: tuple[str, ...] = ()
     given: configure.Given | None = None
@@ -65,7 +70,7 @@ class Changes:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a fork begins: the parent's checkpoint, and the config that held when it was saved."""
+    """Where a fork begins: the parent's checkpoint, and the config that was in effect when it was saved."""
 
     parent: RunFolder
     saved: checkpoint.LoadedCheckpoint
@@ -78,7 +83,10 @@ class Start:
 
 
 def make_fork(name: str, changes: Changes, runs_dir: Path) -> RunFolder:
-    """The folder of a run that begins from `RUN`, `RUN@STEP` or `RUN@best`, ready to be resumed.  Raises Stop."""
+    """Makes the folder of a run that begins from `RUN`, `RUN@STEP` or `RUN@best`.  It is ready to be resumed.
+
+    Raises Stop if there is no such run or checkpoint, if the changes are not possible, or if the folder can't be written.
+    """
     start = find_start(name, runs_dir)
     config = changed(start, changes)
     reopened = _ends_otherwise(start, config)
@@ -111,7 +119,10 @@ def make_fork(name: str, changes: Changes, runs_dir: Path) -> RunFolder:
 
 
 def find_start(name: str, runs_dir: Path) -> Start:
-    """The run and the checkpoint that `RUN[@STEP]` names.  Raises Stop saying which there are."""
+    """The run and the checkpoint that `RUN[@STEP]` names.
+
+    Raises Stop if there is no such run or checkpoint; the message names the checkpoints that there are.
+    """
     run, at, wanted = name.rpartition("@")
     if not (at and run and (wanted.isdecimal() or wanted == "best")):
         run, wanted = name, ""
@@ -134,7 +145,7 @@ def find_start(name: str, runs_dir: Path) -> Start:
 
 
 def changed(start: Start, changes: Changes) -> RunConfig:
-    """The config of the fork.  Raises Stop where it is none."""
+    """The config of the fork.  Raises Stop if the changes make no valid config."""
     try:
         config = layers.change(start.config, changes.assignments, configure.as_assignments(changes.given or {}))
         return config if changes.steps is None else _of_length(config, start.progress, changes.steps)
@@ -149,9 +160,10 @@ def _checkpoint(parent: RunFolder, wanted: str) -> Path | None:
 
 
 def _of_length(config: RunConfig, progress: Progress, steps: int) -> RunConfig:
-    """`--steps N`: what is left of N after the steps done is shared by the stages to come as they would have shared it.
+    """The config with `--steps N`, N being the steps of the whole run, including those before the fork.
 
-    Where nothing is left of any, the last stage goes on.
+    The remaining steps are shared by the stages in the ratio of the steps that each has left.  If none has any left, the last
+    stage gets them all.
     """
     over = bool(progress.stage_over)
     last = len(config.stages) - 1
@@ -173,7 +185,7 @@ def _of_length(config: RunConfig, progress: Progress, steps: int) -> RunConfig:
 
 
 def _ends_otherwise(start: Start, config: RunConfig) -> bool:
-    """True where the stage of the checkpoint is over, and goes on by its new end rule."""
+    """True if the stage of the checkpoint is over, but goes on by its new end rule."""
     progress = start.progress
     before, now = start.config.stages[progress.stage], config.stages[progress.stage]
     another = any(getattr(before, rule) != getattr(now, rule) for rule in END_RULE)
@@ -181,7 +193,7 @@ def _ends_otherwise(start: Start, config: RunConfig) -> bool:
 
 
 def _edits(start: Start, config: RunConfig) -> list[Edited]:
-    """An event for each setting that the fork changes; `set` for those that a live run can be told, too."""
+    """An event for each setting that the fork changes.  Its command is `set` if a live run could change it, too."""
     before, now, live = layers.flatten(start.config), layers.flatten(config), live_settings(config)
     here = {"step": start.progress.step, "stage": start.progress.stage, "who": f"fork of {start.name}"}
     return [
@@ -196,7 +208,7 @@ def _scalar(value: Any) -> Any:
 
 
 def _hold(start: Start, config: RunConfig, edits: list[Edited], current: int) -> None:
-    """Raises Stop naming every change that would not fit the checkpoint, or would do nothing."""
+    """Raises Stop if a change would not fit the checkpoint, or would have no effect.  The message names every such change."""
     problems = []
     for edit in edits:
         head, _, rest = edit.key.partition(".")
@@ -212,7 +224,7 @@ def _hold(start: Start, config: RunConfig, edits: list[Edited], current: int) ->
 
 
 def _not_seen(start: Start, config: RunConfig, corpus: Corpus) -> None:
-    """Raises Stop where the fork would be scored on sentences that its parent was trained on."""
+    """Raises Stop if the fork would be scored on sentences that its parent was trained on, or if the text has changed."""
     if corpus.fingerprint() == start.saved.state.get("data"):
         return
     if _sources(start.config) == _sources(config):
@@ -233,7 +245,10 @@ def _sources(config: RunConfig) -> tuple[object, int]:
 def _write(
     start: Start, config: RunConfig, edits: list[Edited], state: TrainingState, fingerprint: str, runs_dir: Path
 ) -> RunFolder:
-    """The run folder, `run.json` last: without it a folder is no run, and nothing is left of one that fails."""
+    """Writes the run folder.  If that fails, nothing is left of it.
+
+    `run.json` is written last, because a folder without it is no run.
+    """
     progress = state.progress
     try:
         preset = start.parent.read_info().preset
@@ -261,7 +276,7 @@ def _write(
 
 
 def _copy_events(start: Start, folder: RunFolder, edits: list[Edited]) -> None:
-    """The parent's log up to the checkpoint, and what the fork changes there.  Raises OSError."""
+    """Copies the parent's log up to the checkpoint, and adds the fork's changes.  Raises OSError if that fails."""
     with open_plain(start.parent.events_jsonl) as events:
         atomic_write(folder.events_jsonl, events)
     log = EventLog(folder.events_jsonl)

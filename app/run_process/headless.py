@@ -1,6 +1,6 @@
-"""What a headless run says while it trains: a live line on a terminal, plain lines or JSON when piped.
+"""The output of a run without screens while it trains: a live line on a terminal, plain lines if piped, or JSON.
 
-stdout carries data only when it was asked for as JSON; everything for people goes to stderr.
+Everything for people goes to stderr.  Only JSON goes to stdout.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from presets.live import with_settings
 from presets.schema import RunConfig
 
 PLAIN_EVERY_S = 10.0
-"""Seconds between plain lines when stderr is not a terminal."""
+"""Least seconds between two lines of progress if stderr is no terminal."""
 
 SPEED_WINDOW = 50
-"""Steps that the shown speed and time left are averaged over."""
+"""The speed and the time left are averages over this many steps."""
 
 
 class WhileHeard(Callback):
-    """Passes events on to a callback that writes to stream `descriptor` (1 or 2) for as long as somebody is there.
+    """Passes events on to a callback that writes to stream `descriptor` (1 or 2), for as long as that stream is open.
 
-    A terminal that is gone or a closed pipe stops no run: from then on all that would go there goes nowhere.
+    A lost terminal or a closed pipe does not stop a run.  From then on, the output goes to /dev/null.
     """
 
     def __init__(self, voice: Callback, descriptor: int) -> None:
@@ -68,7 +68,7 @@ class WhileHeard(Callback):
 
 
 class JsonLines(Callback):
-    """Every event as one JSON line on stdout."""
+    """The callback that prints every event as one line of JSON on stdout."""
 
     def on_event(self, event: AnyEvent) -> None:
         print(event.model_copy(update={"time": time.time()}).model_dump_json(), flush=True)
@@ -81,7 +81,7 @@ class _TimeLeft(ProgressColumn):
 
 
 class Lines(Callback):
-    """Progress for people on stderr: a bar with time left on a terminal, else a line now and then."""
+    """The callback that reports progress to people on stderr: a bar with the time left on a terminal, else some lines."""
 
     def __init__(self, config: RunConfig, console: Console | None = None) -> None:
         self._config = config

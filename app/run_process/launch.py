@@ -1,7 +1,8 @@
-"""Starting an engine that outlives whoever started it: a process in a session of its own, its words in RUN/engine.log.
+"""Starts an engine that outlives its launcher.  It has a session of its own, and its output goes to RUN/engine.log.
 
-The launcher hands the engine the writing end of a pipe; the engine says the run's folder through it when the run is up and
-can be watched, and turns its output to the log.  What goes wrong before that is the launcher's to tell.  Torch-free.
+The launcher gives the engine the writing end of a pipe.  When the run is up and can be watched, the engine writes the path of
+the run's folder into the pipe, and from then on its output goes to the log.  If something goes wrong before that, the launcher
+reports it.  Torch-free.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from monitors.plain_files import open_descriptor
 from monitors.runs import RunFolder
 
 READY_FD = "LATTICE_TUI_READY_FD"
-"""Environment variable with the number of the pipe's writing end."""
+"""The environment variable with the descriptor of the pipe's writing end."""
 
 
 def launch(arguments: list[str], runs_dir: Path) -> RunFolder:
-    """Starts `lattice-tui train ARGUMENTS` on its own and returns the run's folder once it is up, some seconds later.
+    """Starts `lattice-tui train ARGUMENTS` in a session of its own.  Returns the run's folder when it is up, seconds later.
 
-    `arguments` are options of `train` without --runs-dir and --detach.  Raises Stop with the engine's own words and exit code
-    where it refuses to begin.
+    `arguments` are options of `train` other than --runs-dir and --detach.  If the run can't begin, raises Stop with the
+    engine's own message and exit code.
     """
     command = child.command("app.cli", "train", *arguments, "--runs-dir", os.fspath(runs_dir.absolute()))
     reading, writing = os.pipe()
-    with tempfile.TemporaryFile() as said, os.fdopen(reading, encoding="utf-8", errors="surrogateescape") as ready:
+    with tempfile.TemporaryFile() as output, os.fdopen(reading, encoding="utf-8", errors="surrogateescape") as ready:
         try:
             engine = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
                 pass_fds=(writing,),
                 env=child.environment(**{READY_FD: str(writing)}),
@@ -47,24 +48,27 @@ def launch(arguments: list[str], runs_dir: Path) -> RunFolder:
         finally:
             os.close(writing)
         try:
-            place = ready.read()  # until the engine closes its end, or dies
+            run_path = ready.read()  # until the engine closes its end, or dies
         except BaseException:  # an interrupt: nobody would know of a run that comes up now
             engine.kill()
             engine.wait()
             raise
-        if place:
-            # Where the launcher lives on, as the terminal interface does, its ended engines must not stay zombies.
+        if run_path:
+            # If the launcher lives on, as the terminal interface does, engines that ended must not stay zombies.
             threading.Thread(target=engine.wait, name=f"engine {engine.pid}", daemon=True).start()
-            return RunFolder(Path(place))
+            return RunFolder(Path(run_path))
         code = engine.wait()
-        said.seek(0)
-        words = said.read().decode("utf-8", errors="replace").strip().splitlines()
+        output.seek(0)
+        words = output.read().decode("utf-8", errors="replace").strip().splitlines()
     why = "\n".join(line.removeprefix("lattice-tui: ") for line in words[-20:]) or f"the engine ended with {code} at once"
     raise Stop(ExitCode(code) if code in set(ExitCode) and code else ExitCode.FAILED, why)
 
 
 def report_ready(folder: RunFolder) -> None:
-    """In the engine: tells the launcher, if there is one, that the run is up, and writes to the run's log from here on."""
+    """Reports to the launcher that the run is up.  From here on, output goes to the run's log.
+
+    To be called in the engine.  Does nothing if there is no launcher.
+    """
     descriptor = os.environ.pop(READY_FD, "")
     if not descriptor.isdecimal():
         return

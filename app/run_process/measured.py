@@ -1,8 +1,8 @@
-"""The process that `profile` measures: it trains a few steps, remembers what they took, and says so.
+"""The process that `profile` measures: it trains a few steps, records what they took, and prints it as JSON.
 
     python -m app.run_process.measured STEPS < config.toml > found.json
 
-A process of its own, because the peak of its memory is known only of a process as a whole.
+It is a process of its own, because only the peak memory of a whole process is known.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from typing import Any
 
 import scipy.stats  # noqa: F401
-import sklearn.cluster  # noqa: F401  both come into every run's process, though not with its steps
+import sklearn.cluster  # noqa: F401  every run's process imports both sooner or later, so their memory counts
 import torch
 
 from app import planning
@@ -33,7 +33,10 @@ from presets.schema import RunConfig
 
 
 def measure(config: RunConfig, steps: int) -> dict[str, Any]:
-    """Trains so many steps of the first stage, remembers what they took, and returns it.  Raises Stop."""
+    """Trains `steps` steps of the first stage, records what they took, and returns it as JSON.
+
+    Raises Stop if the run can't begin, if memory runs out, or if the record can't be written.
+    """
     device, corpus = prepare(config)
     text = TokenizedCorpus.of(corpus, config)
     before = gauges.host_memory()

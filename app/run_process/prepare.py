@@ -1,4 +1,4 @@
-"""What a command needs before it trains or reads a model, and refuses to go on without: device, memory for the plan, data."""
+"""Checks what a command needs before it trains or reads a model: the device, memory for the plan, and data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from presets.schema import RunConfig
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of `run.device`.  Raises Stop if it is not there."""
+    """The device that `run.device` names.  Raises Stop if it is not there, or if the name is wrong."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise Stop(ExitCode.USAGE, f"--device: {name!r} is not auto, cpu, cuda or cuda:N")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
@@ -36,24 +36,35 @@ def choose_device(name: str) -> torch.device:
 
 
 def free_bytes(device: torch.device) -> float:
-    """Memory that a run on this device could take now; unlimited where it can't be told.  Raises Stop where a GPU fails."""
+    """The bytes of memory that a run on this device could take now; infinite if they can't be found out.
+
+    Raises Stop if a GPU can't be used.
+    """
     if device.type == "cuda":
         try:
             return torch.cuda.mem_get_info(device)[0]
-        except RuntimeError as error:  # the driver lost it, or another process holds it for itself or has filled it
-            told = str(error).strip().partition("\n")[0]
-            raise Stop(ExitCode.NO_DEVICE, f"{device} can't be used: {told}; nvidia-smi tells what is wrong with it") from error
+        except RuntimeError as error:  # the driver lost the GPU, or another process holds it exclusively or has filled it
+            message = str(error).strip().partition("\n")[0]
+            raise Stop(
+                ExitCode.NO_DEVICE, f"{device} can't be used: {message}; nvidia-smi tells what is wrong with it"
+            ) from error
     memory = gauges.host_memory()
     return memory.available_bytes if memory else math.inf
 
 
 def prepare(config: RunConfig) -> tuple[torch.device, Corpus]:
-    """Checks all that can be checked before anything is written: device, memory plan, data.  Raises Stop."""
+    """Checks device, memory plan and data before anything is written.  Returns the device and the corpus.
+
+    Raises Stop if one of them does not allow the run.
+    """
     return prepare_device(config), read_corpus(config)
 
 
 def prepare_device(config: RunConfig) -> torch.device:
-    """The device a config is trained on, its memory plan checked and its threads set.  Raises Stop."""
+    """Returns the device that a config trains on, after checking the memory plan.  Sets the number of torch's threads.
+
+    Raises Stop if the device is not there, or if a stage does not fit the budget or the free memory.
+    """
     device = choose_device(config.run.device)
     free = free_bytes(device)
     planned = planning.for_training(config, device.type, device_name(device))
@@ -71,13 +82,13 @@ def prepare_device(config: RunConfig) -> torch.device:
 
 
 def _without_triton(config: RunConfig, device: torch.device) -> str | None:
-    """The kernel that a GPU is left with where triton is not installed; None where nothing speaks against the one assumed."""
+    """The kernel that a GPU gets if triton is not installed; None if the plan's own assumption holds."""
     missing = device.type == "cuda" and config.run.kernel == "auto" and importlib.util.find_spec("triton") is None
     return "compiled" if missing else None
 
 
 def read_corpus(config: RunConfig) -> Corpus:
-    """The corpus a config names.  Raises Stop."""
+    """The corpus that a config names.  Raises Stop if it can't be read."""
     try:
         return load_corpus(config)
     except DataError as error:

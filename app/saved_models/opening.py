@@ -1,4 +1,4 @@
-"""Opening the model that a run saved."""
+"""Opens the model that a run saved."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from presets.schema import RunConfig
 
 @dataclass(frozen=True)
 class Opened:
-    """A model as a run saved it, ready to speak."""
+    """A model as a run saved it, ready to decode text."""
 
     config: RunConfig
     model: TextLattice
@@ -32,7 +32,10 @@ class Opened:
 
 
 def open_run(folder: RunFolder, device: torch.device, best: bool = False) -> Opened:
-    """Loads the newest complete checkpoint, or the best one, with the settings that held when it was saved.  Raises Stop."""
+    """Loads the newest complete checkpoint, or the best one, with the settings that were in effect when it was saved.
+
+    Raises Stop if there is no such checkpoint, or if it does not fit the run's config.
+    """
     config = run_config(folder)
     try:
         path = checkpoint.best_path(folder.checkpoints) if best else None

@@ -1,4 +1,5 @@
-"""What a run's connections show in space, and its emergence score beside those of a fresh and of a shuffled lattice."""
+"""The body of `morphology`: tests a run's connections for order in space, and compares its emergence score with those of a
+fresh lattice and of a shuffled one."""
 
 from __future__ import annotations
 
@@ -30,14 +31,18 @@ from monitors.runs import RunFolder
 from monitors.text_safety import printable
 
 SENTENCES = 128
-"""Most sentences that drive the cells; each half of them gives one clustering."""
+"""Most sentences that drive the cells.  Each half of them gives one clustering."""
 
 CLUSTERS = 8
-"""Clusters where the stage has none of its own."""
+"""The number of clusters if the stage has none of its own."""
 
 
 def report(run: str, data: Path | None, surrogates: int, best: bool, device: str, runs_dir: Path | None, as_json: bool) -> None:
-    """Reads a run's newest (or best) checkpoint.  Raises Stop."""
+    """Prints the readings and scores of a run's newest checkpoint, or of its best one.
+
+    `surrogates` is the number of fields that are drawn for each null.  Raises Stop if the model or the text can't be read, or
+    if there is no lattice.
+    """
     folder = find_run(runs_dir, run)
     opened = open_run(folder, choose_device(device), best)
     trained = opened.model
@@ -76,7 +81,7 @@ def report(run: str, data: Path | None, surrogates: int, best: bool, device: str
 
 
 def _tokens(opened: Opened, data: Path | None) -> list[torch.Tensor]:
-    """Two lists of sentences' token ids [B, N].  Raises Stop."""
+    """The token ids [B, N] of each half of the sentences.  Raises Stop if there are fewer than two sentences."""
     try:
         pairs = tuple(read_pairs(data, opened.config.data.task)) if data else read_corpus(opened.config).valid
     except DataError as error:
@@ -89,7 +94,7 @@ def _tokens(opened: Opened, data: Path | None) -> list[torch.Tensor]:
 
 
 def _fresh(opened: Opened) -> TextLattice:
-    """The model as its stage would start it from nothing; pruned like the trained one, so that they can be compared."""
+    """The model of the same stage, untrained.  It is pruned like the trained one, so that they can be compared."""
     device = next(opened.model.parameters()).device
     model = TextLattice(opened.config, opened.progress.stage, opened.tokenizer.vocabulary, device).eval()
     _lattice(model).rewire(_lattice(opened.model).pattern, torch.Generator())
@@ -102,9 +107,10 @@ def _lattice(model: TextLattice) -> Lattice:
 
 
 def _start(folder: RunFolder, opened: Opened, fresh: TextLattice) -> tuple[torch.Tensor | None, int | None]:
-    """Weights [K, X, Y, Z] at the stage's start, or as near to it as a checkpoint is kept, and their step; or (None, None).
+    """The weights [K, X, Y, Z] at the stage's start, and their step.
 
-    The first stage starts from the seed.  Later ones start from what was carried over, which only checkpoints hold.
+    The first stage starts with random weights, which its random seed gives again.  Later stages start with what was carried
+    over, which only checkpoints hold: the stage's oldest checkpoint is taken, or (None, None) is returned if there is none.
     """
     if opened.progress.stage == 0:
         return _lattice(fresh).dense().clone(), 0

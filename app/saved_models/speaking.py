@@ -1,4 +1,4 @@
-"""A saved model on text of your own: scored on a file, or asked one text."""
+"""The bodies of `evaluate` and `decode`: run a saved model on a text file, or on one text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ from monitors.text_safety import printable
 
 
 def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, runs_dir: Path | None, as_json: bool) -> None:
-    """Scores a run on the sentences of `data` and prints the scores.  Raises Stop."""
+    """Scores a run on the sentences of `data` and prints the scores.
+
+    Raises Stop if the model or the data can't be read, or if `control` is unknown.
+    """
     if control not in CONTROLS:
         raise Stop(ExitCode.USAGE, f"--control: {control!r} is not one of {', '.join(CONTROLS)}")
     opened = open_run(find_run(runs_dir, run), choose_device(device), best)
@@ -52,7 +55,7 @@ def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, ru
 
 
 def decode_text(run: str, text: str, best: bool, device: str, runs_dir: Path | None, as_json: bool) -> None:
-    """Prints what comes back for one text.  Raises Stop."""
+    """Prints what comes back for one text.  Raises Stop if the model can't be opened."""
     target = choose_device(device)
     opened = open_run(find_run(runs_dir, run), target, best)
     tokens = opened.tokenizer.encode([" ".join(text.split())])[0]

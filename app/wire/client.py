@@ -1,16 +1,16 @@
-"""Talking to a run from another process: one command and its answer, or a stream of what happens.
+"""The client of a run's control socket: sends commands and gets their answers, or watches the run's events.
 
     reply = send(folder, "set", {"key": "decode.every", "value": 10}, who="me")
     reply = send(folder, "stage", {"action": "goto", "stage": 1}, who="me")
     reply = send(folder, "pause", {}, who="me")          also: resume, decode, checkpoint, stop
 
-    with Watch(folder) as updates:                       any number at a time; `close()` from another thread ends the loop
+    with Watch(folder) as updates:                       any number at once; `close()` from another thread ends the loop
         for update in updates: ...
 
     with Connection(folder) as held:                     stays the run's controller between commands
         held.command("pause", {}, "me", timeout_s=30.0)
 
-Synchronous and torch-free.  Everything expected to go wrong is a ClientError of one sentence.
+Synchronous and torch-free.  Every expected failure raises a ClientError whose message is one sentence.
 """
 
 from __future__ import annotations
@@ -35,12 +35,16 @@ __all__ = ["ClientError", "Connection", "Reply", "Seen", "Watch", "send", "who"]
 
 
 class ClientError(Exception):
-    """Why the run could not be asked, in one sentence."""
+    """The run could not be asked.  The message says why, in one sentence."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """One event of a run; `dropped`: events this viewer was too slow for so far; `snapshot`: it had happened before."""
+    """One event of a run, as a viewer sees it.
+
+    `seq` is the event's number.  `dropped` counts the events that this viewer has missed so far because it was too slow.
+    `snapshot` is True for events from before it subscribed.
+    """
 
     seq: int
     event: AnyEvent
@@ -49,17 +53,17 @@ class Seen:
 
 
 def send(folder: RunFolder, command: str, args: dict[str, Any], who: str, timeout_s: float = 30.0) -> Reply:
-    """One command to the engine that trains this run, and its answer: {ok, step, error}.
+    """Sends one command to the engine that trains this run.  Returns its answer: {ok, step, error}.
 
-    Waits for the end of the training step in progress, `timeout_s` seconds at most.  A refusal is a reply with `ok` false and
-    the reason in `error`.  Raises ClientError where nothing listens or no answer comes.
+    Waits for the end of the training step in progress, at most `timeout_s` seconds.  `who` signs the command in the log.
+    If the engine refuses, `ok` is False and `error` says why.  Raises ClientError if nothing listens or no answer comes.
     """
     with Connection(folder, timeout_s) as connection:
         return connection.command(command, args, who, timeout_s)
 
 
 def who() -> str:
-    """How this process signs its commands: user, and process id."""
+    """The name with which this process signs its commands: user and process id."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # a container may have no name for its user
@@ -68,7 +72,10 @@ def who() -> str:
 
 
 class Connection:
-    """An open socket to a run's engine, greeting read.  Raises ClientError where nothing listens."""
+    """An open connection to the engine of a run.  `hello` is the engine's greeting.
+
+    Raises ClientError if nothing listens, or if the engine refuses the connection.
+    """
 
     def __init__(self, folder: RunFolder, timeout_s: float = 30.0) -> None:
         self._name, self._last_id, self._buffer = folder.name, 0, b""
@@ -80,7 +87,7 @@ class Connection:
             raise
 
     def command(self, command: str, args: dict[str, Any], who: str, timeout_s: float = 30.0) -> Reply:
-        """As `send`.  The first command makes this connection the run's controller, until it is closed."""
+        """Does what `send` does.  The first command makes this connection the run's controller until it is closed."""
         self._last_id += 1
         try:
             order = protocol.Command(id=self._last_id, command=command, args=args, who=who)
@@ -97,17 +104,20 @@ class Connection:
                 return frame
 
     def write(self, line: bytes, timeout_s: float) -> None:
-        """Sends one encoded frame.  Raises ClientError."""
+        """Sends one encoded frame.  Raises ClientError if the run can't be reached."""
         try:
             self._socket.settimeout(timeout_s)
             self._socket.sendall(line)
         except BrokenPipeError:
-            return  # the engine has hung up; what it said before that is still to be read
+            return  # the engine has closed the connection; what it sent before can still be read
         except OSError as error:
             raise ClientError(f"run {self._name} can't be reached: {error.strerror or error}") from error
 
     def read(self, timeout_s: float | None) -> Hello | Reply | protocol.Update:
-        """The next frame; None waits for ever.  Raises ClientError, also at the end of the connection."""
+        """Waits up to `timeout_s` seconds for the next frame (None = for ever) and returns it.
+
+        Raises ClientError if no frame comes, if it can't be understood, or if the connection has ended.
+        """
         end = None if timeout_s is None else time.monotonic() + timeout_s
         while b"\n" not in self._buffer:
             if len(self._buffer) > FRAME_BYTES:
@@ -131,7 +141,7 @@ class Connection:
             raise ClientError(f"run {self._name} says what this version does not understand: {error}") from error
 
     def close(self) -> None:
-        """Ends the connection; a read in another thread ends with a ClientError."""
+        """Ends the connection.  A `read` in another thread then raises ClientError."""
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
@@ -152,9 +162,10 @@ class Connection:
 
 
 class Watch:
-    """Iterates over what happens in a run: up to `recent` past events, then every new one until the run or `close()` ends it.
+    """Iterates over the events of a run: up to `recent` past ones, then every new one.
 
-    Raises ClientError where nothing listens.
+    It ends when the run ends, or when `close()` is called.  `dropped` counts the events that were missed.  Raises ClientError
+    if nothing listens.
     """
 
     def __init__(self, folder: RunFolder, recent: int = 256, timeout_s: float = 30.0) -> None:
@@ -173,7 +184,7 @@ class Watch:
                 continue
             self.dropped = frame.dropped
             event = from_fields(frame.event)
-            if event is not None:  # of a kind that only a newer engine knows
+            if event is not None:  # it is None if only a newer engine knows its kind
                 yield Seen(frame.seq, event, frame.dropped, frame.snapshot)
 
     def close(self) -> None:

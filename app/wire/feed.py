@@ -1,7 +1,7 @@
-"""What viewers are shown: the latest events of a run, numbered, in one ring that all viewers read at their own pace.
+"""The feed of a run: its latest events, numbered, in one ring buffer from which every viewer reads at its own pace.
 
-The training thread puts an event in and goes on; it never waits for a viewer.  A viewer that is too slow finds that the ring
-has moved on: it misses the oldest and knows how many, the latest are always there.
+The training thread puts an event in and never waits for a viewer.  A viewer that is too slow misses the oldest events, and the
+numbers tell it how many.  The latest events are always there.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from app.wire.protocol import FRAME_BYTES, RECENT
 from monitors.events import AnyEvent, Decoded, Trained
 
 _EVENT_BYTES = FRAME_BYTES - 256
-"""What a frame leaves for its event."""
+"""The room that a frame has for its event."""
 
 
 class Feed:
-    """A ring of (number, JSON); safe between threads."""
+    """A ring buffer of the latest `size` events as JSON, numbered from 0.  Safe for use by several threads."""
 
     def __init__(self, size: int = RECENT) -> None:
         self._ring: deque[str] = deque(maxlen=size)
@@ -27,9 +27,10 @@ class Feed:
         self._next = 0
         self._lock = threading.Lock()
         self.wake: Callable[[], None] = lambda: None
-        """Called after every event, in the thread that published it."""
+        """A function that is called after every event, in the thread that published it."""
 
     def publish(self, event: AnyEvent) -> None:
+        """Puts an event into the ring, and calls `wake`.  The oldest event goes if the ring is full."""
         text = _fitting(event)
         with self._lock:
             self._ring.append(text)
@@ -39,7 +40,7 @@ class Feed:
         self.wake()
 
     def after(self, seq: int) -> tuple[int, str] | None:
-        """The oldest event there is of those numbered `seq` or higher, with its number; None where there is none yet."""
+        """The oldest event in the ring whose number is at least `seq`, as (number, JSON); None if there is none yet."""
         with self._lock:
             if seq >= self._next:
                 return None
@@ -47,14 +48,15 @@ class Feed:
             return first, self._ring[first - self._next]
 
     def held(self) -> tuple[int, int]:
-        """Events in the ring, and the bytes they take."""
+        """The number of events in the ring, and the bytes that they take."""
         with self._lock:
             return len(self._ring), sum(map(sys.getsizeof, self._ring))
 
     def snapshot(self, recent: int) -> tuple[list[tuple[int, str]], int]:
-        """Past events in their order, and the number of the first that is still to come.
+        """Past events in their order, each as (number, JSON), and the number of the next event.
 
-        The last `recent` ones, and before them the latest of every kind that is older than these, such as the stage's start.
+        These are the last `recent` events.  If the latest event of some kind is older, such as the stage's start, it comes
+        before them.
         """
         with self._lock:
             count = min(recent, len(self._ring))
@@ -64,7 +66,7 @@ class Feed:
 
 
 def _fitting(event: AnyEvent) -> str:
-    """The event as JSON that fits a frame: one with very much text shows fewer samples (the log has them all)."""
+    """The event as JSON that fits into a frame.  If it is too long, samples are left out or texts cut; the log has it all."""
     text = event.model_dump_json()
     while len(text.encode()) > _EVENT_BYTES:
         if isinstance(event, Decoded) and event.samples:

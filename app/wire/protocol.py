@@ -1,12 +1,12 @@
-"""What goes over a run's control socket: one JSON object a line, at most 64 KiB, never anything that runs on arrival.
+"""The protocol of a run's control socket.  A frame is one JSON object on one line of at most 64 KiB.  It never contains code.
 
-    engine -> client   hello                      at once, with the protocol's version, the run and its state
-    client -> engine   subscribe                  "tell me what happens"; answered by updates: recent events, then every new one
-    client -> engine   command                    "change this"; answered by one reply with the same id
-    engine -> client   update, reply              a reply with id 0 says why the engine hangs up
+    engine -> client   hello            is sent at once, with the protocol's version, the run and its state
+    client -> engine   subscribe        asks for events; is answered by updates: recent events, then every new one
+    client -> engine   command          asks for a change; is answered by one reply with the same id
+    engine -> client   update, reply    a reply with id 0 says why the engine closes the connection
 
-Whatever does not fit these models is refused with a reason: unknown fields, other versions, giant frames, garbage.
-Torch-free: engine, commands and TUI share it.
+Whatever does not fit these models is refused with a reason: unknown fields, other versions, frames that are too long, garbage.
+Torch-free, because engine, commands and TUI share it.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from presets.control_commands import COMMANDS, Arguments
 VERSION: Literal[1] = 1
 
 FRAME_BYTES = 65536
-"""Longest frame, newline included."""
+"""Most bytes of a frame, including its newline."""
 
 RECENT = 1024
-"""Most events a snapshot holds, and most that wait for a slow viewer."""
+"""Most recent events that a viewer can ask for, and most that wait for a slow viewer."""
 
 _REASON_CHARACTERS = 500
 
@@ -33,10 +33,12 @@ Seq = Annotated[int, Field(ge=0)]
 
 
 class FrameError(ValueError):
-    """What is wrong with a frame, in one sentence for its sender."""
+    """A frame is wrong.  The message says why, in one sentence for its sender."""
 
 
 class Frame(BaseModel):
+    """What all frames have in common: `v` is the version of the protocol."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     v: Literal[1] = VERSION
@@ -65,7 +67,7 @@ def _known(command: str) -> str:
 
 
 class Command(Frame):
-    """An order; the first one takes the controller's place, until its connection ends."""
+    """An order to the run.  The first one makes its sender the run's controller, until the connection ends."""
 
     kind: Literal["command"] = "command"
     id: Annotated[int, Field(ge=1, lt=2**53)]
@@ -83,7 +85,7 @@ class Command(Frame):
 
 
 class Reply(Frame):
-    """The answer to a command: the step at which it took effect, or why it was refused."""
+    """The answer to a command: the step after which it is in effect, or why it was refused."""
 
     kind: Literal["reply"] = "reply"
     id: Id = 0
@@ -93,7 +95,11 @@ class Reply(Frame):
 
 
 class Update(Frame):
-    """One event, numbered from 0 in this process; `dropped` counts those this viewer was too slow for, all in all."""
+    """One event.  `seq` numbers the events of the engine's process from 0.
+
+    `dropped` counts all events that this viewer has missed so far because it was too slow.  `snapshot` is True for events from
+    before it subscribed.
+    """
 
     kind: Literal["update"] = "update"
     seq: Seq
@@ -107,7 +113,7 @@ ANSWERS: dict[str, type[Frame]] = {"hello": Hello, "reply": Reply, "update": Upd
 
 
 def encode(frame: Frame) -> bytes:
-    """One line.  Raises FrameError where it is too long."""
+    """The line of bytes that stands for a frame.  Raises FrameError if it is too long."""
     line = frame.model_dump_json().encode() + b"\n"
     if len(line) > FRAME_BYTES:
         raise FrameError(f"a frame of {len(line)} bytes is longer than the {FRAME_BYTES} allowed")
@@ -115,21 +121,21 @@ def encode(frame: Frame) -> bytes:
 
 
 def request(line: bytes) -> Subscribe | Command:
-    """A client's frame.  Raises FrameError."""
+    """Parses a client's frame.  Raises FrameError if it is wrong."""
     frame = _parse(line, REQUESTS)
     assert isinstance(frame, Subscribe | Command)
     return frame
 
 
 def answer(line: bytes) -> Hello | Reply | Update:
-    """An engine's frame.  Raises FrameError."""
+    """Parses an engine's frame.  Raises FrameError if it is wrong."""
     frame = _parse(line, ANSWERS)
     assert isinstance(frame, Hello | Reply | Update)
     return frame
 
 
 def reason(error: ValidationError) -> str:
-    """The first thing that does not fit, in one line."""
+    """The first thing that is wrong by a validation error, in one line."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")

@@ -1,11 +1,11 @@
-"""The engine's ear: a Unix socket beside the run, served by a thread of its own while training goes on.
+"""The server of a run's control socket, a Unix socket in the run's folder.  A thread of its own serves it during training.
 
-    greeting -> subscribe -> snapshot, then a tail                any number of viewers
-             -> command   -> reply with the step it took effect   one controller, until its connection ends
+    greeting -> subscribe -> snapshot, then new events                    any number of viewers
+             -> command   -> reply with the step after which it holds     one controller, until its connection ends
 
-Server and training never wait for each other.  Events reach viewers through a ring (app.wire.feed).  Commands reach the trainer
-through its inbox (lattice.training.inbox) and are answered once it has applied them.  Only the same user gets in.
-This process holds the run's lock, so a socket file that is already there belongs to a dead engine and is replaced.
+Server and training never wait for each other.  Events reach viewers through a ring buffer (app.wire.feed).  Commands reach the
+trainer through its inbox (lattice.training.inbox), and are answered once it has applied them.  Only the same user may connect.
+This process holds the run's lock, so if there is a socket file already, it belongs to a dead engine and is replaced.
 """
 
 from __future__ import annotations
@@ -33,42 +33,45 @@ from monitors.runs import RunFolder
 from monitors.text_safety import printable
 
 MOST_PATH_BYTES = 100
-"""A Unix socket's path has room for 108 bytes on Linux, and less elsewhere."""
+"""Most bytes in the path of a Unix socket.  Linux has room for 108, other systems for less."""
 
 MOST_CONNECTIONS = 64
 MOST_WAITING = 64
-"""Commands of one connection that wait for the trainer."""
+"""Most commands of one connection that may wait for the trainer."""
 
 FAREWELL_S = 1.0
-"""How long viewers have, at the end, to take what they have not read yet."""
+"""Seconds that viewers have, at the end, to read what they have not read yet."""
 
 _COMPLAINTS = 20
-"""Refused connections that are told; nobody can fill a disk with them."""
+"""Most refused connections that are logged, so that nobody can fill a disk with them."""
 
 _log = logging.getLogger(__name__)
-"""Goes to stderr, unless somebody asks for less: a soak refuses connections all day."""
+"""Goes to stderr, unless its level is raised, as by the soak, which has connections refused all day."""
 
 
 def peer_uid(channel: socket.socket) -> int:
-    """User id of the process at the other end, from the kernel (SO_PEERCRED: pid, uid, gid)."""
+    """The user id of the process at the other end, which the kernel knows (SO_PEERCRED: pid, uid, gid)."""
     size = struct.calcsize("3i")
     return struct.unpack("3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[1]
 
 
 def socket_path(folder: RunFolder) -> Path:
-    """Beside the run; where that path is too long for a socket, in a private folder.  Raises OSError."""
+    """The path of a run's socket: in its folder or, if that path is too long, in a private folder of the user.
+
+    Raises OSError if the private folder can't be made, or if others may use it.
+    """
     beside = folder.control_sock.absolute()
     if len(os.fsencode(beside)) <= MOST_PATH_BYTES:
         return beside
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     name = "lattice-tui" if os.path.isabs(runtime) else f"lattice-tui-{os.getuid()}"
-    place = Path(runtime if os.path.isabs(runtime) else tempfile.gettempdir()) / name
+    private = Path(runtime if os.path.isabs(runtime) else tempfile.gettempdir()) / name
     with contextlib.suppress(FileExistsError):
-        place.mkdir(mode=0o700)
-    found = place.lstat()
+        private.mkdir(mode=0o700)
+    found = private.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(f"{place} is not a folder that only you may use")
-    return place / f"{hashlib.sha256(os.fsencode(beside)).hexdigest()[:16]}.sock"
+        raise PermissionError(f"{private} is not a folder that only you may use")
+    return private / f"{hashlib.sha256(os.fsencode(beside)).hexdigest()[:16]}.sock"
 
 
 @dataclass(eq=False)
@@ -86,12 +89,15 @@ class _Peer:
 
 
 class Server:
-    """`start`, then `close`, both in the training thread.  `state()` is what `run.json` says."""
+    """Lets others watch and steer a run.  `start` and `close` must be called in the training thread.
+
+    `state()` gives the state of the run as in `run.json`.
+    """
 
     def __init__(self, folder: RunFolder, feed: Feed, inbox: Inbox, state: Callable[[], str]) -> None:
         self._folder, self._feed, self._inbox, self._state = folder, feed, inbox, state
         self.path: str | None = None
-        """Of the socket, while it is there."""
+        """The path of the socket; None if the server does not listen."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._ending = asyncio.Event()
@@ -103,7 +109,7 @@ class Server:
         self._news_pending = False
 
     def start(self) -> str:
-        """Listens; returns "" or why nobody will be able to: training goes on without."""
+        """Begins to listen.  Returns "", or why it can't listen; training then goes on without a socket."""
         try:
             path = socket_path(self._folder)
             with contextlib.suppress(FileNotFoundError):
@@ -126,7 +132,7 @@ class Server:
         return ""
 
     def close(self) -> None:
-        """Says goodbye to everybody and removes the socket; takes FAREWELL_S at most."""
+        """Closes all connections and removes the socket.  Waits at most FAREWELL_S seconds for viewers."""
         if self.path is None:
             return
         with contextlib.suppress(OSError):
@@ -136,7 +142,7 @@ class Server:
         self._thread.join()
         self.path = None
 
-    # The thread
+    # What the server's thread does
 
     def _run(self) -> None:
         try:
@@ -167,7 +173,7 @@ class Server:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _news(self) -> None:
-        """In the training thread: one wake-up of the loop is enough for all that happens before it runs."""
+        """Wakes the loop; is called in the training thread.  One wake-up serves all events that come before the loop runs."""
         if not self._news_pending:
             self._news_pending = True
             self._loop.call_soon_threadsafe(self._spread)
@@ -204,7 +210,7 @@ class Server:
                 await writer.drain()
         except FrameError as error:
             self._refuse(peer, str(error))
-        except OSError:  # the other end vanished
+        except OSError:  # the other end is gone
             pass
         finally:
             self._forget(peer)
@@ -216,8 +222,8 @@ class Server:
             peer.tail = self._begin(self._tail(peer, frame.recent))
             return
         if self._controller not in (None, peer):
-            taken = f"the run is being controlled by {self._controller.who!r}; try again when they have left"
-            peer.write(Reply(id=frame.id, ok=False, error=taken))
+            refusal = f"the run is being controlled by {self._controller.who!r}; try again when they have left"
+            peer.write(Reply(id=frame.id, ok=False, error=refusal))
             return
         if frame.id in peer.waiting or len(peer.waiting) >= MOST_WAITING:
             why = "that id is waiting already" if frame.id in peer.waiting else "too many commands are waiting"
@@ -239,7 +245,7 @@ class Server:
             peer.write(reply)
 
     async def _tail(self, peer: _Peer, recent: int) -> None:
-        """Shows what has happened, then what happens, at the viewer's pace; ends when the run has and all is shown."""
+        """Sends past events, then new ones, at the viewer's pace.  Ends when the run has ended and all events are sent."""
         dropped, writer = 0, peer.writer
         with contextlib.suppress(OSError):
             past, cursor = self._feed.snapshot(recent)
@@ -277,7 +283,7 @@ class Server:
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:
-    """The next line, or nothing at the end.  Raises FrameError where it is too long."""
+    """The next line; empty at the end of the connection.  Raises FrameError if it is too long or not complete."""
     try:
         return await reader.readuntil(b"\n")
     except asyncio.IncompleteReadError as error:
@@ -289,6 +295,6 @@ async def _line(reader: asyncio.StreamReader) -> bytes:
 
 
 def _update(seq: int, dropped: int, snapshot: bool, event: str) -> bytes:
-    """An Update frame around JSON that is ready, so that ten viewers do not cost ten times its making."""
+    """An Update frame around an event that is JSON already, so that ten viewers do not serialize it ten times."""
     head = f'{{"v":{protocol.VERSION},"kind":"update","seq":{seq},"dropped":{dropped}'
     return f'{head},"snapshot":{"true" if snapshot else "false"},"event":{event}}}\n'.encode()

@@ -1,9 +1,9 @@
-"""Like work by other libraries, timed in the same process: spikingjelly's STDP step for a linear layer, and a 3-D neural
-cellular automaton of CAX.
+"""Similar work by other libraries, timed in the same process: spikingjelly's STDP for a linear layer, and CAX's 3-D neural
+cellular automaton.
 
-Neither does the same work.  The STDP layer has as many connections as ours, ticks and sentences as ours, but pairs one spike
-train a neuron, ours twelve channels a cell, and is for dense layers.  The automaton has as many cells and channels, but one
-set of parameters for all cells: it reads 27 neighbours by a convolution and updates each cell by a small network.
+Neither does the same work as the lattice.  The STDP layer has as many connections, ticks and sentences.  But it is dense, and
+a neuron is given its spikes, while a cell fires by its twelve channels.  The automaton has as many cells and channels, but one
+set of parameters for all cells.  It reads 27 neighbours by a convolution, and updates each cell by a small network.
 """
 
 from __future__ import annotations
@@ -25,30 +25,37 @@ from presets.topology import Topology
 STDP_SHAPE = (16, 16, 16)
 NCA_SHAPE = (64, 64, 32)
 PERCEIVED, HIDDEN = 3, 32
-"""What the automaton's convolution finds, in multiples of the channels, and the width of its network: of the size that such
-automata have.  Theirs is mostly a convolution of each channel by itself; XLA takes three times as long for that on a CPU."""
+"""The outputs of the automaton's convolution per channel, and the width of its network.  Such automata commonly have this size.
+
+The convolution of most of them takes each channel by itself.  On a CPU, XLA takes three times as long for that.
+"""
 
 INSTALL = {"spikingjelly": "pip install --no-deps spikingjelly loguru", "cax": "pip install cax"}
-"""The first without its dependencies: those would put another torch in the place of the one that is here."""
+"""How to install each library.  The first comes without its dependencies, because they would replace the installed torch."""
 
 FIRING = 0.2
-"""Share of the neurons that fire in a tick; what it costs does not depend on it."""
+"""Share of the neurons that fire in a tick.  The layer's cost does not depend on it."""
 
 
 def stdp_layer(repeats: int, settings: Plasticity) -> ConnectionRow:
-    """Updates of a linear layer's weights over the ticks of a run.  Raises ImportError where spikingjelly is not installed."""
+    """Times spikingjelly's STDP updates of a linear layer over TICKS ticks.
+
+    Raises ImportError if spikingjelly is not installed.
+    """
     from spikingjelly.activation_based.functional.learning import stdp_linear_step
 
     topology = Topology(STDP_SHAPE, STRIDES)
     connections = topology.cells * len(topology.offsets)
-    heard = next(n for n in range(int(connections**0.5), 0, -1) if connections % n == 0)
-    hearing = connections // heard
+    pre_count = next(n for n in range(int(connections**0.5), 0, -1) if connections % n == 0)
+    post_count = connections // pre_count
     draw, batch = generator(0, "bench spikes"), settings.sentences
-    before, after = ((torch.rand(TICKS, batch, neurons, generator=draw) < FIRING).float() for neurons in (heard, hearing))
-    weights = torch.zeros(hearing, heard)
+    before, after = (
+        (torch.rand(TICKS, batch, neurons, generator=draw) < FIRING).float() for neurons in (pre_count, post_count)
+    )
+    weights = torch.zeros(post_count, pre_count)
 
     def update() -> None:
-        trace = (torch.zeros(batch, heard), torch.zeros(batch, hearing))
+        trace = (torch.zeros(batch, pre_count), torch.zeros(batch, post_count))
         for tick in range(TICKS):
             change, trace = stdp_linear_step(
                 before[tick],
@@ -60,15 +67,16 @@ def stdp_layer(repeats: int, settings: Plasticity) -> ConnectionRow:
             )
             weights.add_(change, alpha=settings.rate)
 
-    name = f"spikingjelly stdp, a linear layer {heard} -> {hearing}"
+    name = f"spikingjelly stdp, a linear layer {pre_count} -> {post_count}"
     row = _row(name, STDP_SHAPE, batch, timed({name: update}, repeats)[name])
     return ConnectionRow(**vars(row), ns_per_connection=1e9 * row.median / connections)
 
 
 def automaton(repeats: int) -> list[Row]:
-    """Steps of a 3-D neural cellular automaton, batch 1, fp32, compiled by XLA, with as many threads as JAX takes: all.
+    """Times one step of a 3-D neural cellular automaton: batch 1, fp32, compiled by XLA, on all threads, as JAX wants it.
 
-    Forward, and forward with the gradients of state and parameters.  Raises ImportError where CAX is not installed.
+    One row is for the forward, one for the forward with the gradients of state and parameters.
+    Raises ImportError if CAX is not installed.
     """
     import jax
     from cax.core.perceive import ConvPerceive
@@ -96,7 +104,10 @@ def automaton(repeats: int) -> list[Row]:
 
 
 def compare(repeats: int, settings: Plasticity, told: Callable[[str], object]) -> tuple[list[Row], list[str]]:
-    """(rows, remarks); a library that is not installed is remarked and left out."""
+    """Times both libraries.  Returns (rows, remarks).  A library that is not installed gets a remark and no row.
+
+    `told` is called with a line before each measurement.
+    """
     rows: list[Any] = []
     remarks: list[str] = []
     for library, measure in (("spikingjelly", lambda: [stdp_layer(repeats, settings)]), ("cax", lambda: automaton(repeats))):

@@ -1,10 +1,14 @@
-"""The kernels on a GPU: each against the reference, and how much of the copy bandwidth a tick uses.
+"""Checks and times the kernels on a GPU: each against the reference, and how much of the copy bandwidth a tick uses.
 
-All of it runs on the CPU, too, on small shapes and by the clock instead of CUDA events: that is how it is tested.
+All of it also runs on the CPU, on small shapes and by the clock instead of CUDA events.  That is how it is tested.
 
-A tick's least bytes are what it must move if every tensor goes through memory once: forward, parameters and weights, the states
-it reads and writes; backward, the same parameters and weights, their gradients written (nothing of them read: the first tick
-of a step), the state, and the gradients that arrive and leave.  `share` = least bytes / (time x copy rate).
+The least bytes of a tick are what it has to move if every tensor goes through memory once:
+
+    forward     parameters and weights are read; a state is read and a state is written
+    backward    parameters and weights are read, their gradients are written; the state and the gradient that arrives are read,
+                the gradient that leaves is written
+
+Gradients are written without being read, as in the first tick of a step.  `share` = least bytes / (time x copy rate).
 """
 
 from __future__ import annotations
@@ -30,17 +34,18 @@ from presets.schema import Connections
 from presets.topology import Topology
 
 CONDITIONS = (("walls", False, 2), ("periodic", False, 1), ("periodic", True, 1), ("walls", True, 3))
-"""Boundary, whether sparse, and batch of the checks."""
+"""The conditions of the checks: boundary, whether connections are sparse, and batch."""
 
 CHECKED_STRIDES = ((2,), (3,), (4, 17))
-"""Of the shapes that kernels are checked on; some reach over a wall of the smallest."""
+"""Strides of the lattices that kernels are checked on.  In the smallest shape, some reach over a wall."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A kernel against the reference, over the state and every gradient; `error` is the worst share of a largest value.
+    """The result of a check of a kernel against the reference, over the state and every gradient.
 
-    `failure` says why there is none.
+    `error` is the largest difference in a tensor, as a share of that tensor's largest value.  If the kernel can't run here, it
+    is None, and `failure` says why.
     """
 
     kernel: str
@@ -60,14 +65,17 @@ class Check:
 
 @dataclass(frozen=True)
 class TickRow:
-    """One timing of a tick, in seconds; `floor_ratio` is its time over a copy's of the least bytes, `share` the inverse."""
+    """One timing of a tick.  `median`, `min` and `max` are in seconds.
+
+    `floor_ratio` is the tick's time over the time to copy its least bytes; `share` is the inverse.
+    """
 
     name: str
     shape: tuple[int, int, int]
     batch: int
     threads: int | None
     ns_per_cell: float
-    """Nanoseconds a cell and sentence."""
+    """Nanoseconds per cell and sentence."""
     floor_ratio: float
     share: float
     median: float
@@ -76,12 +84,13 @@ class TickRow:
 
 
 class Stopwatch:
-    """Seconds that calls take on a device: between two CUDA events, or by the clock on the CPU."""
+    """Times calls in seconds: between two CUDA events on a GPU, by the clock on the CPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
 
     def seconds(self, call: Callable[[], object]) -> float:
+        """The seconds that one call takes."""
         if self._device.type != "cuda":
             clock = time.perf_counter()
             call()
@@ -95,7 +104,7 @@ class Stopwatch:
         return start.elapsed_time(end) / 1000
 
     def rounds(self, calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-        """Seconds of each call, taken in turns after one warm-up each."""
+        """Seconds of each call, `repeats` times.  The calls take turns, after one warm-up each."""
         for call in calls.values():
             call()
         taken: dict[str, list[float]] = {name: [] for name in calls}
@@ -106,7 +115,7 @@ class Stopwatch:
 
 
 def copy_rate(device: torch.device, size: int, repeats: int) -> float:
-    """Bytes a second, read plus written, of a plain copy of `size` bytes on the device."""
+    """Bytes per second, read plus written, of a plain copy of `size` bytes on the device."""
     source = torch.ones(size // 4, device=device)
     target = torch.empty_like(source)
     taken = Stopwatch(device).rounds({"copy": lambda: target.copy_(source)}, repeats)["copy"]
@@ -114,7 +123,10 @@ def copy_rate(device: torch.device, size: int, repeats: int) -> float:
 
 
 def least_bytes(shape: tuple[int, int, int], batch: int, kept: int, itemsize: int, backward: bool) -> int:
-    """See the top of the file; `backward` counts forward and backward together.  A pattern's index is left out."""
+    """The least bytes of a tick, as the top of this file defines them.  With `backward`, forward and backward together.
+
+    `kept` is the number of connections per cell, `itemsize` the bytes per number of a state.  A pattern's index is left out.
+    """
     x, y, z = shape
     parameters, state = 4 * (6 * CHANNELS + kept), itemsize * CHANNELS * batch
     forward = parameters + 2 * state
@@ -134,7 +146,7 @@ class _Inputs:
 
 
 def _inputs(topology: Topology, batch: int, dtype: torch.dtype, device: torch.device, sparse: bool) -> _Inputs:
-    """What propagate takes, drawn by fixed streams; with SPARSITY of the connections pruned where `sparse`."""
+    """The inputs of propagate, drawn from fixed streams.  If `sparse`, the share SPARSITY of the connections is pruned."""
     shape = topology.shape
     weights = initial_weights(topology, Connections(), generator(0, "bench"))
     pattern = pruned_pattern(topology, SPARSITY) if sparse else None
@@ -155,7 +167,10 @@ def _on(pattern: Pattern, device: torch.device) -> Pattern:
 
 
 def check(name: str, topology: Topology, batch: int, dtype: torch.dtype, device: torch.device, sparse: bool) -> Check:
-    """The kernel of that name, which must not be the reference, against it; what is sparse also hears of clusters."""
+    """Compares the kernel `name`, which must not be the reference, with the reference.
+
+    If `sparse`, connections are pruned, and something is added to the messages, as clusters do.
+    """
     error, failure = None, ""
     try:
         kernel, _ = choose(name, topology, CHANNELS, device, dtype)
@@ -171,20 +186,20 @@ def check(name: str, topology: Topology, batch: int, dtype: torch.dtype, device:
 def checks(
     device: torch.device, names: tuple[str, ...], shapes: list[tuple[int, int, int]], dtypes: list[torch.dtype]
 ) -> Iterator[Check]:
-    """Every kernel on every shape and dtype, dense and sparse, with walls and without."""
+    """Checks every kernel on every shape and dtype, under all CONDITIONS.  `compiled` is not checked on sparse connections."""
     for name in names:
         for shape in shapes:
             for dtype in dtypes:
                 for boundary, sparse, batch in CONDITIONS:
                     if sparse and name == "compiled":
-                        continue  # it is handed expanded connections
+                        continue  # it gets sparse connections expanded to dense ones
                     yield check(name, Topology(shape, CHECKED_STRIDES, boundary), batch, dtype, device, sparse)
 
 
 def samples_alike(name: str, shape: tuple[int, int, int], batch: int, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether the last sentence of a batch of the same ones comes out bit for bit as the first does.
+    """True if the last sentence of a batch of equal ones comes out bit for bit like the first, and not as zeros.
 
-    With a batch that takes the states past 2^31 numbers, a position computed in 32 bits would be off.
+    With a batch whose states have more than 2^31 numbers, this fails if a kernel computes positions in 32 bits.
     """
     topology = Topology(shape)
     kernel, _ = choose(name, topology, CHANNELS, device, dtype)
@@ -205,7 +220,10 @@ def tick_rows(
     rate: float,
     repeats: int,
 ) -> tuple[list[TickRow], list[str]]:
-    """(rows, remarks): one tick of the 26 local offsets, forward and forward+backward, dense and sparse, against `rate`."""
+    """Times one tick of the 26 local offsets, forward and forward+backward, dense and sparse.  Returns (rows, remarks).
+
+    `rate` is the copy rate in bytes per second that the times are compared with.  A kernel that can't run gets a remark.
+    """
     topology, rows, remarks = Topology(shape), [], []
     for sparse in (False, True):
         inputs = _inputs(topology, batch, dtype, device, sparse)

@@ -1,7 +1,7 @@
-"""Training on a GPU: what presets take of memory and time there, and whether a long run leaks.
+"""Measures training on a GPU: the memory and time that presets take, and whether a long run leaks.
 
-Memory is told by the plan's components (presets.plan).  What lives through a step is counted from the tensors that are there;
-`working` is the rest of torch's peak: the states and temporaries of the plan together.
+Memory is reported by the components of the plan (presets.plan).  Tensors that live through a step are counted one by one.
+`working` is the rest of torch's peak, to be compared with the plan's states and temporaries together.
 """
 
 from __future__ import annotations
@@ -36,26 +36,30 @@ from presets.schema import RunConfig
 
 @dataclass(frozen=True)
 class StepTimes:
-    """Seconds: of the first step with everything that it compiles, of whole steps, of one micro-batch's step and forward."""
+    """Times of training on a preset, in seconds."""
 
     first: float
+    """The first step, with everything that it compiles."""
     step: list[float]
+    """Whole steps."""
     micro_step: list[float]
+    """Steps on a single micro-batch."""
     forward: list[float]
+    """Forwards of a single micro-batch."""
     look: float
-    """Of one look of the decode monitor."""
+    """One look of the decode monitor."""
     look_share: float
-    """That over the steps between two looks, at the configured rate."""
+    """`look` over the time of the steps between two looks, at the configured rate; no unit."""
 
     def as_json(self) -> dict[str, Any]:
         each = {"step_s": self.step, "micro_step_s": self.micro_step, "forward_s": self.forward}
-        told = {name: {"median": statistics.median(t), "min": min(t), "max": max(t)} for name, t in each.items()}
-        return {"first_step_s": self.first, **told, "look_s": self.look, "decode_share": self.look_share}
+        summaries = {name: {"median": statistics.median(t), "min": min(t), "max": max(t)} for name, t in each.items()}
+        return {"first_step_s": self.first, **summaries, "look_s": self.look, "decode_share": self.look_share}
 
 
 @dataclass
 class Memory(Callback):
-    """The most that was taken in bytes, as torch and the driver count it; None where there is no GPU to count on."""
+    """The callback that finds the most memory taken, in bytes, as torch and the driver count it; None if there is no GPU."""
 
     device: torch.device
     allocated: int | None = None
@@ -63,11 +67,12 @@ class Memory(Callback):
     driver: int | None = None
 
     def begin(self) -> None:
+        """Forgets the peaks so far."""
         torch_memory.reset_peak(self.device)
         self.allocated = self.reserved = self.driver = None
 
     def after_step(self, state: TrainingState | None = None) -> None:
-        """Between steps the allocator still holds what the step took."""
+        """Reads the counts.  Between steps, the allocator still holds what the last step took."""
         read = {"allocated": torch_memory.peak, "reserved": torch_memory.reserved, "driver": torch_memory.driver_used}
         for name, reading in read.items():
             if not isinstance(found := reading(self.device), Absent):
@@ -78,7 +83,10 @@ class Memory(Callback):
 
 
 def components(state: TrainingState) -> dict[str, int]:
-    """Bytes of the tensors that live through a step, by the plan's names; best asked right after a step's gradients."""
+    """Bytes of the tensors that live through a step, by the plan's names for its components.
+
+    To be called right after a step, while its gradients are there.
+    """
     lattice = state.model.lattice
     parts: dict[str, list[torch.Tensor]] = {"cell_parameters": [], "connections": [], "clusters": [], "plasticity": []}
     own: dict[str, torch.Tensor] = {}
@@ -99,7 +107,7 @@ def components(state: TrainingState) -> dict[str, int]:
 
 
 class Heard(Callback):
-    """Losses by stage, what was warned of, and the kernel of each stage."""
+    """The callback that collects the losses of each stage, the warnings, and the events at the stages' starts."""
 
     def __init__(self) -> None:
         self.losses: dict[int, list[float]] = {}
@@ -118,7 +126,7 @@ class Heard(Callback):
 
 @dataclass(frozen=True)
 class Material:
-    """A corpus as every run of the bench sees it."""
+    """The corpus and the tokenizer that all runs of the bench share."""
 
     corpus: Corpus
     tokenizer: Tokenizer
@@ -129,7 +137,7 @@ class Material:
 
 @dataclass(frozen=True)
 class PresetResult:
-    """One stage of a preset, trained for a few steps."""
+    """The result of training a preset's first stage for a few steps."""
 
     preset: str
     plan: StagePlan
@@ -160,7 +168,8 @@ class PresetResult:
 
 
 def train_preset(preset: str, config: RunConfig, material: Material, device: torch.device, steps: int) -> PresetResult:
-    """A few optimizer steps of the config's first stage, one look of the decode monitor, and forwards alone."""
+    """Measures the config's first stage: the first step, `steps` whole steps, as many on a single micro-batch, as many
+    forwards, and one look of the decode monitor."""
     heard, memory, watch = Heard(), Memory(device), Stopwatch(device)
     memory.begin()
     trainer = material.trainer(config, device, [heard])
@@ -190,7 +199,10 @@ def train_preset(preset: str, config: RunConfig, material: Material, device: tor
 
 
 def train_through(config: RunConfig, material: Material, device: torch.device) -> dict[str, Any]:
-    """All stages of a config to their ends, growth included; what each took, and how the loss went over the growth."""
+    """Trains all stages of a config to their ends, including growth.
+
+    Returns, as JSON, how it ended, warnings, memory, and for each stage its shape, kernel, plan, first and last loss.
+    """
     heard, memory = Heard(), Memory(device)
     memory.begin()
     clock = time.perf_counter()
@@ -210,13 +222,13 @@ def train_through(config: RunConfig, material: Material, device: torch.device) -
         }
         for started in heard.stages
     ]
-    told = {"end": end, "seconds": time.perf_counter() - clock, "stages": stages, "warnings": heard.warnings}
-    return told | memory.as_json()
+    result = {"end": end, "seconds": time.perf_counter() - clock, "stages": stages, "warnings": heard.warnings}
+    return result | memory.as_json()
 
 
 @dataclass
 class Until(Callback):
-    """Asks for a stop so many seconds after the first step."""
+    """The callback that requests a stop `seconds` after the first step, and counts the steps."""
 
     seconds: float
     steps: int = 0
@@ -231,7 +243,10 @@ class Until(Callback):
 
 
 def watch_for_leaks(config: RunConfig, material: Material, device: torch.device, seconds: float, every: int) -> dict[str, Any]:
-    """Trains for so long, and what the leak detector makes of it; a sample at each look that is `every` steps from the last."""
+    """Trains for `seconds`, and returns the leak detector's verdict as JSON.
+
+    Samples are taken at looks of the decode monitor, at least `every` steps apart.
+    """
     with contextlib.closing(Detector()) as detector:
         until = Until(seconds)
         trainer = material.trainer(config, device, [DecodeMonitor(), LeakMonitor(detector, every), until])

@@ -1,6 +1,7 @@
-"""What a cell-update costs as the lattice grows: the C tick on lattices from 16x16x16 up to as many cells as memory takes.
+"""The cost of a cell-update as the lattice grows: times the C tick from 16x16x16 up to the largest lattice that fits memory.
 
-The cost of a cell should not depend on how many there are.  Small lattices lie in a cache and are held to no floor.
+The cost per cell should not depend on the number of cells.  Small lattices fit into a cache, so the memory-copy floor does not
+apply to them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ def bench_growth(
     told: Callable[[str], object],
     shapes: tuple[tuple[int, int, int], ...] = GROWTH,
 ) -> tuple[list[Row], list[str]]:
-    """(rows, remarks) at batch 1; forward alone where gradients would take more than `limit` bytes, nothing where that does."""
+    """Times the C tick at batch 1 on all `shapes`.  Returns (rows, remarks).
+
+    If gradients would take more than `limit` bytes, a shape gets the forward alone.  If that would, too, it is left out.
+    `told` is called with a line before each measurement.
+    """
     rows: list[Row] = []
     remarks: list[str] = []
     for shape in shapes:

@@ -1,15 +1,17 @@
-"""What plasticity costs, and how much of its work can be left out.
+"""Measures what plasticity costs, and how much of its work can be left out.
 
-*Update*: everything a step adds for plasticity (observing the ticks of 8 sentences, products, the update of the weights), in C
-and in plain torch, against the copy floor.  The floor counts what no implementation can avoid of the connections themselves:
-the change of a weight is read, the weight is read and written, 3 numbers a connection.
+*Update* is everything that plasticity adds to a step: observing the ticks of 8 sentences, products, and the update of the
+weights.  It is timed in C and in plain torch, against the copy floor.  The floor counts what no implementation can avoid for
+the connections themselves, 3 numbers per connection: the change of a weight is read, the weight is read and written.
 
-*Share*: of a training step, from steps with and without plasticity taken in turns on one model.
+*Share* is plasticity's share of a training step.  It comes from steps with and without plasticity that take turns on one model.
 
-*Avoided work*, on a lattice that has trained a little: products of two 16-cell tiles that were left out, and the cosine of the
-weights' change to that of the full update.  For the rules of rates and for three factors, full means that no cell is taken for
-silent and no pair of tiles for quiet.  For STDP the firing threshold defines what happened, so full means the same threshold
-and every pair: what is skipped because it is silent is exact, and only `quiet` gives something up.
+*Avoided work* is measured on a lattice that has trained a little.  It is the share of products of two 16-cell tiles that are
+left out, together with the cosine between the weights' change and that of the full update.
+
+- For BCM, Oja and three factors, full means that no cell counts as silent, and no pair of tiles as quiet.
+- For STDP, the firing threshold defines what happened.  So full means the same threshold, and every pair of tiles.  Skipping
+  silent tiles is exact; only `quiet` gives something up.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from presets.topology import Topology
 
 SHAPES = ((16, 16, 16), (64, 64, 32))
 STRIDES, TICKS = ((), (), (3, 5)), 6
-"""The baseline preset's."""
+"""Strides along x, y and z, and ticks, as in the `baseline` preset."""
 
 NUMBERS_PER_CONNECTION = 3
 
@@ -47,14 +49,14 @@ RULES = ("stdp", "bcm", "oja", "three_factor")
 
 @dataclass(frozen=True)
 class ConnectionRow(Row):
-    """A timing of plasticity's whole update; `speedup` is against the plain torch version."""
+    """A timing of plasticity's whole update.  `speedup` is relative to the version in plain torch."""
 
     ns_per_connection: float
 
 
 @dataclass(frozen=True)
 class Avoided:
-    """Work left out under one setting, and what it left of the full change."""
+    """The work that one setting leaves out, and how close the weights' change comes to the full one (`cosine`)."""
 
     rule: str
     activity_threshold: float
@@ -65,7 +67,10 @@ class Avoided:
 
 
 def bench_update(shape: tuple[int, int, int], repeats: int, settings: Settings) -> list[ConnectionRow]:
-    """Observing, products and update for states of a fresh lattice; fp32, torch's present number of threads."""
+    """Times observing, products and update on the states of a fresh lattice, in C and in plain torch.
+
+    States are fp32, and torch runs on its present number of threads.
+    """
     topology = Topology(shape, STRIDES)
     weights = initial_weights(topology, Connections(), generator(0, "bench"))
     cells = initial_cells(shape, CHANNELS, generator(0, "bench cells"))
@@ -108,7 +113,7 @@ def bench_update(shape: tuple[int, int, int], repeats: int, settings: Settings) 
 
 
 class _Keeper:
-    """Keeps the states that plasticity would see."""
+    """An observer that keeps the states that plasticity would see."""
 
     def __init__(self, states: list[torch.Tensor]) -> None:
         self._states = states
@@ -117,11 +122,11 @@ class _Keeper:
         self._states.append(state)
 
     def signal(self, tick: int, grad: torch.Tensor, state: torch.Tensor) -> None:
-        """Nothing runs backward here."""
+        """Is never called, because there is no backward here."""
 
 
 class Trained:
-    """A lattice of the config's first stage, trained by gradient on the config's corpus for some steps."""
+    """A lattice of the config's first stage that was trained for `steps` steps by gradient, on the config's corpus."""
 
     def __init__(self, config: RunConfig, steps: int) -> None:
         text = TokenizedCorpus.of(load_corpus(config), config)
@@ -146,12 +151,12 @@ class Trained:
         progress.advance()
 
     def share(self, repeats: int) -> float:
-        """Of a step with plasticity, the part that it takes: the median over pairs of neighbouring steps."""
+        """Plasticity's share of the time of a training step: the median over `repeats` pairs of neighbouring steps."""
         times = timed({"with": lambda: self.step(True), "without": self.step}, repeats)
         return statistics.median(1 - off / on for on, off in zip(times["with"], times["without"], strict=True))
 
     def change(self, settings: Settings, threshold: float) -> tuple[torch.Tensor, float, float]:
-        """(ΔW, skipped share, active share) of one update; the weights are put back."""
+        """Does one update and undoes it.  Returns (change of the weights, skipped share, active share)."""
         lattice, model = self.lattice, self.trainer.state.model
         plasticity = Plasticity(settings, lattice.topology, self.config.lattice.channels, threshold)
         plasticity.theta.copy_(self.settled_theta())
@@ -172,7 +177,7 @@ class Trained:
         return change, report["skipped_share"], report["active_share"]
 
     def settled_theta(self) -> torch.Tensor:
-        """BCM's thresholds once they have found the mean squared activity."""
+        """The thresholds [X, Y, Z] that BCM settles to: each cell's mean squared activity."""
         rows = self._schedule.rows(self.trainer.state.progress.stage_step)
         with torch.no_grad():
             model = self.trainer.state.model
@@ -181,7 +186,7 @@ class Trained:
 
 
 def sweep(trained: Trained) -> list[Avoided]:
-    """Avoided work and cosine over activity thresholds and over `quiet`, for every rule."""
+    """Measures avoided work and cosine for every rule, over activity thresholds and over values of `quiet`."""
     found = []
     for rule in RULES:
         settings = trained.config.plasticity.model_copy(update={"rule": rule, "quiet": 0.0})

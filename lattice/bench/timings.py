@@ -1,10 +1,14 @@
-"""How fast this machine runs the lattice, against what it could at best: the time its memory needs to copy the same bytes.
+"""Times the lattice on this machine and compares with the best possible: the time that memory needs to copy the same bytes.
 
-`floor_ratio` = time x copy rate / bytes.  Bytes a cell of a dense tick are fixed, for batch 1, as forward 4 * (6C + K) + 3C * s
-and forward+backward 4 * (24C + 2K) + 9C * s, where a number of a state takes s (4, in bf16 2), and sparse rows are held to the
-same; the copy rate (read + written) is measured in the same run with the same threads.  Implementations are timed in turns, so
-that their ratio holds when the machine's speed drifts.  A backward adds to the gradients that are there, as all ticks and
-micro-batches of a training step but the first do, and the output face alone is asked for, as training asks.
+`floor_ratio` = time x copy rate / bytes.  The bytes per cell of a dense tick are fixed, for batch 1:
+
+    forward              4 * (6C + K) + 3C * s
+    forward+backward     4 * (24C + 2K) + 9C * s
+
+s is the bytes per number of a state: 4, or 2 in bf16.  Sparse rows are compared with the same bytes.  The copy rate, read plus
+written, is measured in the same run with the same threads.  Implementations take turns, so their ratio holds even if the
+machine's speed drifts.  A backward adds to gradients that are there, as in a training step in all ticks and micro-batches but
+the first.  Only the output face is asked for, as in training.
 """
 
 from __future__ import annotations
@@ -32,31 +36,31 @@ from presets.schema import Connections, RunConfig
 from presets.topology import Topology
 
 COPY_FLOATS = 64 * 1024 * 1024
-"""Size of the copied array (256 MiB): far beyond any cache."""
+"""Size of the copied array: 256 MiB, far more than any cache."""
 
 CHANNELS = 12
 
 SPARSITY = 0.7
-"""Share of the connections that the sparse rows do without."""
+"""Share of the connections that are pruned in the sparse rows."""
 
 SPARSE_TICKS = 4
-"""Ticks of a call in the sparse rows, whose times are divided by it: their backwards share what is made once for all."""
+"""Ticks per call in the sparse rows; times are divided by it.  The backwards of these ticks share a list that is made once."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One timing; seconds of a call as median, min and max; `floor_ratio` is None where no byte count is fixed."""
+    """One timing.  `median`, `min` and `max` are seconds per call.  `floor_ratio` is None if no number of bytes is fixed."""
 
     name: str
     shape: tuple[int, int, int]
     batch: int
     threads: int
     ns_per_cell: float
-    """Nanoseconds a cell and sentence (a cell-update)."""
+    """Nanoseconds per cell and sentence (a cell-update)."""
     speedup: float | None
-    """Times faster than the reference, as the median over pairs of neighbouring calls; None where there is no reference."""
+    """How many times faster than the reference: the median over pairs of neighbouring calls.  None if there is no reference."""
     copy_gbps: float
-    """Of a plain copy with as many threads, read plus written."""
+    """GB per second, read plus written, of a plain copy with as many threads."""
     floor_ratio: float | None
     median: float
     min: float
@@ -66,10 +70,10 @@ class Row:
 def timed(
     calls: Mapping[str, Callable[[], object]], repeats: int, clock: Callable[[], float] | None = None
 ) -> dict[str, list[float]]:
-    """Seconds of each call, taken in turns after one warm-up each.
+    """Seconds of each call, `repeats` times.  The calls take turns, after one warm-up each.
 
-    With one thread they are the process's CPU seconds, which leave out what other processes take of the core; with more they
-    are those of the clock on the wall.
+    With one thread, these are CPU seconds of the process, which leave out what other processes take of the core.  With more
+    threads, they are seconds of the wall clock.  `clock` overrides this.
     """
     clock = clock or (time.process_time if torch.get_num_threads() == 1 else time.perf_counter)
     for call in calls.values():
@@ -84,7 +88,7 @@ def timed(
 
 
 def copy_rate(repeats: int) -> float:
-    """Bytes a second, read plus written, of a plain copy with torch's present number of threads."""
+    """Bytes per second, read plus written, of a plain copy with torch's present number of threads."""
     source = torch.ones(COPY_FLOATS)
     target = torch.empty_like(source)
     return 2 * source.nbytes / statistics.median(timed({"copy": lambda: target.copy_(source)}, repeats)["copy"])
@@ -96,11 +100,13 @@ TICK_KERNELS = ("native", "native-bf16", "compiled", "reference")
 def tick_bytes(
     shape: tuple[int, int, int], batch: int, implementations: tuple[str, ...] = TICK_KERNELS, both: bool = True
 ) -> int:
-    """About what `bench_tick` holds at once: parameters, their gradients where it goes backward, some states, and what autograd
-    keeps for the reference or `torch.compile` for itself."""
+    """The bytes that `bench_tick` holds at once, roughly.
+
+    These are parameters, their gradients if `both`, some states, and whatever autograd or `torch.compile` keep.
+    """
     x, y, z = shape
     offsets = len(Topology(shape).offsets)
-    parameters = 6 * CHANNELS + 2 * offsets  # connections dense and compact, and while they are drawn
+    parameters = 6 * CHANNELS + 2 * offsets  # twice for connections: dense and compact, and room while they are drawn
     states = 2 * (offsets + 10) if "reference" in implementations else 12 if "compiled" in implementations else 4 + SPARSE_TICKS
     return 4 * x * y * z * ((1 + both) * parameters + batch * CHANNELS * states)
 
@@ -112,10 +118,11 @@ def bench_tick(
     implementations: tuple[str, ...] = TICK_KERNELS,
     both: bool = True,
 ) -> tuple[list[Row], list[str]]:
-    """(rows, remarks): one tick of the 26 local offsets, forward and, where `both`, forward+backward; of TICK_KERNELS.
+    """Times one tick of the 26 local offsets: forward and, if `both`, forward+backward.  Returns (rows, remarks).
 
-    All fp32, but for the states of `native-bf16`.  Connections learn by gradient like the cells do; in the rows `held` they
-    have no gradient (frozen, or plastic).  In the rows `sparse`, SPARSITY of them are pruned and the rest is stored compactly.
+    `implementations` are some of TICK_KERNELS.  One that can't run here gets a remark.  All is fp32, except for the states of
+    `native-bf16`.  Connections learn by gradient, like cells.  In rows called `held`, they have no gradient, as if frozen or
+    plastic.  In rows called `sparse`, the share SPARSITY of them is pruned, and the rest is stored compactly.
     """
     topology, device = Topology(shape), torch.device("cpu")
     x, y, _ = shape
@@ -132,7 +139,7 @@ def bench_tick(
             kernels[name] = choose(name.removesuffix("-bf16"), topology, CHANNELS, device, dtype)[0], dtype
         except KernelUnavailable as error:
             remarks.append(f"{name}: {error}")
-    # Name of the row -> what runs, with states of which dtype, on which connections.
+    # Name of the row -> kernel, dtype of the states, connections and their pattern.
     dense = {name: (*kernel, weights, None) for name, kernel in kernels.items()}
     sparse = {
         f"{name} sparse {SPARSITY:.0%}": (kernel, dtype, compact, pattern)
@@ -154,7 +161,7 @@ def bench_tick(
     def forward_and_backward(*variant: Any) -> None:
         face(*variant).sum().backward()
 
-    # Of which numbers so many are moved for each cell, of parameters and of states.
+    # The last two of each are the numbers per cell that are moved: of parameters, and of states.
     passes = [("forward", forward, dense | sparse, 6 * CHANNELS + offsets, 3 * CHANNELS)]
     if both:
         numbers = 24 * CHANNELS + 2 * offsets, 9 * CHANNELS
@@ -190,7 +197,7 @@ def bench_tick(
 
 
 def pruned_pattern(topology: Topology, sparsity: float) -> Pattern:
-    """A pattern drawn at random that keeps 1 - sparsity of the offsets of every tile."""
+    """A random pattern that keeps the share 1 - sparsity of the offsets of every tile."""
     x, y, z = topology.shape
     offsets = len(topology.offsets)
     kept = max(1, round(offsets * (1 - sparsity)))
@@ -205,10 +212,10 @@ def _speedup(reference: list[float] | None, taken: list[float]) -> float | None:
 
 
 def bench_step(config: RunConfig, repeats: int, looks: bool = False) -> tuple[list[Row], float | None]:
-    """(rows, share): whole training steps of the first stage on the config's data, and in turns with them, where asked for,
-    `looks` of the decode monitor.
+    """Times whole training steps of the first stage on the config's data.  Returns (rows, share).
 
-    `share` is a look's time over `decode.every` steps' time: the monitor's overhead at its configured rate.
+    With `looks`, looks of the decode monitor are timed in turns with them.  `share` is the time of a look over the time of
+    `decode.every` steps: the monitor's overhead at its configured rate.  Without looks, it is None.
     """
     text = TokenizedCorpus.of(load_corpus(config), config)
     trainer = build_trainer(config, text, torch.device("cpu"))

@@ -50,11 +50,15 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Sequential):
+    """The feed-forward part of a layer, for x [..., width]."""
+
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
 
 class EncoderLayer(nn.Module):
+    """A layer of the encoder: self-attention over all tokens of a sentence, and feed-forward."""
+
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.norm_attention, self.norm_feed = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -62,12 +66,15 @@ class EncoderLayer(nn.Module):
         self.feed = FeedForward(width, hidden)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Runs the layer on x [B, N, width].  `mask` [B, 1, 1, N] (bool) is True for tokens, and False for padding."""
         y = self.norm_attention(x)
         x = x + self.attention(y, self.attention.keys_values(y), mask)
         return x + self.feed(self.norm_feed(x))
 
 
 class DecoderLayer(nn.Module):
+    """A layer of the decoder: causal self-attention, cross-attention to the slots, and feed-forward."""
+
     def __init__(self, width: int, heads: int, hidden: int, slot_width: int) -> None:
         super().__init__()
         self.norm_self, self.norm_cross, self.norm_feed = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
@@ -193,17 +200,17 @@ class Decoder(nn.Module):
         past = [self._empty_past(context, layer) for layer in layers]
         token = torch.full((slots.shape[0], 1), BEGIN, device=slots.device)
         done = torch.zeros_like(token, dtype=torch.bool)
-        said = []
+        decoded = []
         for position in range(self.max_tokens):
             x = self.embedding(token) + self.position[position]
             for i, layer in enumerate(layers):
                 x, past[i] = layer(x, crossed[i], past[i])
             token = F.linear(self.norm(x), self.embedding.weight).argmax(-1)
             done |= token == END
-            said.append(token.masked_fill(done, PAD))
+            decoded.append(token.masked_fill(done, PAD))
             if done.all():
                 break
-        return torch.cat(said, dim=1)
+        return torch.cat(decoded, dim=1)
 
     def _layers(self) -> Iterator[DecoderLayer]:
         for layer in self.layers:

@@ -282,6 +282,7 @@ class Lattice(nn.Module):
 
     @property
     def functional(self) -> Functional | None:
+        """The functional tier for the kernels; None if cells do not hear their clusters."""
         return None if self.gain is None else Functional(self.gain, self.labels, self.clusters)
 
     def forward(self, drive: torch.Tensor, bypass: bool = False) -> torch.Tensor:

@@ -151,7 +151,7 @@ class TextLattice(nn.Module):
         return (self.lattice.cells.grad != 0).any(dim=3).any(dim=0).float().mean().item()
 
     def _autocast(self) -> torch.autocast:
-        # Not on a CPU: the text layers are too small to gain from it.  Steps get slower and take more memory (docs/LOG.md).
+        # Not on a CPU: text layers are too small to gain from autocast, steps get slower and take more memory (docs/LOG.md).
         halved = self.device_type == "cuda" and self.state_dtype != torch.float32
         return torch.autocast(self.device_type, dtype=self.state_dtype if halved else torch.bfloat16, enabled=halved)
 

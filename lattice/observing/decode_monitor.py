@@ -1,6 +1,6 @@
-"""The decode monitor: every so many steps, held-out sentences go through the lattice and come back as text.
+"""The decode monitor: sends held-out sentences through the lattice while it trains, and scores the text that comes back.
 
-Its cost is part of the event, so that it can be held against the training time it watches.
+Its event has its cost, which can be compared with the time of the training steps.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from monitors.events import Decoded, Sample
 from monitors.quality import score, sentence_bleu
 
 ACTIVITY_SENTENCES = 8
-"""Sentences that activity is measured on."""
+"""Most sentences that the cells' activity is measured on."""
 
 
 class DecodeMonitor(Callback):
-    """Looks every `config.decode.every` steps and at the end of a stage; updates the run's progress and emits Decoded."""
+    """The callback that takes a look every `config.decode.every` steps, at the end of a stage, and on command.
+
+    A look decodes and scores held-out sentences, updates the run's progress, and emits Decoded.
+    """
 
     def after_step(self, state: TrainingState) -> None:
         if state.progress.step % state.config.decode.every == 0:
@@ -36,7 +39,10 @@ class DecodeMonitor(Callback):
             self.look(state, state.config.decode.sentences)
 
     def look(self, state: TrainingState, count: int) -> Decoded:
-        """Decodes and scores the first `count` held-out sentences (the same ones every time)."""
+        """Decodes and scores the first `count` held-out sentences, which are the same ones every time.
+
+        Emits the event and returns it.
+        """
         config, progress, model = state.config, state.progress, state.model
         clock, memory = time.perf_counter(), torch_memory.most_held(state.device)
         gradient_share = model.gradient_share()
@@ -47,7 +53,7 @@ class DecodeMonitor(Callback):
         pairs = [sentences.pairs[i] for i in rows]
         quality = score(said, [pair.target for pair in pairs])
         loss = held_out_loss(model, sentences, rows, chunk)
-        # Two states more than decoding: those before and after the last tick are held against each other.
+        # `change` holds two states more than decoding does: those before and after the last tick, which it compares.
         few = max(1, chunk * EVALUATION_STATES // (EVALUATION_STATES + 2))
         source, _, _ = sentences.batch(rows[: min(ACTIVITY_SENTENCES, few)], state.device)
         change = model.change(source)
@@ -76,5 +82,8 @@ class DecodeMonitor(Callback):
 
 
 def active_share(change: torch.Tensor | None, threshold: float) -> float:
-    """Share of cells whose state still changes by more than `threshold` in the last tick; 0 where there are none."""
+    """Share of cells whose state changes by more than `threshold` in the last tick; 0 if there is no lattice.
+
+    `change` [X, Y, Z] comes from TextLattice.change.
+    """
     return 0.0 if change is None else (change > threshold).float().mean().item()

@@ -1,4 +1,4 @@
-"""How well sentences come back: greedy decoding, held-out loss, and the scores of monitors.quality."""
+"""Evaluation: how well sentences come back.  Greedy decoding, held-out loss, and the scores of monitors.quality."""
 
 from __future__ import annotations
 
@@ -13,11 +13,14 @@ from presets.schema import RunConfig
 from presets.stage import Stage
 
 EVALUATION_STATES = 3
-"""States a sentence that evaluation holds at once: a tick's two, and room for what reads them."""
+"""States per sentence that evaluation holds at once: the two of a tick, and room for what reads them."""
 
 
 def chunk_size(config: RunConfig, stage: Stage, micro_batch: int) -> int:
-    """Sentences decoded at once: as many as take no more memory than the states and gradients of a micro-batch in training."""
+    """How many sentences to decode at once, so that they take no more memory than a micro-batch does in training.
+
+    States and gradients count.  It is at least 1.
+    """
     return max(1, micro_batch * (states_kept(config, stage) + TICK_GRADIENTS) // EVALUATION_STATES)
 
 
@@ -25,7 +28,7 @@ def chunk_size(config: RunConfig, stage: Stage, micro_batch: int) -> int:
 def say(
     model: TextLattice, sentences: Sentences, rows: list[int], tokenizer: Tokenizer, chunk: int, control: str = "none"
 ) -> list[str]:
-    """What the decoder says for each of the given sentences."""
+    """Decodes the sentences `rows`, `chunk` of them at once.  Returns one text per sentence."""
     device = next(model.parameters()).device
     said: list[str] = []
     for start in range(0, len(rows), chunk):
@@ -36,7 +39,7 @@ def say(
 
 @torch.no_grad()
 def held_out_loss(model: TextLattice, sentences: Sentences, rows: list[int], chunk: int) -> float:
-    """Mean cross-entropy in nats a target token, by teacher forcing."""
+    """Mean cross-entropy of the sentences `rows` in nats per target token, by teacher forcing."""
     device = next(model.parameters()).device
     total, tokens = 0.0, 0
     for start in range(0, len(rows), chunk):
@@ -48,7 +51,10 @@ def held_out_loss(model: TextLattice, sentences: Sentences, rows: list[int], chu
 def evaluate(
     model: TextLattice, sentences: Sentences, tokenizer: Tokenizer, chunk: int, control: str = "none"
 ) -> tuple[Quality, list[str]]:
-    """Scores against the whole, uncut targets, and what was said."""
+    """Decodes all sentences.  Returns their scores, and the decoded texts.
+
+    The scores compare with whole targets, even if these were cut to text.max_tokens for the model.
+    """
     rows = list(range(len(sentences)))
     said = say(model, sentences, rows, tokenizer, chunk, control)
     return score(said, [pair.target for pair in sentences.pairs]), said

@@ -1,7 +1,8 @@
-"""Looks for leaks while training goes on: a sample at quiet points of equal work, and what the detector makes of it.
+"""The leak monitor: looks for leaks while a run trains.  It gives the leak detector a sample at each quiet point.
 
-A quiet point is the end of a step at which the decode monitor has looked; what the step saves and forms anew is done by then.
-Work is equal where cells, sparsity and profile are.  It goes last among the callbacks.
+A quiet point is the end of a step with a look of the decode monitor.  By then, the step has saved, re-clustered and rewired, if
+it does so at all.  For that, the leak monitor must be the last of the callbacks.  Samples are compared only if the work is
+equal: the same shape, sparsity and profile.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from monitors.gauges import Absent
 from monitors.leak_detector import Detector
 
 EVERY = 50
-"""Least steps between two samples: one takes 50 to 100 ms, most of it for collecting garbage."""
+"""Fewest steps between two samples.  A sample takes 50 to 100 ms, most of it for garbage collection."""
 
 
 class LeakMonitor(Callback):
-    """Emits LeaksJudged, and Warned when a meter is first found to leak.
+    """The callback that emits LeaksJudged at each sample, and Warned when a meter is first found to leak.
 
-    `detector` may be that of an earlier run of this process: its window then goes on, and so do its steps.
+    `detector` may come from an earlier run of this process.  Then its window and its count of steps go on.
+    `every` is the fewest steps between two samples.
     """
 
     def __init__(self, detector: Detector, every: int = EVERY) -> None:
@@ -57,5 +59,5 @@ class LeakMonitor(Callback):
         for meter in found.meters:
             if meter.verdict == "leak" and meter.name not in self._warned:
                 self._warned.add(meter.name)
-                told = f"{meter.name} grow by {meter.slope:.3g} {meter.unit} a step; `soak` and docs/reliability.md tell more"
-                state.warn(f"this process leaks: {told}")
+                growth = f"{meter.name} grow by {meter.slope:.3g} {meter.unit} a step; `soak` and docs/reliability.md tell more"
+                state.warn(f"this process leaks: {growth}")

@@ -1,4 +1,4 @@
-"""Remembers what every stage really took, so that later plans on this machine can learn from it (monitors.measured)."""
+"""Records what every stage really took, so that later plans on this machine can learn from it (monitors.measured)."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from monitors.events import AnyEvent, StageStarted, Trained
 from monitors.measured import Measured, add, machine_key
 
 FEWEST = 3
-"""Steps of a stage that a measurement is taken from; the first one, which sets up and compiles, is no more than one of them."""
+"""Fewest steps of a stage that is recorded.  The first step also sets up and compiles, so it must not be the only one."""
 
 NEWEST = 101
-"""Steps whose median counts."""
+"""The step time is the median of this many newest steps."""
 
 
 class Measuring(Callback):
-    """Adds a record at the end of each stage of this process.
+    """The callback that adds a record to the file `path` at the end of a stage.
 
-    The peak is known of the whole process only, so a stage is recorded where it is the largest so far.
+    Only the peak of the whole process is known.  So a stage is recorded only if none before it was planned larger.
+    If the file can't be written, Warned is emitted.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,7 +51,7 @@ class Measuring(Callback):
 
 
 def measured(state: TrainingState, step_s: list[float]) -> Measured:
-    """What the stage of a trainer took: seconds of its steps, and the peak until now."""
+    """The record of the current stage: `step_s` are the seconds of its steps, and the peak is that of the process until now."""
     training = state.config.training.model_copy(
         update={"micro_batch": state.micro_batch, "checkpoint_ticks": state.checkpoint_ticks}
     )
@@ -66,4 +67,5 @@ def measured(state: TrainingState, step_s: list[float]) -> Measured:
 
 
 def device_name(device: torch.device) -> str:
+    """The name of a GPU as its driver gives it, or "cpu"."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,4 +1,4 @@
-"""What the training process holds in memory, told at its first step and at every look of the decode monitor."""
+"""The memory monitor: reports what the training process holds in memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from monitors.events import MemorySampled
 
 
 class MemoryMonitor(Callback):
-    """Emits MemorySampled.  Stands behind the decode monitor, so that a first step that is looked at is told once."""
+    """The callback that emits MemorySampled after the first step and at every look of the decode monitor.
+
+    It must come after the decode monitor.  Otherwise, if the first step has a look, it would report twice.
+    """
 
     def __init__(self) -> None:
         self._has_told = False
@@ -29,7 +32,7 @@ class MemoryMonitor(Callback):
 
 
 def sampled(device: torch.device, step: int, stage: int) -> MemorySampled:
-    """What this process holds now; None where a count does not exist, as torch's do not on the CPU."""
+    """What this process holds now, in bytes.  A count is None if it does not exist, as those of torch on the CPU."""
     host = gauges.host_memory()
     return MemorySampled(
         step=step,

@@ -1,4 +1,4 @@
-"""Tells what plasticity did: a `plastic` event whenever the decode monitor looks, and a warning where it can't do its work."""
+"""The plasticity monitor: reports what plasticity did, and warns if it can't do its work."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from monitors.events import Plastic
 
 
 class PlasticityMonitor(Callback):
-    """Reports every `config.decode.every` steps, after discovery and at the end of a stage; each kind of warning comes once.
+    """The callback that emits Plastic every `config.decode.every` steps, after discovery waves, and at the end of a stage.
 
-    What was not yet reported is not part of a checkpoint: the first event after a resume covers the steps since then.
+    Each kind of warning comes once.  Counts that are not reported yet are not part of a checkpoint.  So the first event after a
+    resume covers only the steps since the resume.
     """
 
     def __init__(self) -> None:

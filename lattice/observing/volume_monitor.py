@@ -1,7 +1,8 @@
-"""Writes the lattice's cells to the run folder at every look of the decode monitor, so that a screen can show slices of it.
+"""The volume monitor: writes two fields of the lattice's cells to the run folder, so that a screen can show slices of them.
 
-The field `activity` is what the look has measured anyway (TextLattice.change); `cluster` is each cell's label where the
-functional tier is on.  Nothing is computed twice, and thinning happens on the device: see monitors.volumes for the bounds.
+The field `activity` is what a look of the decode monitor measures anyway (TextLattice.change).  The field `cluster` has the
+label of each cell, if the lattice has clusters.  A large lattice is thinned out, on its device (monitors.volumes has the
+bounds).
 """
 
 from __future__ import annotations
@@ -16,14 +17,20 @@ from monitors.events import VolumeSaved
 from monitors.volumes import CellField, Volume, Volumes, strides
 
 SCALE_QUANTILE = 0.99
-"""Of the cells' activity: what lies above is shown as this, so that a few very active cells do not darken all others."""
+"""This quantile of the activity gets the highest level, and so do all cells above it.
+
+Otherwise a few very active cells would darken all others.
+"""
 
 LAST_LABEL = 255
-"""Labels from here on share one byte."""
+"""Labels from this one on are all written as this one, since a label has one byte."""
 
 
 class VolumeMonitor(Callback):
-    """Emits VolumeSaved.  A volume that can't be made is a warning, once until one succeeds: training does without."""
+    """The callback that saves a volume into `folder` at every look of the decode monitor.  Emits VolumeSaved.
+
+    If that fails, training goes on, and Warned is emitted once, until a volume is saved again.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._volumes = Volumes(folder)
@@ -48,7 +55,10 @@ class VolumeMonitor(Callback):
 
 
 def volume_of(change: torch.Tensor, labels: torch.Tensor | None, step: int, stage: int) -> Volume:
-    """Of `change` [X, Y, Z] and, where there are any, `labels` [X, Y, Z].  Raises ValueError where a change is not finite."""
+    """The volume of `change` [X, Y, Z], and of `labels` [X, Y, Z] if there are any, thinned out by monitors.volumes.strides.
+
+    Raises ValueError if a change is not finite.
+    """
     size_x, size_y, size_z = change.shape
     lattice = size_x, size_y, size_z
     x, y, z = strides(lattice)

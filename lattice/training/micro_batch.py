@@ -61,13 +61,13 @@ def take_less(state: TrainingState, reason: str, detail: str = "") -> None:
     at_once = f"{reason} with {before} sentence{'s' * (before > 1)} at once"
     if before > 1:
         progress.settle_memory(before // 2, progress.checkpoint_ticks)
-        told = f"{at_once}; going on with {progress.micro_batch}, and the same batch a step"
+        message = f"{at_once}; going on with {progress.micro_batch}, and the same batch a step"
     elif state.config.training.checkpoint_ticks == "auto" and not state.checkpoint_ticks and ticks > 1:
         progress.settle_memory(progress.micro_batch, math.ceil(math.sqrt(ticks)))
-        told = f"{at_once}; going on with segments of {progress.checkpoint_ticks} ticks, which run twice"
+        message = f"{at_once}; going on with segments of {progress.checkpoint_ticks} ticks, which run twice"
     else:
         raise torch.OutOfMemoryError(detail or reason)
-    state.warn(told)
+    state.warn(message)
 
 
 def _probe(state: TrainingState) -> None:

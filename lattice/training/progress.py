@@ -18,7 +18,7 @@ LOSS_MEMORY = 50
 
 @dataclass
 class Progress:
-    """Where a run is, in plain numbers.  Every checkpoint has them as JSON.  Only the methods below change them."""
+    """The progress of a run, in plain numbers.  Every checkpoint has them as JSON.  Only the methods below change them."""
 
     step: NonNegativeInt = 0
     """Optimizer steps done in the whole run, including bad ones, which were skipped."""
@@ -33,7 +33,7 @@ class Progress:
     leave_for: NonNegativeInt | None = None
     """The stage that the operator wants to enter now; None if there is no such wish."""
     edits: NonNegativeInt = 0
-    """Commands applied so far.  The first so many `edited` events of the log belong to this state."""
+    """Commands applied so far.  The log's `edited` events up to this number belong to this state."""
     bad_in_a_row: NonNegativeInt = 0
     rolled_back_at: NonNegativeInt | None = None
     """The step at which the run went back to earlier weights, which it does at most once; None if it has not."""
@@ -111,6 +111,7 @@ class Progress:
         self.losses_seen += 1
 
     def end_bad_steps(self) -> None:
+        """Notes that the last step was good."""
         self.bad_in_a_row = 0
 
     def count_bad(self) -> None:
@@ -141,6 +142,7 @@ class Progress:
         return best
 
     def note_save(self, seconds: float) -> None:
+        """Adds the seconds that a save took."""
         self.saving_s += seconds
 
     def note_edits(self, count: int = 1) -> None:
@@ -155,6 +157,7 @@ class Progress:
         self.leave_for = target
 
     def end_stage(self, reason: str) -> None:
+        """Notes why the stage has ended, as `why_over` says."""
         self.stage_over = reason
 
     def reopen_stage(self) -> None:

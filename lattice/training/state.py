@@ -75,6 +75,7 @@ class TrainingState:
         self._listeners.on_event(event)
 
     def warn(self, message: str) -> None:
+        """Emits Warned with this message."""
         self.tell(Warned(message=message, **self.here))
 
     def looked(self, change: torch.Tensor | None) -> None:
@@ -100,10 +101,12 @@ class TrainingState:
 
     @property
     def stage(self) -> Stage:
+        """The settings of the current stage."""
         return self.config.stages[self.progress.stage]
 
     @property
     def plan(self) -> StagePlan:
+        """The memory plan of the current stage."""
         return self.plans[self.progress.stage]
 
     @property
@@ -146,13 +149,14 @@ class TrainingState:
     def out_of_trouble(self) -> None:
         self.trouble = ""
 
-    # What replaces its parts (training.changes)
+    # Replacing its parts, for training.changes
 
     def new_model(self, stage: int) -> TextLattice:
         """Builds an untrained model of a stage.  The state goes on with its own model."""
         return TextLattice(self.config, stage, self.tokenizer.vocabulary, self.device)
 
     def use_config(self, config: RunConfig) -> None:
+        """Replaces the config, and plans anew."""
         self.config = config
         self.plans = self.planning(config)
 

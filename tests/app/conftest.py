@@ -1,4 +1,4 @@
-"""The program called in this process, and as a process of its own; small data and a finished tiny run to work on."""
+"""Fixtures that call the program, in this process or in one of its own, with small data and with runs written by hand."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import typer
 PROGRAM = Path(sys.executable).with_name("lattice-tui")
 
 DEADLINE_S = 120.0
-"""A condition that has not come true by then never will."""
+"""Seconds to wait for a condition before a test fails."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class Told:
 
 @pytest.fixture(scope="session")
 def cli() -> Callable[..., Told]:
-    """`cli("plan", "--json")` runs the program's `main` in this process; what it sets in the environment goes with it."""
-    tree = functools.cache(typer.main.get_command)  # making it anew takes nine tenths of a short command
+    """`cli("plan", "--json")` runs the program's `main` in this process.  The environment is restored afterwards."""
+    tree = functools.cache(typer.main.get_command)  # to build it anew takes nine tenths of the time of a short command
 
     def call(*arguments: object) -> Told:
         from app import cli as program
@@ -76,7 +76,7 @@ def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Process:
-    """The program in a process of its own, writing to files; ends it when left."""
+    """The program in a process of its own, whose output goes to files.  Leaving the `with` block kills it."""
 
     def __init__(self, place: Path, *arguments: object) -> None:
         environment = os.environ | {
@@ -99,13 +99,13 @@ class Process:
             self.popen.wait(DEADLINE_S)
 
     def wait(self) -> Told:
-        """Its end."""
+        """Waits until the process ends.  Returns its exit code and its output."""
         code = self.popen.wait(DEADLINE_S)
         out, err = (path.read_text(encoding="utf-8") for path in self._files)
         return Told(code, out, err)
 
     def until(self, condition: Callable[[], object]):
-        """Waits until the condition holds, and returns it; fails where the process ends or takes too long before that."""
+        """Waits until the condition is true, and returns its value.  Fails if the process ends first, or takes too long."""
         end = time.monotonic() + DEADLINE_S
         while not (found := condition()):
             if self.popen.poll() is not None:
@@ -125,7 +125,7 @@ def process() -> type[Process]:
 
 
 class Written:
-    """A run folder as an engine leaves it, written by hand: its log is what a test says."""
+    """A run folder that is written by hand as an engine leaves it.  The test says which events its log has."""
 
     def __init__(self, runs: Path, name: str, settings: tuple[str, ...], events: list, **info: object) -> None:
         from monitors.event_log import EventLog

@@ -1,4 +1,7 @@
-"""Nothing that comes in from outside is executed, leads elsewhere, or speaks to the terminal; nobody else may come in."""
+"""Security tests: input from outside is not executed, leads to no other path, and does not control the terminal.
+
+No other user gets in.
+"""
 
 from __future__ import annotations
 

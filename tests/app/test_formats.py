@@ -1,4 +1,4 @@
-"""Numbers as words: what no calendar has is no time."""
+"""Tests of numbers as text: a time that no calendar has is shown as no time."""
 
 from __future__ import annotations
 

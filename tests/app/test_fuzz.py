@@ -1,6 +1,7 @@
-"""Thousands of damaged inputs at every way in: one sentence and the right exit code, no traceback, no hang, nothing half done.
+"""Fuzz tests: damaged input of every kind ends with one sentence and the right exit code, without traceback or hang.
 
-Seeded; a few hundred cases by default, ten thousand each among the slow tests.  Control frames: test_protocol.py.
+Nothing is left half done.  Cases come from fixed random seeds: a few hundred by default, ten thousand each among the slow
+tests.  Frames of the control socket are fuzzed in test_protocol.py.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from presets.layers import ConfigError, flatten, load
 
 ESCAPE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
 LONGEST_S = 60
-"""A case that takes longer hangs."""
+"""A case that takes longer than this counts as hanging."""
 
 CASES = pytest.mark.parametrize("cases", [200, pytest.param(10_000, marks=pytest.mark.slow)])
 FEWER_CASES = pytest.mark.parametrize("cases", [60, pytest.param(10_000, marks=pytest.mark.slow)])
-"""Where a case opens a model."""
+"""The same for a case that opens a model."""
 
 
 def fuzz(cases: int) -> settings:

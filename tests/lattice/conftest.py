@@ -1,4 +1,4 @@
-"""A small corpus, and trainers of the tiny preset that record every event they emit."""
+"""Fixtures of the lattice's tests: a small corpus, and trainers of the tiny preset whose events are recorded."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from presets.layers import load
 from presets.schema import RunConfig
 
 if not torch.cuda.is_available():
-    # Before anything imports triton: its own functions, too, are then run and not compiled.
+    # Must be set before anything imports triton, so that triton's own functions are interpreted, too, and not compiled.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 SHORT = ("stages.0.steps=6", "stages.1.steps=6", "optimizer.warmup_steps=2", "decode.every=4", "checkpoint.every=3")
-"""The tiny preset, six steps a stage."""
+"""Settings that shorten the tiny preset to six steps per stage."""
 
 
 class Heard(Callback):
@@ -78,7 +78,7 @@ def config_of() -> Callable[..., RunConfig]:
 
 @pytest.fixture(scope="session")
 def bench(corpus: Corpus, tokenizer: Tokenizer, config_of: Callable[..., RunConfig]) -> Callable[..., Bench]:
-    """`bench("a.b=c", ..., callbacks=[...])`: a trainer of that config on the CPU, and what it is heard to emit."""
+    """`bench("a.b=c", ..., callbacks=[...])`: a trainer of that config on the CPU, and the events that it emits."""
 
     def build(*assignments: str, callbacks: tuple[Callback, ...] = (), recovery: Recovery | None = None) -> Bench:
         config, heard = config_of(*assignments), Heard()

@@ -40,7 +40,7 @@ def test_a_shipped_preset_loads_says_its_purpose_and_survives_toml(name: str) ->
 
 
 @pytest.mark.parametrize(("alias", "name"), [("production_medium", "medium"), ("production_large", "large")])
-def test_the_seeds_names_load_the_same_config(alias: str, name: str) -> None:
+def test_another_name_of_a_preset_loads_the_same_config(alias: str, name: str) -> None:
     assert ALIASES[alias] == name
     assert load(alias).config == load(name).config
 

@@ -32,7 +32,7 @@ def stage_complaint(**values: Any) -> str:
     return str(caught.value)
 
 
-def test_the_seeds_defaults_hold() -> None:
+def test_defaults_of_clusters_and_decoding_hold_and_the_rank_of_galore_can_be_set() -> None:
     assert Clustering().clustering_integration == 0.3
     assert schema.Optimizer(name="galore", tensor_rank=32).tensor_rank == 32
     assert schema.Decode().every == 50
@@ -49,7 +49,7 @@ def test_production_presets_are_pruned_and_form_clusters_that_cells_do_not_read(
         assert preset.decode.every == 50
 
 
-def test_the_seeds_growth_path_is_the_progressive_preset() -> None:
+def test_progressive_grows_through_the_shapes_of_small_medium_and_large() -> None:
     shapes = [stage.shape for stage in load("progressive").config.stages]
     assert shapes == [(50, 50, 25), (150, 150, 75), (300, 300, 150)]
 

@@ -1,4 +1,4 @@
-"""The command line: exit codes, one clear sentence for every expected failure, and JSON that keeps its contract."""
+"""Tests of the command line: exit codes, one clear sentence for every expected failure, and the fields of JSON output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEAVY = {"torch", "textual", "numpy", "sklearn", "sacrebleu", "tokenizers", "lat
 QUICK = ("--preset", "tiny", "--steps", 6, "--set", "decode.every=3", "--set", "checkpoint.every=2", "--set", "run.threads=1")
 STATUS_KEYS = ["run", "state", "stage", "step", "loss", "bleu", "elapsed_s", "cpu_s", "saving_s", "peak_bytes"]
 ESCAPE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
-"""What a terminal would obey, the newline aside."""
+"""Control characters that a terminal would obey, except for the newline."""
 
 
 def every_command(command=None, path=()):

@@ -1,4 +1,4 @@
-"""`compare`: numbers against those that the logs were written with, from folders that hold nothing else."""
+"""Tests of `compare`: its numbers are those that the logs were written with, and folders need hold nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Live engines in processes of their own: steered, watched by a crowd, paused, detached, killed and resumed."""
+"""Tests of live engines in processes of their own: steered, watched by many, paused, detached, killed and resumed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def live(tmp_path, sentences, process):
 
 
 def arguments(command: str, key: str, value: object) -> tuple[str, Arguments]:
-    """("stage goto", "", 2) as the name of a command and its arguments."""
+    """Turns ("stage goto", "", 2) into the name of a command and its arguments."""
     name, _, action = command.partition(" ")
     if name == "set":
         return name, SetArguments(key=key, value=value)
@@ -105,7 +105,7 @@ class Ordered(Callback):
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory, sentences):
-    """`reference({step: [(command, key, value)]})`: a run of this process with these orders; its folder."""
+    """`reference({step: [(command, key, value)]})` trains a run in this process with these orders.  Returns its folder."""
 
     def run(plan: dict[int, list[tuple]]) -> RunFolder:
         runs = tmp_path_factory.mktemp("reference")

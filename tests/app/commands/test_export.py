@@ -1,4 +1,4 @@
-"""`export`: every event and field in the tables, as the log has them; curves as TensorBoard reads them; nothing overwritten."""
+"""Tests of `export`: tables have every event and field of the log, TensorBoard reads the curves, nothing is overwritten."""
 
 from __future__ import annotations
 

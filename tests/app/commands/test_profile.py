@@ -1,4 +1,4 @@
-"""`profile` and what it teaches `plan`: a process of its own, the record that stays, and refusals in one sentence."""
+"""Tests of `profile`: its process of its own, the record from which `plan` learns, and refusals in one sentence."""
 
 from __future__ import annotations
 

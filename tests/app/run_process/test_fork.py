@@ -1,4 +1,4 @@
-"""A run forked from another one's checkpoint: the same where nothing is changed, its past kept, and what can't be changed."""
+"""Tests of forks: without changes they equal their parent, they keep its past, and some settings can't be changed."""
 
 from __future__ import annotations
 

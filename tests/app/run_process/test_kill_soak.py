@@ -1,4 +1,4 @@
-"""kill -9 of the whole command at random moments, again and again: it ends in the files of the run that nobody killed."""
+"""Tests of a run that is killed (kill -9) at random moments, again and again: its files end as those of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OPTIONS = ("--preset", "tiny", "--steps", STEPS, "--set", "run.threads=1", "--se
 OPTIONS += ("--set", "decode.every=12", "--set", "stages.0.clustering.clusters=4", "--set", "stages.1.clustering.clusters=4")
 OPTIONS += ("--set", "connections.learning=hybrid", "--set", "stages.1.sparsity=0.3")
 CLOCKS = ("elapsed_s", "cpu_s", "saving_s")
-"""What a checkpoint says of time; all else in its files is the same byte for byte (and so the manifest, but for their hash)."""
+"""The fields of a checkpoint that depend on time.  All else in its files is equal byte for byte, except for hashes of these."""
 
 
 def place_of(runs: Path) -> RunFolder | None:
@@ -27,7 +27,7 @@ def place_of(runs: Path) -> RunFolder | None:
 
 
 def content(folder: RunFolder) -> dict[str, bytes]:
-    """The files of the newest checkpoint without clocks; it must be whole, and the only one of its step."""
+    """The files of the newest checkpoint, without CLOCKS.  It must be complete, and the only one of its step."""
     saved, passed_over = checkpoint.load_newest(folder.checkpoints)
     assert passed_over == []
     files = {path.name: path.read_bytes() for path in saved.path.iterdir()}
@@ -40,7 +40,7 @@ def content(folder: RunFolder) -> dict[str, bytes]:
 
 
 def history(folder: RunFolder) -> list[tuple]:
-    """Every step and look as the log tells it, without clocks."""
+    """Every step and look in the log, without times."""
     read = read_events(folder.events_jsonl)
     assert read.skipped == 0
     steps = [(e.step, e.stage, e.loss, e.grad_norm, e.learning_rate) for e in read.events if isinstance(e, Trained)]

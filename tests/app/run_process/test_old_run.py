@@ -1,8 +1,8 @@
-"""A run folder of version 0.1.0, killed in the middle of its second stage, still resumes, replays and speaks.
+"""Tests of an old run: a folder of version 0.1.0, killed in the middle of its second stage, still resumes, replays and decodes.
 
-`run-0.1.0` was written before the packages were cut into rooms.  It has two stages, pruned and regrown connections, clusters,
-STDP beside the gradient, Adafactor, and one setting that was changed on the way.  `run-0.1.0-losses.json` has the losses of
-the steps after its checkpoint, as version 0.1.0 went on with it.
+`run-0.1.0` was written by an early version 0.1.0, before the packages were divided into folders.  It has two stages, pruned and
+regrown connections, clusters, STDP together with the gradient, Adafactor, and one setting that was changed during training.
+`run-0.1.0-losses.json` has the losses of the steps after its checkpoint, as that version went on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whole runs in processes of their own: signals, crashes, and resuming to exactly what would have been."""
+"""Tests of whole runs in processes of their own: signals, crashes, and resumed runs that equal an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from monitors.runs import RunFolder, list_runs, state_of
 
 ROOT = Path(__file__).resolve().parents[3]
 STEPS = 120
-"""Sixty a stage: long enough that a signal sent at step 20 finds the run training."""
+"""Sixty steps per stage, so that a run is still training when it gets a signal that is sent at step 20."""
 
 OPTIONS = ("--preset", "tiny", "--steps", STEPS, "--set", "run.threads=1", "--set", "checkpoint.every=15")
 CLOCKS = {"elapsed_s", "cpu_s", "saving_s"}

@@ -1,4 +1,4 @@
-"""Frames of the control socket: what is understood, and that everything else is refused with a reason."""
+"""Tests of the control socket's frames: what is understood, and that everything else is refused with a reason."""
 
 from __future__ import annotations
 

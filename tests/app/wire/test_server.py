@@ -1,4 +1,4 @@
-"""The control socket, with a test in the trainer's place: who gets in, who steers, who watches, and what is refused."""
+"""Tests of the control socket, without a trainer: who gets in, who steers, who watches, and what is refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Engine:
         folder.write_info(self.info.model_copy(update={"socket": self.server.path}))
 
     def obey(self, step: int = 5, error: str = "") -> Order:
-        """Takes the next order, as a step's end would, and answers it."""
+        """Takes the next order and answers it, as the trainer does at the end of a step."""
         order = self.inbox.wait()
         order.answer(None if error else step, error)
         return order
@@ -65,7 +65,7 @@ class Engine:
 
 
 class Raw:
-    """A bare socket that has been connected: what a careless or hostile client has."""
+    """A connected socket without a client's checks, as a careless or hostile client has it."""
 
     def __init__(self, path: str, buffer: int | None = None) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -87,7 +87,7 @@ class Raw:
             self.socket.sendall(raw)
 
     def frame(self):
-        """The next frame, or None where the engine has hung up."""
+        """The next frame, or None if the engine has closed the connection."""
         with contextlib.suppress(ConnectionResetError):
             line = self._stream.readline()
             return protocol.answer(line) if line else None
@@ -214,7 +214,7 @@ def test_more_connections_than_there_is_room_for_are_refused_until_one_leaves(en
 
 
 def connected_in_the_end(engine: Engine) -> bool:
-    """Tries until the engine has noticed that others left."""
+    """Tries to connect until the engine has noticed that others left."""
     end = time.monotonic() + WAIT_S
     while time.monotonic() < end:
         with contextlib.suppress(ClientError), Connection(engine.folder):

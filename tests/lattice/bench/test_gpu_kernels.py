@@ -1,4 +1,4 @@
-"""The GPU bench on the CPU: the same code on small shapes, by the clock."""
+"""Tests of the GPU bench on the CPU: the same code on small shapes, timed by the clock."""
 
 from __future__ import annotations
 

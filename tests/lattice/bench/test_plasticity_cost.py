@@ -1,4 +1,4 @@
-"""`bench plasticity`: its rows belong together, and its sweep says what giving work up costs."""
+"""Tests of `bench plasticity`: the numbers of a row agree, and the sweep shows what leaving work out costs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The ticks: the reference against the formulas of the design, the fast kernels against the reference, both ways."""
+"""Tests of the ticks: the reference against the formulas of docs/lattice.md, the fast kernels against the reference.
+
+Forward and backward are tested.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Growing into another shape: fields are interpolated, strides keep their rank, text parts stay as they are."""
+"""Tests of growth into another shape: fields are interpolated, strides keep their rank, text parts stay as they are."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Segments of ticks, gradients that add up in place, and the output face alone: less memory, the same numbers bit for bit."""
+"""Tests of what saves memory: segments of ticks, gradients added in place, the output face alone.  All give the same bits."""
 
 from __future__ import annotations
 

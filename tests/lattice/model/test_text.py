@@ -1,4 +1,4 @@
-"""Text in and out: tokenizer, encoder, decoder, and the ports between slots and the faces of the lattice."""
+"""Tests of the way of a text: tokenizer, encoder, decoder, and the ports between slots and the faces of the lattice."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def decoder() -> Decoder:
 
 @pytest.fixture(scope="module")
 def thoughts() -> torch.Tensor:
-    """Slots of 40 made-up sentences."""
+    """Random slots that stand for 40 sentences."""
     return torch.randn(40, SLOTS, SLOT_WIDTH, generator=torch.Generator().manual_seed(5)) * 2
 
 
@@ -251,7 +251,7 @@ def test_teacher_forced_logits_do_not_see_later_tokens(decoder, thoughts):
 
 
 class Script(Decoder):
-    """Says given tokens whatever it is asked: the embedding of each step's token is what the last layer norm yields."""
+    """A decoder that produces given tokens: its last layer norm returns the embedding of each step's token."""
 
     def __init__(self, rows: list[list[int]]) -> None:
         super().__init__(8, 6, 2, 4, 16, 2, 1, 10_000)

@@ -1,4 +1,4 @@
-"""The decode monitor on the training loop: what it tells, and that training goes on as if nobody looked."""
+"""Tests of the decode monitor: what it reports, and that training goes on as if it were not there."""
 
 from __future__ import annotations
 

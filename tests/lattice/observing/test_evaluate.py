@@ -1,4 +1,4 @@
-"""Evaluation: the controls do what they are for, and how many sentences are decoded at once changes nothing."""
+"""Tests of evaluation: controls do what they should, and the number of sentences decoded at once changes nothing."""
 
 from __future__ import annotations
 

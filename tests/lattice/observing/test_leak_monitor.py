@@ -1,4 +1,4 @@
-"""Leaks planted in real training are found and named within the stated window; clean training raises no alarm."""
+"""Tests of the leak monitor: leaks planted in training are found and named in time; clean training raises no alarm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[3]
 EVERY = 10
 FOUND = WARM_UP + WINDOW
 NAMED = FOUND + SITES_LAST
-"""Samples within which a leak is found and named, as docs/reliability.md states it."""
+"""Samples within which a leak must be found and named, as docs/reliability.md says."""
 
 STEPS = EVERY * NAMED
 

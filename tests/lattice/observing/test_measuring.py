@@ -1,4 +1,4 @@
-"""What stages took is remembered: a record a stage, with what was planned for it, where it is known of that stage."""
+"""Tests of measuring: each stage gets a record with what was planned for it, if its own peak can be known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What watches a run beside the decode monitor: the volumes of its cells, and its memory."""
+"""Tests of the volume monitor and the memory monitor."""
 
 from __future__ import annotations
 

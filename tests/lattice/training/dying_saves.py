@@ -1,11 +1,17 @@
-"""Saves checkpoints and dies at it: `python dying_saves.py SCENARIO FOLDER` prints a line of JSON for every death.
+"""A program that saves checkpoints and dies while it does: `python dying_saves.py SCENARIO FOLDER`.
 
-Scenarios: `kill new` and `kill again` save a step that is not there, or that is, in a forked child that SIGKILL ends before
-its k-th file operation, for every k until the save is complete; `limit` ends the child's writing at every so many bytes of a
-file, as a full disk does.  `full` and `read-only` need a folder on a file system that is.
+It prints a line of JSON for every death.  Scenarios:
 
-Forked from one process that has torch loaded, so that a death takes milliseconds.  The operations are those that Python's
-audit events tell (open, mkdir, rename, remove, rmdir, listing, chmod), every fsync, and the middle and end of every write.
+    kill new      saves a step that is not there yet; SIGKILL ends a forked child before its k-th file operation, for every k
+                  until the save is complete
+    kill again    the same with a step that is there already
+    limit         stops the child's writing after N bytes of a file, as a full disk does, for several N
+    full          needs a FOLDER on a small file system
+    read-only     needs a FOLDER on a file system that is read-only
+
+The children are forked from one process that has torch loaded, so a death takes milliseconds.  File operations are those that
+Python's audit events report (open, mkdir, rename, remove, rmdir, listing, chmod), every fsync, and the middle and the end of
+every write.
 """
 
 from __future__ import annotations
@@ -32,7 +38,7 @@ def tensors(step: int) -> dict[str, torch.Tensor]:
 
 
 def put(folder: Path, step: int, version: int = 0) -> None:
-    """What a checkpointer does: saves, marks the best, retires."""
+    """Does what a checkpointer does: saves, marks the best, retires."""
     values = tensors(step + 1000 * version)
     path, _ = checkpoint.save(folder, step, values, values, {"progress": {"step": step, "version": version}}, "{}" * 500)
     checkpoint.mark_best(folder, path, float(step))
@@ -40,7 +46,7 @@ def put(folder: Path, step: int, version: int = 0) -> None:
 
 
 def found(folder: Path) -> dict[str, object]:
-    """What a resumed run would take, and which checkpoints are complete."""
+    """The checkpoint that a resumed run would take, and the steps of all complete checkpoints."""
     saved, passed_over = checkpoint.load_newest(folder)
     progress = saved.state["progress"]
     wanted = tensors(progress["step"] + 1000 * progress["version"])
@@ -56,7 +62,7 @@ def found(folder: Path) -> dict[str, object]:
 
 
 def forked(work: Callable[[], None]) -> tuple[int, str]:
-    """Runs it in a child; its exit status, and what CheckpointError said."""
+    """Runs a function in a child process.  Returns the exit status, and the message of CheckpointError."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -145,7 +151,7 @@ def limit(folder: Path) -> None:
 
 
 def full(folder: Path) -> None:
-    """`folder` is on a small file system: fills it up, checkpoint by checkpoint, with the look at free space left out."""
+    """Fills up the small file system of `folder`, checkpoint by checkpoint.  The check of free space is switched off."""
     honest = shutil.disk_usage
     shutil.disk_usage = lambda path: honest(path)._replace(free=10**12)
     checkpoint.retire = lambda *_: None
@@ -158,7 +164,7 @@ def full(folder: Path) -> None:
 
 
 def read_only(folder: Path) -> None:
-    """Stands on checkpoints that `put` made before the file system became read-only."""
+    """Saves on a read-only file system that has checkpoints, which `put` made before it became read-only."""
     try:
         put(folder, 2)
     except checkpoint.CheckpointError as error:

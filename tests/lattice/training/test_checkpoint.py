@@ -1,4 +1,4 @@
-"""A checkpoint is complete and verified, or it is not there; what stood before a failed save still stands after it."""
+"""Tests of checkpoints: each is complete and verified, or not there.  A failed save leaves earlier ones as they were."""
 
 from __future__ import annotations
 

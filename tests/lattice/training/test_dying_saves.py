@@ -1,4 +1,4 @@
-"""A save that is killed, or the disk has no room for, at any point: a whole checkpoint loads, and no whole one is lost."""
+"""Tests of saves that are killed or run out of disk, at any point: a complete checkpoint loads, and none is lost."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_disk_that_is_full_after_any_number_of_bytes_loses_no_checkpoint_and_i
 
 
 def mounted(tmp_path: Path, commands: str) -> list[dict]:
-    """Runs shell commands with a file system of 1.5 MB at ./small, where this machine lets a user mount one."""
+    """Runs shell commands with a file system of 1.5 MB at ./small, if this machine lets a user mount one."""
     small = tmp_path / "small"
     small.mkdir()
     mount = f"mount -t tmpfs -o size=1500k none {small}"

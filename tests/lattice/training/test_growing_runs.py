@@ -1,4 +1,4 @@
-"""Growing in a run: whenever it dies, it resumes to the uninterrupted run bit for bit; what becomes of the moments."""
+"""Tests of growing in a run: whenever the run dies, it resumes bit for bit.  Also tests what becomes of the moments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RICH = (
 
 
 class Died(BaseException):
-    """As if the process were killed: nothing may run after it."""
+    """Stands for the death of the process: nothing may run after it."""
 
 
 class Die(Callback):
@@ -52,7 +52,7 @@ class Die(Callback):
 
 
 class SaysNext(Callback):
-    """An operator who sends the run on after step 4."""
+    """An operator who orders the next stage after step 4."""
 
     def after_step(self, state: TrainingState) -> None:
         if state.progress.step == 4:

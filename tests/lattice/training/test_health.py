@@ -1,4 +1,7 @@
-"""What is not finite or out of all proportion: never applied, never saved, gone back from once; and memory that runs out."""
+"""Tests of training's health: numbers that are not finite and spikes are never applied or saved, and the run goes back once.
+
+Also tests what happens if memory runs out.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ LONG = ("stages.0.steps=12", "stages.1.steps=12")
 
 
 class After(Callback):
-    """Does something to the state after a step."""
+    """Does something to the state after a given step."""
 
     def __init__(self, step: int, act: Callable[[TrainingState], None]) -> None:
         self._step, self._act = step, act
@@ -63,7 +66,7 @@ def guarded(bench, tmp_path):
 
 @pytest.fixture
 def poison(monkeypatch) -> Iterator[Callable]:
-    """`poison(trainer, steps, factor)` multiplies the loss of these steps, whatever model the trainer has by then."""
+    """`poison(trainer, steps, factor)` multiplies the loss of these steps, also if the trainer has another model by then."""
     honest = TextLattice.loss
 
     def begin(trainer: Trainer, steps: range, factor: float = math.nan) -> None:

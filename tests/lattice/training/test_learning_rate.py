@@ -1,4 +1,4 @@
-"""Learning rates: the schedule in numbers, where an early end leaves it, and what each part of the model takes of it."""
+"""Tests of learning rates: the schedule in numbers, its position after a stage ends early, and the factor of each part."""
 
 from __future__ import annotations
 

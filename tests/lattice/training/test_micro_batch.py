@@ -1,4 +1,4 @@
-"""The micro-batch: chosen once a stage, tried out where memory may get short, lowered where it runs out, kept when resumed."""
+"""Tests of the micro-batch: chosen once per stage, tried out if memory may get short, lowered if it does, kept if resumed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture
 def scarce(monkeypatch) -> Callable[..., list[int]]:
-    """`scarce(n)`: memory takes n sentences at once and not one more, or n more with segments; returns the sizes tried."""
+    """`scarce(n, m)` lets memory run out with more than n sentences at once, or n + m with segments.  Returns sizes tried."""
     honest = TextLattice.loss
 
     def begin(most: int, more_in_segments: int = 0) -> list[int]:
@@ -52,7 +52,7 @@ def weights(run: Bench) -> dict[str, torch.Tensor]:
 
 
 def tight(config, stage: int = 0) -> str:
-    """A budget that the plan of the whole batch is close to."""
+    """A budget so small that the plan of the whole batch comes close to it."""
     needed = plan(on_device(config, "cpu"))[stage].total_bytes
     return f"run.memory_budget_gb={needed / 1e9 / 0.9}"
 

@@ -1,4 +1,4 @@
-"""Where a run is, as JSON: what was saved comes back, and what no run can have does not."""
+"""Tests of progress as JSON: what was saved can be read again, and values that no run can have are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functional clusters while a run trains: formed anew in their rhythm, resumed exactly, and carried into a grown lattice."""
+"""Tests of re-clustering: clusters form anew when they are due, resume exactly, and carry over into a grown lattice."""
 
 from __future__ import annotations
 

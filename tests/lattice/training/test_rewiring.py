@@ -1,4 +1,4 @@
-"""Rewiring: which connections go and come, that what stays is untouched, and that a run which rewires resumes exactly."""
+"""Tests of rewiring: which connections go and come, that those that stay are untouched, and that such a run resumes exactly."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from presets.layers import ConfigError, load
 from tests.lattice.conftest import StopAt
 
 OFFSETS, KEPT = 28, 8
-"""Of the tiny preset at sparsity 0.7."""
+"""Connections per cell of the tiny preset: in all, and kept at sparsity 0.7."""
 
 SPARSE = ("stages.0.sparsity=0.7", "stages.1.sparsity=0.7")
 OFTEN = ("stages.0.rewiring.every=2", "stages.1.rewiring.every=2")

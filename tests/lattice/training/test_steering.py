@@ -1,4 +1,4 @@
-"""Orders applied between two steps: what each does, what is refused and why, and that a resumed run has them all."""
+"""Tests of steering: what each order does, what is refused and why, and that a resumed run has all orders."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from presets.control_commands import Arguments, SetArguments, StageArguments
 
 
 def arguments(command: str, key: str, value: object) -> tuple[str, Arguments]:
-    """("stage goto", "", 2) as the name of a command and its arguments."""
+    """Turns ("stage goto", "", 2) into the name of a command and its arguments."""
     name, _, action = command.partition(" ")
     if name == "set":
         return name, SetArguments.model_construct(key=key, value=value)
@@ -336,7 +336,7 @@ def test_a_killed_run_with_edits_resumes_to_the_uninterrupted_one_bit_for_bit(be
 
 
 def test_an_order_made_after_the_checkpoint_of_its_step_is_not_in_it(bench, tmp_path):
-    """A paused run: saved, steered, and killed before the next save."""
+    """The run is paused, saved, steered, and killed before the next save."""
     log = Log(tmp_path / "events.jsonl")
     plan = {5: [("pause",), ("checkpoint",), ("set", "optimizer.clip", 0.5), ("decode",), ("resume",)]}
     run = bench("checkpoint.every=100", callbacks=(log, Operator(plan), Checkpointer(tmp_path / "c", ""), DieAfter(6)))

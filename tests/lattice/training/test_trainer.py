@@ -1,4 +1,4 @@
-"""The training loop: repeatable, resumable bit for bit, guarded against what is not finite, and ended by its rules."""
+"""Tests of the training loop: it repeats and resumes bit for bit, applies only finite numbers, and ends by its rules."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Died(Exception):
 
 
 class DieAtStageEnd(Callback):
-    """Stands behind the checkpointer: the process dies when the stage's checkpoint is on disk and nothing else is done."""
+    """Comes after the checkpointer: the process dies when the stage's checkpoint is on disk and nothing else is done."""
 
     def at_stage_end(self, state: TrainingState) -> None:
         raise Died
@@ -309,7 +309,7 @@ def test_frozen_tensors_keep_their_values_and_everything_else_learns(bench, sett
 
 def test_the_frozen_arm_of_cells_with_clusters_freezes_their_gain_too(bench):
     run = bench(ONE_STAGE % ", clustering={clusters=3}", "lattice.cells=frozen")
-    # Labels and what they are formed by are Recluster's, which is not hung here.
+    # Labels, mean states and centroids change only for a re-clustering, and none is due in these few steps.
     buffers = {"lattice.labels", "lattice.mean_state", "lattice.centroids"}
     assert set(run.trainer.state.model.state_dict()) - moved(run) == {"lattice.cells", "lattice.gain"} | buffers
 
