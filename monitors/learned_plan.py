@@ -15,7 +15,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from monitors.measured import Measured
+from monitors.measured import StageRecord
 from presets.components import COMPONENTS
 from presets.plan import Lesson
 
@@ -41,7 +41,7 @@ SWITCHES = ("compiled",)
 class LearnedPlan:
     """A plan fitted to the records of one machine; it implements presets.plan.Learned."""
 
-    def __init__(self, records: Sequence[Measured]) -> None:
+    def __init__(self, records: Sequence[StageRecord]) -> None:
         self._records = [record for record in records if _planned(record.features) and _work(record.features)][-NEWEST:]
         needed = {*SIZES, *SWITCHES}
         self._records = [record for record in self._records if needed <= set(record.features)]

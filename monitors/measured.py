@@ -27,7 +27,7 @@ MOST_BYTES = 4_000_000
 
 
 @dataclass(frozen=True)
-class Measured:
+class StageRecord:
     """One stage of one process, as it was measured.
 
     `features` are those of the plan (presets.plan.StagePlan.features).  `peak_bytes` is the most memory in use: of the process
@@ -46,7 +46,7 @@ class Measured:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, fields: object) -> Measured:
+    def from_json(cls, fields: object) -> StageRecord:
         """The record in a parsed JSON object.  Raises ValueError if it is none."""
         if not isinstance(fields, dict) or set(fields) != set(cls.__dataclass_fields__):
             raise ValueError("is no record of a measured stage")
@@ -72,13 +72,13 @@ def machine_key(device: str) -> str:
     return f"{machine()}, {device}"
 
 
-def read(path: Path, key: str) -> tuple[list[Measured], str]:
+def read(path: Path, key: str) -> tuple[list[StageRecord], str]:
     """The records of one machine, oldest first, and one line that says what was skipped, "" if nothing was.  Never raises."""
     found, passed = [], 0
     try:
         for line in _lines(path):
             try:
-                record = Measured.from_json(json.loads(line))
+                record = StageRecord.from_json(json.loads(line))
             except (ValueError, RecursionError):
                 passed += 1
                 continue
@@ -89,7 +89,7 @@ def read(path: Path, key: str) -> tuple[list[Measured], str]:
     return found, f"{path}: {passed} line(s) passed over that are no measurement" if passed else ""
 
 
-def add(path: Path, record: Measured) -> None:
+def add(path: Path, record: StageRecord) -> None:
     """Appends a record, and drops the oldest lines beyond MOST.  Processes take turns.  Raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     line = json.dumps(record.as_json(), allow_nan=False).encode()

@@ -52,7 +52,7 @@ class Data(Section):
     max_held_out: Count = Field(1000, description="most sentences split off")
 
 
-class Text(Section):
+class TextSection(Section):
     """Tokenizer, encoder and decoder."""
 
     vocabulary: Annotated[int, Field(ge=260, le=2048)] = Field(2048, description="most BPE tokens, bytes included")
@@ -69,7 +69,7 @@ class Text(Section):
     )
 
     @model_validator(mode="after")
-    def _slots_fit(self) -> Text:
+    def _slots_fit(self) -> TextSection:
         if (numbers := self.grid**2 * self.slot_width) > MAX_SLOT_NUMBERS:
             raise ValueError(
                 f"slot_width: {self.grid}x{self.grid} slots of {self.slot_width} are {numbers} numbers per sentence; "
@@ -80,7 +80,7 @@ class Text(Section):
         return self
 
     @model_validator(mode="after")
-    def _decoder_fits(self) -> Text:
+    def _decoder_fits(self) -> TextSection:
         if self.decoder_feed_forward() < MIN_FEED_FORWARD:
             raise ValueError(
                 f"decoder_parameters: {self.decoder_parameters} is too few for a vocabulary of {self.vocabulary} at width "
@@ -113,7 +113,7 @@ class Connections(Section):
     excitatory: bool = Field(False, description="start: no weight is negative")
 
 
-class Plasticity(Section):
+class PlasticitySection(Section):
     """The local learning rule of connections, for connections.learning = plastic or hybrid, and for discovery waves."""
 
     rule: Literal["stdp", "bcm", "oja", "three_factor"] = Field(
@@ -155,7 +155,7 @@ class Plasticity(Section):
     )
 
     @model_validator(mode="after")
-    def _bounds_hold(self) -> Plasticity:
+    def _bounds_hold(self) -> PlasticitySection:
         if self.w_max <= self.w_min:
             raise ValueError(f"w_max: {self.w_max} is not above w_min {self.w_min}")
         if self.winners > self.neighbourhood**3:
@@ -281,10 +281,10 @@ class RunConfig(Section):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1, max_length=32)] = Field(description="the run, in order")
     run: Run = Run()
     data: Data = Data()
-    text: Text = Text()
+    text: TextSection = TextSection()
     lattice: LatticeSection = LatticeSection()
     connections: Connections = Connections()
-    plasticity: Plasticity = Plasticity()
+    plasticity: PlasticitySection = PlasticitySection()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     decode: Decode = Decode()

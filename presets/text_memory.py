@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from presets.schema import Data, RunConfig, Text
+from presets.schema import Data, RunConfig, TextSection
 from presets.stage import Stage
 
 CONTROL_POINTS = 3 * 3
@@ -25,7 +25,7 @@ BUNDLED_TEXT = 2_500_000
 """Size of the bundled corpus in bytes."""
 
 
-def encoder_size(text: Text) -> int:
+def encoder_size(text: TextSection) -> int:
     """Number of parameters of lattice.model.coder.Encoder."""
     width, hidden, slots = text.width, text.encoder_feed_forward, text.grid**2
     tokens_per_slot = math.ceil(text.max_tokens / slots)
@@ -34,7 +34,7 @@ def encoder_size(text: Text) -> int:
     return tables + text.encoder_layers * layer + 2 * width + (width * tokens_per_slot + 1) * text.slot_width
 
 
-def ports_size(text: Text, channels: int) -> int:
+def ports_size(text: TextSection, channels: int) -> int:
     """Number of parameters of both ports, lattice.model.lattice3d.Port."""
     slots, points = text.grid**2, CONTROL_POINTS * channels
     return slots * (2 * text.slot_width * points + points + text.slot_width)

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -142,6 +143,24 @@ def test_who_is_given_a_training_state_changes_it_by_its_methods(path):
 def test_a_write_from_outside_would_be_found():
     source = "def f(self, state, x):\n    state.progress.step += 1\n    x.model.lattice.ticks, self.y = 1, 2\n"
     assert written(source) == ["state.progress.step", "x.model.lattice.ticks"]
+
+
+def test_no_two_classes_share_a_name():
+    names = [
+        node.name
+        for path in SOURCES
+        for node in ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert len(names) > 200
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+
+
+def test_no_two_files_share_a_name_but_those_named_for_what_a_person_types_or_sees():
+    """A command's file has the command's name, an experiment's file the experiment's, a panel's file the panel's."""
+    named = ("app/commands/", "app/experiments/", "app/tui/widgets/")
+    stems = [path.stem for path in SOURCES if path.stem not in ("__init__",) and not path.as_posix().startswith(named)]
+    assert [name for name, count in Counter(stems).items() if count > 1] == []
 
 
 def test_the_arrows_are_really_used():

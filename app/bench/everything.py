@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from app import configure, formats
-from app.bench.timings import table
+from app.bench.tables import table
 from app.exit_codes import ExitCode, Stop
 from app.pictures import check_plot, save_plot
 from app.run_process.prepare import free_bytes, prepare

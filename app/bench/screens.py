@@ -67,7 +67,7 @@ KEYS = (
 
 
 @dataclass(frozen=True)
-class Row:
+class ScreenRow:
     """One quantity over its `count` samples.  `at_most` and `at_least` are targets for its median or p99."""
 
     name: str
@@ -81,7 +81,7 @@ class Row:
     at_least: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, unit: str, samples: list[float], **targets: dict[str, float]) -> Row:
+    def of(cls, name: str, unit: str, samples: list[float], **targets: dict[str, float]) -> ScreenRow:
         ordered = sorted(samples)
         p99 = ordered[min(len(ordered) - 1, round(0.99 * (len(ordered) - 1)))]
         return cls(name, unit, len(ordered), statistics.median(ordered), p99, ordered[0], ordered[-1], **targets)
@@ -100,9 +100,9 @@ def run(
 ) -> None:
     """Measures everything and prints it.  Raises Stop."""
     config = configure.load(preset, None, assignments).config
-    rows: list[Row] = []
+    rows: list[ScreenRow] = []
 
-    def tell(found: list[Row]) -> None:
+    def tell(found: list[ScreenRow]) -> None:
         rows.extend(found)
         for row in found:
             print(f"{row.name}: {row.median:.4g} {row.unit}", file=sys.stderr)
@@ -129,7 +129,7 @@ def run(
 # What is measured.
 
 
-def bench_starts(runs_dir: Path, repeats: int) -> list[Row]:
+def bench_starts(runs_dir: Path, repeats: int) -> list[ScreenRow]:
     """Milliseconds from a program's start to its end, or to its first frame."""
     bare, helped, framed = [], [], []
     for _ in range(repeats):
@@ -141,13 +141,13 @@ def bench_starts(runs_dir: Path, repeats: int) -> list[Row]:
             home.press(b"q")
             home.ended()
     return [
-        Row.of("python -c pass", "ms", bare),
-        Row.of("--help", "ms", helped, at_most={"median": 250.0}),
-        Row.of("home screen's first frame", "ms", framed, at_most={"median": 600.0}),
+        ScreenRow.of("python -c pass", "ms", bare),
+        ScreenRow.of("--help", "ms", helped, at_most={"median": 250.0}),
+        ScreenRow.of("home screen's first frame", "ms", framed, at_most={"median": 600.0}),
     ]
 
 
-def bench_keys(folder: RunFolder, count: int) -> list[Row]:
+def bench_keys(folder: RunFolder, count: int) -> list[ScreenRow]:
     """Milliseconds from a key to the text it brings, beside a run under full load."""
     pauses, taken = random.Random(0), []
     with attached(folder) as screen:
@@ -156,10 +156,10 @@ def bench_keys(folder: RunFolder, count: int) -> list[Row]:
             time.sleep(pauses.uniform(0.05, 0.4))
             pressed, chunk = screen.press(keys)
             taken.append(1000 * (screen.until(shown, chunk) - pressed))
-    return [Row.of("key to visible change", "ms", taken, at_most={"median": 50.0, "p99": 150.0})]
+    return [ScreenRow.of("key to visible change", "ms", taken, at_most={"median": 50.0, "p99": 150.0})]
 
 
-def bench_windows(folder: RunFolder, pairs: int, seconds: float) -> list[Row]:
+def bench_windows(folder: RunFolder, pairs: int, seconds: float) -> list[ScreenRow]:
     """The speed of training with a screen attached, and what the screen itself costs.
 
     A window with a screen is compared with the mean of the windows before and after it, which have none.
@@ -179,15 +179,15 @@ def bench_windows(folder: RunFolder, pairs: int, seconds: float) -> list[Row]:
     alone, watched = speeds[::2], speeds[1::2]
     ratios = [speed / statistics.mean(around) for speed, around in zip(watched, itertools.pairwise(alone), strict=True)]
     return [
-        Row.of("training, no screen attached", "steps/s", alone),
-        Row.of("training, a screen attached", "steps/s", watched),
-        Row.of("attached / not attached", "ratio", ratios, at_least={"median": 0.98}),
-        Row.of("screen's CPU", "% of a core", cpu, at_most={"median": 5.0}),
-        Row.of("bytes to the terminal", "KiB/s", traffic, at_most={"median": 12.0}),
+        ScreenRow.of("training, no screen attached", "steps/s", alone),
+        ScreenRow.of("training, a screen attached", "steps/s", watched),
+        ScreenRow.of("attached / not attached", "ratio", ratios, at_least={"median": 0.98}),
+        ScreenRow.of("screen's CPU", "% of a core", cpu, at_most={"median": 5.0}),
+        ScreenRow.of("bytes to the terminal", "KiB/s", traffic, at_most={"median": 12.0}),
     ]
 
 
-def bench_memory(runs_dir: Path, config: RunConfig, events: int) -> list[Row]:
+def bench_memory(runs_dir: Path, config: RunConfig, events: int) -> list[ScreenRow]:
     """Resident MB of a screen that follows a log of this many events, and how much it grows over their second half."""
     folder = RunFolder.create(runs_dir, "recorded", time.time())
     folder.config_toml.write_text(to_toml(config), encoding="utf-8")
@@ -209,8 +209,8 @@ def bench_memory(runs_dir: Path, config: RunConfig, events: int) -> list[Row]:
                 held.append(program.memory_info().rss / 1e6)
     half = held[len(held) // 2 :]
     return [
-        Row.of("screen's memory over the events", "MB", held),
-        Row.of("its growth over their second half", "MB", [half[-1] - half[0]], at_most={"median": 2.0}),
+        ScreenRow.of("screen's memory over the events", "MB", held),
+        ScreenRow.of("its growth over their second half", "MB", [half[-1] - half[0]], at_most={"median": 2.0}),
     ]
 
 
@@ -269,7 +269,7 @@ def _hour(config: RunConfig, start: float) -> Iterator[AnyEvent]:
         yield Decoded(time=when, step=step, **scores, **shares, count=64, signature="nrefs:1", samples=said, best=False)
 
 
-def _table(rows: list[Row], rate: float, preset: str) -> None:
+def _table(rows: list[ScreenRow], rate: float, preset: str) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -27,7 +27,7 @@ def bench_tick(
     as_json: AsJson = False,
 ) -> None:
     """Time one tick, forward and forward+backward, in every implementation that runs here, with one thread and with all."""
-    from app.bench import timings as command
+    from app.bench import tables as command
 
     command.tick(shape, batch, repeats, kernels, as_json)
 
@@ -40,7 +40,7 @@ def bench_step(
     as_json: AsJson = False,
 ) -> None:
     """Time whole training steps of a preset's first stage."""
-    from app.bench import timings as command
+    from app.bench import tables as command
 
     command.step(preset, assignments, repeats, as_json)
 
@@ -53,7 +53,7 @@ def bench_decode(
     as_json: AsJson = False,
 ) -> None:
     """Time what a look of the decode monitor costs against the training steps between two looks."""
-    from app.bench import timings as command
+    from app.bench import tables as command
 
     command.decode(preset, assignments, repeats, as_json)
 
@@ -90,7 +90,7 @@ def bench_plasticity(
     as_json: AsJson = False,
 ) -> None:
     """Time plasticity's update and its share of a training step, and sweep how much of its work can be left out."""
-    from app.bench import plasticity as command
+    from app.bench import plasticity_tables as command
 
     command.plasticity(preset, assignments, steps, repeats, as_json)
 

@@ -44,7 +44,7 @@ def fork(
 ) -> None:
     """Makes the fork and trains it.  Raises Stop if it can't begin, and at its end if its exit code is not 0."""
     from app.run_process import engine
-    from app.run_process.fork import Changes, make_fork
+    from app.run_process.forking import Changes, make_fork
     from app.run_process.launch import launch
 
     given = {"--data": data, "--valid": valid, "--task": task, "--device": device, "--memory-budget": memory_budget}

@@ -50,7 +50,7 @@ def _one_stage(config: RunConfig, stage: int) -> RunConfig:
 
 
 def _in_a_process(config: RunConfig, steps: int) -> dict[str, Any]:
-    command = child.command("app.run_process.measured", str(steps))
+    command = child.command("app.run_process.profiled", str(steps))
     done = subprocess.run(command, input=to_toml(config), capture_output=True, text=True, env=child.environment(), check=False)
     if done.returncode == 0:
         sys.stderr.write(done.stderr)

@@ -24,6 +24,6 @@ def soak(
     as_json: AsJson = False,
 ) -> None:
     """Runs the soak and prints its verdict.  Raises Stop if the verdict's exit code is not 0."""
-    from app.soak import soak as the_soak
+    from app.soak import soaking
 
-    the_soak.run(hours, preset, assignments, chaos, out, trace, as_json)
+    soaking.run(hours, preset, assignments, chaos, out, trace, as_json)

@@ -38,12 +38,12 @@ from monitors.text_safety import printable
 from presets.schema import RunConfig
 
 if TYPE_CHECKING:
-    from app.run_process.engine import Outcome
+    from app.run_process.engine import RunOutcome
     from lattice.training.callbacks import Callback
 
 
 @dataclass(frozen=True)
-class Request:
+class TrainRequest:
     """What `train` was asked for: a new run from a preset, or the run `resume` to be continued."""
 
     preset: str | None = None
@@ -93,14 +93,14 @@ def train(
 ) -> None:
     """Trains, or starts training.  Raises Stop if the run can't begin, and at its end if its exit code is not 0."""
     given = {"--data": data, "--valid": valid, "--task": task, "--device": device, "--memory-budget": memory_budget}
-    request = Request(preset, config, tuple(assignments), given, steps, resume, runs_dir)
+    request = TrainRequest(preset, config, tuple(assignments), given, steps, resume, runs_dir)
     if detach:
         start_detached(request, as_json)
     else:
         run(request, log_format, as_json)
 
 
-def run(request: Request, log_format: str, as_json: bool) -> None:
+def run(request: TrainRequest, log_format: str, as_json: bool) -> None:
     """Trains in this process and prints the outcome.
 
     Raises Stop if the run can't begin, and at its end if its exit code is not 0.
@@ -128,7 +128,7 @@ def run(request: Request, log_format: str, as_json: bool) -> None:
     report(outcome, request.runs_dir, log_format, as_json)
 
 
-def start_detached(request: Request, as_json: bool) -> None:
+def start_detached(request: TrainRequest, as_json: bool) -> None:
     """Starts the engine in a session of its own, and prints the run's name once it is up.  Raises Stop if it can't begin."""
     from app.run_process.launch import launch
 
@@ -164,7 +164,7 @@ def talk(config: RunConfig, log_format: str) -> Iterator[Callback]:
         yield WhileHeard(lines, 2)
 
 
-def report(outcome: Outcome, runs_dir: Path | None, log_format: str, as_json: bool) -> None:
+def report(outcome: RunOutcome, runs_dir: Path | None, log_format: str, as_json: bool) -> None:
     """Prints how the run ended.  Raises Stop if its exit code is not 0."""
     if not outcome.trained:
         print(finished(outcome.folder.name, outcome.folder.read_info().step), file=sys.stderr)
@@ -178,7 +178,7 @@ def report(outcome: Outcome, runs_dir: Path | None, log_format: str, as_json: bo
         raise Stop(outcome.code, f"run {outcome.folder.name}: {outcome.reason}")
 
 
-def _summary(outcome: Outcome, runs_dir: Path | None) -> None:
+def _summary(outcome: RunOutcome, runs_dir: Path | None) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -17,13 +17,13 @@ from rich.table import Table
 
 from app import configure, formats
 from app.exit_codes import ExitCode, Stop
-from app.experiments.experiment import Request
+from app.experiments.experiment import ExperimentRequest
 from app.experiments.statistics import interval
 from app.run_process.prepare import prepare
 from lattice.data.batches import Sentences, TokenizedCorpus
 from lattice.data.corpus import Corpus, DataError, Pair, read_pairs
 from lattice.model.text_lattice import CONTROLS
-from lattice.observing.evaluate import chunk_size, evaluate
+from lattice.observing.scoring import chunk_size, evaluate
 from lattice.training.build import build_trainer
 from lattice.training.trainer import TrainingFailed
 from monitors import gauges
@@ -39,7 +39,7 @@ ARMS: dict[str, dict[str, dict[str, str]]] = {
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmResult:
     """The scores of one training run, or of a baseline that needs no training; then `seed` is None."""
 
     arm: str
@@ -66,7 +66,7 @@ class Arm:
         } | scores
 
 
-def run(request: Request) -> None:
+def run(request: ExperimentRequest) -> None:
     """Trains every arm with every seed and prints the scores.  The effect is BLEU trained minus BLEU frozen.  Raises Stop."""
     source, seeds = request.source, request.seeds
     base = configure.with_steps(source.load().config, source.steps)
@@ -108,7 +108,7 @@ def _changed(base: RunConfig, changes: dict[str, dict[str, str]], seed: int) -> 
     return RunConfig.model_validate(data)
 
 
-def _train_arm(name: str, seed: int, config: RunConfig, corpus: Corpus, scored: tuple[Pair, ...]) -> Arm:
+def _train_arm(name: str, seed: int, config: RunConfig, corpus: Corpus, scored: tuple[Pair, ...]) -> ArmResult:
     device, _ = prepare(config)
     text = TokenizedCorpus.of(corpus, config)
     trainer = build_trainer(config, text, device)
@@ -124,16 +124,16 @@ def _train_arm(name: str, seed: int, config: RunConfig, corpus: Corpus, scored: 
     possible = [control for control in CONTROLS if control != "bypass" or state.model.lattice is not None]
     scores = {control: evaluate(state.model, sentences, text.tokenizer, chunk, control)[0] for control in possible}
     controls = {control: quality.bleu for control, quality in scores.items() if control != "none"}
-    return Arm(name, seed, scores["none"], controls, state.progress.step, cpu)
+    return ArmResult(name, seed, scores["none"], controls, state.progress.step, cpu)
 
 
-def _baselines(corpus: Corpus, scored: tuple[Pair, ...]) -> list[Arm]:
+def _baselines(corpus: Corpus, scored: tuple[Pair, ...]) -> list[ArmResult]:
     """Replies that need no model: the question itself, and the training set's most frequent reply."""
     frequent = Counter(pair.target for pair in corpus.train).most_common(1)[0][0]
     replies = {"copy": [pair.source for pair in scored], "most frequent reply": [frequent] * len(scored)}
     references = [pair.target for pair in scored]
-    return [Arm(name, None, score(said, references), {}, 0, 0.0) for name, said in replies.items()]
+    return [ArmResult(name, None, score(said, references), {}, 0, 0.0) for name, said in replies.items()]
 
 
-def _bleu(results: list[Arm], arm: str, seed: int) -> float:
+def _bleu(results: list[ArmResult], arm: str, seed: int) -> float:
     return next(result.quality.bleu for result in results if (result.arm, result.seed) == (arm, seed))

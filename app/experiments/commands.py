@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.experiments.options import Options, experiment
+from app.experiments.shared_options import ExperimentOptions, experiment
 
 if TYPE_CHECKING:
-    from app.experiments.experiment import Request
+    from app.experiments.experiment import ExperimentRequest
 
 experiment_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 
@@ -20,55 +20,60 @@ Before = Annotated[
 ]
 
 
-@experiment(experiment_app, "arms", Options(seeds=1), left_out=("target", "every", "to_end", "arms", "own_arms", "out", "plot"))
-def experiment_arms(options: Options) -> None:
+@experiment(
+    experiment_app,
+    "arms",
+    ExperimentOptions(seeds=1),
+    left_out=("target", "every", "to_end", "arms", "own_arms", "out", "plot"),
+)
+def experiment_arms(options: ExperimentOptions) -> None:
     """What the lattice adds: trained against frozen against no lattice at all, at equal steps."""
     from app.experiments import arms as command
 
     command.run(_request(options))
 
 
-@experiment(experiment_app, "convergence", Options(seeds=5))
-def experiment_convergence(options: Options, search: Search = 0, search_steps: SearchSteps = 200) -> None:
+@experiment(experiment_app, "convergence", ExperimentOptions(seeds=5))
+def experiment_convergence(options: ExperimentOptions, search: Search = 0, search_steps: SearchSteps = 200) -> None:
     """Discovery waves on against off, each from a biased and an unbiased start: steps and CPU time to the target."""
     from app.experiments import convergence as command
 
     command.run(_request(options), search, search_steps)
 
 
-@experiment(experiment_app, "optimizers", Options(preset="small", to_end=True))
-def experiment_optimizers(options: Options) -> None:
+@experiment(experiment_app, "optimizers", ExperimentOptions(preset="small", to_end=True))
+def experiment_optimizers(options: ExperimentOptions) -> None:
     """Rules that keep less than AdamW for cells and connections: bytes, step time, the last loss, and what GaLore retains."""
     from app.experiments import optimizers as command
 
     command.run(_request(options))
 
 
-@experiment(experiment_app, "plasticity", Options(seeds=5))
-def experiment_plasticity(options: Options) -> None:
+@experiment(experiment_app, "plasticity", ExperimentOptions(seeds=5))
+def experiment_plasticity(options: ExperimentOptions) -> None:
     """Connections that learn by local rules, alone or beside the gradient, against gradient and frozen ones."""
     from app.experiments import plasticity as command
 
     command.run(_request(options))
 
 
-@experiment(experiment_app, "sparsity", Options(to_end=True))
-def experiment_sparsity(options: Options) -> None:
+@experiment(experiment_app, "sparsity", ExperimentOptions(to_end=True))
+def experiment_sparsity(options: ExperimentOptions) -> None:
     """Pruned connections against dense ones: bytes, step time, BLEU, and steps to the target."""
     from app.experiments import sparsity as command
 
     command.run(_request(options))
 
 
-@experiment(experiment_app, "transfer", Options(preset="small"), own_before="arms")
-def experiment_transfer(options: Options, before: Before = 0.5) -> None:
+@experiment(experiment_app, "transfer", ExperimentOptions(preset="small"), own_before="arms")
+def experiment_transfer(options: ExperimentOptions, before: Before = 0.5) -> None:
     """A lattice grown from a smaller one against one from scratch: CPU time to the target, and the loss around the growth."""
     from app.experiments import transfer as command
 
     command.run(_request(options), before)
 
 
-def _request(options: Options) -> Request:
-    from app.experiments.experiment import Request  # here: it loads torch
+def _request(options: ExperimentOptions) -> ExperimentRequest:
+    from app.experiments.experiment import ExperimentRequest  # here: it loads torch
 
-    return Request.of(options)
+    return ExperimentRequest.of(options)

@@ -10,8 +10,8 @@ of the waves themselves counts.
 
 from __future__ import annotations
 
-from app.experiments import plot, report
-from app.experiments.experiment import Arm, Experiment, Request, choose
+from app.experiments import picture, report
+from app.experiments.experiment import Arm, Experiment, ExperimentRequest, choose
 from app.experiments.search import Range, Space, tuned
 from app.pictures import check_plot
 
@@ -52,7 +52,7 @@ SPACES: dict[str, Space] = {
 """The few settings of each arm that --search draws."""
 
 
-def run(request: Request, trials: int, trial_steps: int) -> None:
+def run(request: ExperimentRequest, trials: int, trial_steps: int) -> None:
     """Trains every arm with every seed and prints what was found.  With `trials`, every arm is tuned first.  Raises Stop."""
     check_plot(request.plot)
     arms = choose(ARMS, request.arms, request.own_arms)
@@ -66,5 +66,5 @@ def run(request: Request, trials: int, trial_steps: int) -> None:
     columns = ("reached", "steps", "CPU s", "loss", "BLEU")
     finding = report.Finding("convergence", arms, results, experiment.scored, best_off, main, [], "steps", columns, log)
     if request.plot:
-        plot.draw(request.plot, "convergence: discovery waves on and off", results, target)
+        picture.draw(request.plot, "convergence: discovery waves on and off", results, target)
     report.show(finding, request)

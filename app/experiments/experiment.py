@@ -19,8 +19,8 @@ from pathlib import Path
 from app import configure, formats
 from app.exit_codes import ExitCode, Stop
 from app.experiments.ledger import Ledger
-from app.experiments.measure import Conditions, Looks, Outcome, Text, train
-from app.experiments.options import Options
+from app.experiments.measure import Conditions, ExperimentText, Looks, Outcome, train
+from app.experiments.shared_options import ExperimentOptions
 from app.run_process.prepare import prepare_device, read_corpus
 from app.version import VERSION
 from lattice.data.corpus import DataError, read_pairs
@@ -68,7 +68,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Request:
+class ExperimentRequest:
     """What the command line of an experiment asks for, without the options of that experiment alone."""
 
     source: Source
@@ -81,7 +81,7 @@ class Request:
     as_json: bool
 
     @classmethod
-    def of(cls, options: Options) -> Request:
+    def of(cls, options: ExperimentOptions) -> ExperimentRequest:
         given = {
             "--data": options.data,
             "--valid": options.valid,
@@ -154,7 +154,7 @@ class Experiment:
         self.scored = len(scored)
         self._ledger = Ledger(out)
         self._data_key = [corpus.fingerprint(), dataclasses.replace(corpus, train=(), valid=scored).fingerprint()]
-        self._text = Text.of(base, corpus, scored)
+        self._text = ExperimentText.of(base, corpus, scored)
 
     def run(self, arms: list[Arm], seeds: int) -> dict[str, list[Outcome]]:
         """The outcomes of each arm, in the order of the seeds.

@@ -16,7 +16,7 @@ from app.experiments.statistics import Need, crossing, value_at
 from lattice.data.batches import Sentences, TokenizedCorpus
 from lattice.data.corpus import Corpus, Pair
 from lattice.kernels.native import KernelUnavailable
-from lattice.observing.evaluate import chunk_size, evaluate, held_out_loss
+from lattice.observing.scoring import chunk_size, evaluate, held_out_loss
 from lattice.training.build import build_trainer
 from lattice.training.callbacks import Callback
 from lattice.training.state import TrainingState
@@ -50,14 +50,14 @@ class Conditions:
 
 
 @dataclass(frozen=True)
-class Text:
+class ExperimentText:
     """The sentences of all runs: those for training, for looks, and for the score at the end."""
 
     corpus: TokenizedCorpus
     scored: Sentences
 
     @classmethod
-    def of(cls, config: RunConfig, corpus: Corpus, scored: tuple[Pair, ...]) -> Text:
+    def of(cls, config: RunConfig, corpus: Corpus, scored: tuple[Pair, ...]) -> ExperimentText:
         tokenized = TokenizedCorpus.of(corpus, config)
         return cls(tokenized, Sentences(scored, tokenized.tokenizer, config.text.max_tokens))
 
@@ -185,7 +185,7 @@ def train(
     arm: str,
     seed: int,
     config: RunConfig,
-    text: Text,
+    text: ExperimentText,
     device: torch.device,
     conditions: Conditions,
     looking: type[Looks] = Looks,
@@ -222,7 +222,9 @@ def train(
     )
 
 
-def _train(config: RunConfig, text: Text, device: torch.device, looking: Callable[[], Looks]) -> tuple[Looks, Trainer, str]:
+def _train(
+    config: RunConfig, text: ExperimentText, device: torch.device, looking: Callable[[], Looks]
+) -> tuple[Looks, Trainer, str]:
     looks = looking()
     trainer = build_trainer(config, text.corpus, device, [looks])
     looks.begin()

@@ -15,8 +15,8 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from app.experiments import plot, report
-from app.experiments.experiment import Arm, Experiment, Request, choose
+from app.experiments import picture, report
+from app.experiments.experiment import Arm, Experiment, ExperimentRequest, choose
 from app.experiments.measure import Conditions, Looks, Outcome
 from app.pictures import check_plot
 from lattice.optimizers.retained import of_step
@@ -46,7 +46,7 @@ class EnergyLooks(Looks):
             self._looking += gauges.cpu_seconds() - clock
 
 
-def run(request: Request) -> None:
+def run(request: ExperimentRequest) -> None:
     """Trains every arm with every seed and prints what was found.  Raises Stop."""
     check_plot(request.plot)
     arms = choose(ARMS, request.arms, request.own_arms)
@@ -58,7 +58,7 @@ def run(request: Request) -> None:
     columns = ("optimizer", "ms/step", "reached", "steps", "loss", "BLEU")
     finding = report.Finding("optimizers", arms, results, experiment.scored, reference, main, [], "loss", columns)
     if request.plot:
-        plot.draw(request.plot, "optimizers of cells and connections", results, target)
+        picture.draw(request.plot, "optimizers of cells and connections", results, target)
     report.show(finding, request)
     if not request.as_json:
         console = Console(highlight=False)

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from app.experiments import plot, report
-from app.experiments.experiment import Arm, Experiment, Request, choose
+from app.experiments import picture, report
+from app.experiments.experiment import Arm, Experiment, ExperimentRequest, choose
 from app.pictures import check_plot
 
 RULES = ("stdp", "bcm", "oja", "three_factor")
@@ -36,7 +36,7 @@ def _arms() -> Iterator[Arm]:
 ARMS = tuple(_arms())
 
 
-def run(request: Request) -> None:
+def run(request: ExperimentRequest) -> None:
     """Trains every arm with every seed and prints what was found.  Raises Stop."""
     check_plot(request.plot)
     arms = choose(ARMS, request.arms, request.own_arms)
@@ -50,5 +50,5 @@ def run(request: Request) -> None:
     reference = next(iter(references), None)
     finding = report.Finding("plasticity", arms, results, experiment.scored, reference, main, also, "steps", columns)
     if request.plot:
-        plot.draw(request.plot, "plasticity: local rules against the gradient", results, target)
+        picture.draw(request.plot, "plasticity: local rules against the gradient", results, target)
     report.show(finding, request)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app import formats
-from app.experiments.experiment import Arm, Request
+from app.experiments.experiment import Arm, ExperimentRequest
 from app.experiments.measure import Outcome
 from app.experiments.search import Trial
 from app.experiments.statistics import UNKNOWN, Effect, Need, change, difference, rank, saved
@@ -82,7 +82,7 @@ class Finding:
     trials: list[Trial] = dataclasses.field(default_factory=list)
 
 
-def show(finding: Finding, request: Request) -> None:
+def show(finding: Finding, request: ExperimentRequest) -> None:
     """Prints to stdout."""
     if request.as_json:
         print(json.dumps(as_json(finding, request), allow_nan=False))
@@ -106,7 +106,7 @@ def show(finding: Finding, request: Request) -> None:
         console.print(line, markup=False)
 
 
-def sentences(finding: Finding, request: Request) -> list[str]:
+def sentences(finding: Finding, request: ExperimentRequest) -> list[str]:
     """Sentences about comparisons, missed targets and failures, and about what the numbers measure."""
     target = f"held-out loss {request.conditions.target:g}"
     lines = []
@@ -135,7 +135,7 @@ def sentences(finding: Finding, request: Request) -> list[str]:
     return lines
 
 
-def as_json(finding: Finding, request: Request) -> dict[str, Any]:
+def as_json(finding: Finding, request: ExperimentRequest) -> dict[str, Any]:
     main = UNKNOWN if finding.main is None else getattr(finding.main, finding.measure)
     comparisons = [versus for versus in [finding.main, *finding.also] if versus is not None]
     return {

@@ -6,8 +6,8 @@ sparsity gains over the dense one (below 0: loses).  If that arm is left out, th
 
 from __future__ import annotations
 
-from app.experiments import plot, report
-from app.experiments.experiment import Arm, Experiment, Request, choose
+from app.experiments import picture, report
+from app.experiments.experiment import Arm, Experiment, ExperimentRequest, choose
 from app.pictures import check_plot
 
 SHARES = (0.4, 0.6, 0.7, 0.9)
@@ -23,7 +23,7 @@ def _arm(name: str, share: float, stages: int) -> Arm:
     return Arm(name, tuple(f"stages.{stage}.sparsity={share}" for stage in range(stages)))
 
 
-def run(request: Request) -> None:
+def run(request: ExperimentRequest) -> None:
     """Trains every arm with every seed and prints what was found.  Raises Stop."""
     check_plot(request.plot)
     arms = choose(arms_of(len(request.source.load().config.stages)), request.arms, request.own_arms)
@@ -36,5 +36,5 @@ def run(request: Request) -> None:
     columns = ("connections", "ms/step", "reached", "steps", "loss", "BLEU")
     finding = report.Finding("sparsity", arms, results, experiment.scored, reference, main, [], "bleu", columns)
     if request.plot:
-        plot.draw(request.plot, "sparsity: pruned against dense", results, target)
+        picture.draw(request.plot, "sparsity: pruned against dense", results, target)
     report.show(finding, request)

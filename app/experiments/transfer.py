@@ -15,8 +15,8 @@ import math
 import statistics
 
 from app.exit_codes import ExitCode, Stop
-from app.experiments import plot, report
-from app.experiments.experiment import Arm, Experiment, Request, choose
+from app.experiments import picture, report
+from app.experiments.experiment import Arm, Experiment, ExperimentRequest, choose
 from app.experiments.measure import Conditions, Looks, Outcome
 from app.pictures import check_plot
 from lattice.training.state import TrainingState
@@ -82,7 +82,7 @@ def _stages(stages: list[Stage]) -> str:
     return f"stages={toml_value([stage.model_dump(mode='json', exclude_none=True) for stage in stages])}"
 
 
-def run(request: Request, before: float) -> None:
+def run(request: ExperimentRequest, before: float) -> None:
     """Trains both arms with every seed and prints what was found.  Scores BLEU only if runs go to their end.  Raises Stop."""
     conditions = dataclasses.replace(request.conditions, score=request.conditions.to_end)
     request = dataclasses.replace(request, conditions=conditions)
@@ -96,7 +96,7 @@ def run(request: Request, before: float) -> None:
     reference = SCRATCH if SCRATCH in results else None
     finding = report.Finding("transfer", arms, results, experiment.scored, reference, main, [], "cpu_s", columns)
     if request.plot:
-        plot.draw(request.plot, "transfer: grown against from scratch", results, target)
+        picture.draw(request.plot, "transfer: grown against from scratch", results, target)
     report.show(finding, request)
     if not request.as_json and (ratios := growth_ratios(results.get(GROWN, []))):
         print(

@@ -23,6 +23,7 @@ from app import planning
 from app.exit_codes import ExitCode, Stop
 from app.run_process import launch
 from app.run_process.prepare import prepare
+from app.run_process.record import Record
 from app.version import VERSION
 from app.wire.feed import Feed
 from app.wire.protocol import RECENT
@@ -45,9 +46,9 @@ from lattice.training.health import Recovery
 from lattice.training.progress import Progress
 from lattice.training.state import TrainingState
 from lattice.training.trainer import Trainer, TrainingFailed
-from monitors import measured, torch_memory
+from monitors import measured
 from monitors.event_log import EventLog
-from monitors.events import AnyEvent, Decoded, Edited, RunEnded, RunStarted, StageStarted
+from monitors.events import Decoded, RunEnded, RunStarted
 from monitors.leak_detector import Buffer, Detector
 from monitors.runs import RunFolder, RunFolderError, RunInfo, why
 from monitors.text_safety import printable
@@ -55,14 +56,11 @@ from monitors.volumes import Volumes
 from presets.layers import to_toml
 from presets.schema import RunConfig
 
-INFO_EVERY_S = 1.0
-"""Least seconds between two writes of `run.json` at the end of steps."""
-
 SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """How a run ended, and its folder."""
 
     folder: RunFolder
@@ -75,43 +73,9 @@ class Outcome:
     """False if nothing was left to train."""
 
 
-class Record(Callback):
-    """The callback that writes the event log, passes events on to viewers, and keeps `run.json` up to date."""
-
-    def __init__(self, folder: RunFolder, log: EventLog, info: RunInfo, feed: Feed) -> None:
-        self._folder, self._log, self.info, self._feed = folder, log, info, feed
-        self._written = 0.0
-
-    def on_event(self, event: AnyEvent) -> None:
-        self._feed.publish(self._log.append(event))
-        if isinstance(event, StageStarted):
-            self.update(state="running", stage=event.stage, step=event.step)
-        if isinstance(event, Edited) and event.key == "paused":
-            self.update(state="paused" if event.new else "running", step=event.step)
-
-    def after_step(self, state: TrainingState) -> None:
-        if time.monotonic() - self._written >= INFO_EVERY_S:
-            self.follow(state)
-
-    def at_stage_end(self, state: TrainingState) -> None:
-        self.follow(state)
-
-    def follow(self, training: TrainingState, **changes: object) -> None:
-        """Writes the progress of training, and `changes`, into `run.json`."""
-        progress = training.progress
-        fields = {name: getattr(progress, name) for name in ("stage", "step", "bleu", "loss", "elapsed_s", "cpu_s", "saving_s")}
-        self.update(**fields | {"peak_bytes": torch_memory.most_reserved(training.device)} | changes)
-
-    def update(self, **changes: object) -> None:
-        """Changes fields of `run.json` and writes it."""
-        self.info = self.info.model_copy(update=changes)
-        self._folder.write_info(self.info)
-        self._written = time.monotonic()
-
-
 def start(
     config: RunConfig, preset: str, runs_dir: Path, callbacks: list[Callback], leaks: LeakMonitor | None = None
-) -> Outcome:
+) -> RunOutcome:
     """Trains a new run to its end.  Raises Stop if it can't begin.
 
     A process that trains several runs passes one leak monitor, `leaks`, to all of them.  Otherwise the run makes its own.
@@ -146,7 +110,7 @@ def _tokenizer(corpus: Corpus, vocabulary: int) -> Tokenizer:
     return _latest_tokenizer[key]
 
 
-def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> Outcome:
+def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> RunOutcome:
     """Continues a run from its newest complete checkpoint, to its end.  A finished run stays as it is.
 
     Raises Stop if the run can't be resumed, or if its data has changed.
@@ -164,7 +128,7 @@ def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> O
         )
     if info.state == "finished" and progress.finished(len(config.stages)):
         launch.report_ready(folder)
-        return Outcome(folder, ExitCode.OK, "all stages are done", trained=False)
+        return RunOutcome(folder, ExitCode.OK, "all stages are done", trained=False)
     for reason in passed_over:
         print(f"passed over a checkpoint: {printable(reason)}", file=sys.stderr)
     same = {name: getattr(info, name) for name in ("run", "preset", "created", "parent")}
@@ -210,13 +174,13 @@ class _Ending:
     final: Decoded | None = None
 
 
-def _train(job: _Job) -> Outcome:
+def _train(job: _Job) -> RunOutcome:
     with contextlib.ExitStack() as stack:
         run = _assemble(job, stack)
         received = stack.enter_context(_signals(run.trainer))
         ending = _conduct(job, run, received)
         _conclude(run, ending)
-        return Outcome(job.folder, ending.code, ending.reason, ending.final)
+        return RunOutcome(job.folder, ending.code, ending.reason, ending.final)
 
 
 def _assemble(job: _Job, stack: contextlib.ExitStack) -> _Run:

@@ -10,7 +10,7 @@ from app.exit_codes import ExitCode, Stop
 from app.finding import run_config
 from lattice.data.tokenizer import Tokenizer
 from lattice.model.text_lattice import TextLattice, load_model
-from lattice.observing.evaluate import chunk_size
+from lattice.observing.scoring import chunk_size
 from lattice.training import checkpoint
 from lattice.training.progress import Progress
 from monitors.runs import RunFolder

@@ -17,7 +17,7 @@ from lattice.data.batches import Sentences
 from lattice.data.corpus import DataError, read_pairs
 from lattice.data.tokenizer import pad
 from lattice.model.text_lattice import CONTROLS
-from lattice.observing.evaluate import evaluate
+from lattice.observing.scoring import evaluate
 from monitors.text_safety import printable
 
 

@@ -50,7 +50,7 @@ SPEEDS = (1.0, 4.0, 16.0, 64.0, 256.0)
 
 
 @dataclass(frozen=True)
-class Frame:
+class FoldedLog:
     """The snapshot after the first `lines` lines of the log, which are `offset` bytes."""
 
     lines: int = 0
@@ -178,8 +178,8 @@ class Reader(threading.Thread):
             self._post(SnapshotRead(self._view))
 
     def _forget(self) -> None:
-        self._end = self._shown = Frame()
-        self._frames = [Frame()]
+        self._end = self._shown = FoldedLog()
+        self._frames = [FoldedLog()]
         self._every = CHUNK_LINES
         self._inode = 0
 
@@ -206,12 +206,12 @@ class Reader(threading.Thread):
                 self._view = self._with_position(self._view)
                 self._send()
 
-    def _advanced(self, frame: Frame, lines: int) -> Frame:
+    def _advanced(self, frame: FoldedLog, lines: int) -> FoldedLog:
         read = read_events(self._folder.events_jsonl, frame.offset, lines)
         if read.offset == frame.offset:
             return frame
         read_lines = len(read.events) + read.skipped
-        return Frame(frame.lines + read_lines, read.offset, frame.skipped + read.skipped, fold(frame.snapshot, read.events))
+        return FoldedLog(frame.lines + read_lines, read.offset, frame.skipped + read.skipped, fold(frame.snapshot, read.events))
 
     def _show(self, elapsed_s: float) -> None:
         with self._lock:
@@ -223,7 +223,7 @@ class Reader(threading.Thread):
         elif wanted != self._shown.lines:
             self._shown = self._at(min(wanted, self._end.lines))
 
-    def _at(self, line: int) -> Frame:
+    def _at(self, line: int) -> FoldedLog:
         from_line = max(0, line - REFILL_LINES)
         frame = max((frame for frame in self._frames if frame.lines <= from_line), key=lambda frame: frame.lines)
         while frame.lines < line and not self._closed.is_set():

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from app import formats
-from app.tui.snapshot import CURVES, Checkpointed, Clustering, LogLine, Look, Rewiring, Snapshot, StageMark
+from app.tui.snapshot import CURVES, Checkpointed, ClusteringSoFar, LogLine, Look, RewiringSoFar, Snapshot, StageMark
 from monitors.events import (
     AnyEvent,
     BadStep,
@@ -38,7 +38,7 @@ MOST_LOOKS = 100
 
 MOST_LOG_LINES = 1000
 
-Counted = TypeVar("Counted", Clustering, Rewiring)
+Counted = TypeVar("Counted", ClusteringSoFar, RewiringSoFar)
 
 
 def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
@@ -82,11 +82,11 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
             case RunStarted():
                 leaks = None
             case Clustered():
-                clustering = Clustering(event, clustering.times + 1)
+                clustering = ClusteringSoFar(event, clustering.times + 1)
             case Plastic():
                 plastic = event
             case Rewired():
-                rewiring = Rewiring(event, rewiring.pruned + event.pruned, rewiring.regrown + event.regrown)
+                rewiring = RewiringSoFar(event, rewiring.pruned + event.pruned, rewiring.regrown + event.regrown)
             case VolumeSaved():
                 volume = event
             case Edited() if event.command == "set":

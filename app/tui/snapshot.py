@@ -79,7 +79,7 @@ class Checkpointed:
 
 
 @dataclass(frozen=True)
-class Clustering:
+class ClusteringSoFar:
     """The newest clustering of the stage, and how often cells were clustered in the run so far."""
 
     latest: Clustered | None = None
@@ -87,7 +87,7 @@ class Clustering:
 
 
 @dataclass(frozen=True)
-class Rewiring:
+class RewiringSoFar:
     """The newest rewiring of the stage, and the connections pruned and regrown in the run so far."""
 
     latest: Rewired | None = None
@@ -111,11 +111,11 @@ class Snapshot:
     leaks: LeaksJudged | None = None
     """The last verdict of the leak detector.  A resumed run begins without one."""
 
-    clustering: Clustering = Clustering()
+    clustering: ClusteringSoFar = ClusteringSoFar()
     plastic: Plastic | None = None
     """The newest plasticity event of the stage."""
 
-    rewiring: Rewiring = Rewiring()
+    rewiring: RewiringSoFar = RewiringSoFar()
     volume: VolumeSaved | None = None
     """The event that says where the newest cells were written.  `View.volume` is what could be read there."""
 

@@ -19,7 +19,7 @@ import torch
 from lattice.bench.plasticity_cost import STRIDES, TICKS, ConnectionRow
 from lattice.bench.timings import CHANNELS, Row, copy_rate, timed
 from lattice.random_streams import generator
-from presets.schema import Plasticity
+from presets.schema import PlasticitySection
 from presets.topology import Topology
 
 STDP_SHAPE = (16, 16, 16)
@@ -37,7 +37,7 @@ FIRING = 0.2
 """Share of the neurons that fire in a tick.  The layer's cost does not depend on it."""
 
 
-def stdp_layer(repeats: int, settings: Plasticity) -> ConnectionRow:
+def stdp_layer(repeats: int, settings: PlasticitySection) -> ConnectionRow:
     """Times spikingjelly's STDP updates of a linear layer over TICKS ticks.
 
     Raises ImportError if spikingjelly is not installed.
@@ -103,7 +103,7 @@ def automaton(repeats: int) -> list[Row]:
     return [_row(name, NCA_SHAPE, 1, taken[name], os.cpu_count() or 1) for name in calls]
 
 
-def compare(repeats: int, settings: Plasticity, told: Callable[[str], object]) -> tuple[list[Row], list[str]]:
+def compare(repeats: int, settings: PlasticitySection, told: Callable[[str], object]) -> tuple[list[Row], list[str]]:
     """Times both libraries.  Returns (rows, remarks).  A library that is not installed gets a remark and no row.
 
     `told` is called with a line before each measurement.

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 
 from lattice.bench.timings import CHANNELS, SPARSITY, pruned_pattern
-from lattice.kernels import Options, choose, propagate
+from lattice.kernels import TickOptions, choose, propagate
 from lattice.kernels.agreement import disagreement
 from lattice.kernels.native import KernelUnavailable
 from lattice.kernels.propagate import Kernel
@@ -262,10 +262,10 @@ def tick_rows(
 
 def _forward(inputs: _Inputs, topology: Topology, kernel: Kernel | None) -> None:
     with torch.no_grad():
-        propagate(*inputs.learning, topology, 1, kernel, None, inputs.pattern, Options(face=True))
+        propagate(*inputs.learning, topology, 1, kernel, None, inputs.pattern, TickOptions(face=True))
 
 
 def _both(inputs: _Inputs, topology: Topology, kernel: Kernel | None) -> None:
     for tensor in inputs.learning:
         tensor.grad = None
-    propagate(*inputs.learning, topology, 1, kernel, None, inputs.pattern, Options(face=True)).float().sum().backward()
+    propagate(*inputs.learning, topology, 1, kernel, None, inputs.pattern, TickOptions(face=True)).float().sum().backward()

@@ -58,7 +58,7 @@ class StepTimes:
 
 
 @dataclass
-class Memory(Callback):
+class PeakMemory(Callback):
     """The callback that finds the most memory taken, in bytes, as torch and the driver count it; None if there is no GPU."""
 
     device: torch.device
@@ -144,7 +144,7 @@ class PresetResult:
     kernel: str
     losses: list[float]
     times: StepTimes
-    memory: Memory
+    memory: PeakMemory
     components: dict[str, int]
     warnings: list[str]
     micro_batch: int
@@ -170,7 +170,7 @@ class PresetResult:
 def train_preset(preset: str, config: RunConfig, material: Material, device: torch.device, steps: int) -> PresetResult:
     """Measures the config's first stage: the first step, `steps` whole steps, as many on a single micro-batch, as many
     forwards, and one look of the decode monitor."""
-    heard, memory, watch = Heard(), Memory(device), Stopwatch(device)
+    heard, memory, watch = Heard(), PeakMemory(device), Stopwatch(device)
     memory.begin()
     trainer = material.trainer(config, device, [heard])
     state = trainer.state
@@ -203,7 +203,7 @@ def train_through(config: RunConfig, material: Material, device: torch.device) -
 
     Returns, as JSON, how it ended, warnings, memory, and for each stage its shape, kernel, plan, first and last loss.
     """
-    heard, memory = Heard(), Memory(device)
+    heard, memory = Heard(), PeakMemory(device)
     memory.begin()
     clock = time.perf_counter()
     trainer = material.trainer(config, device, [heard, DecodeMonitor(), memory])
@@ -227,7 +227,7 @@ def train_through(config: RunConfig, material: Material, device: torch.device) -
 
 
 @dataclass
-class Until(Callback):
+class UntilTime(Callback):
     """The callback that requests a stop `seconds` after the first step, and counts the steps."""
 
     seconds: float
@@ -248,7 +248,7 @@ def watch_for_leaks(config: RunConfig, material: Material, device: torch.device,
     Samples are taken at looks of the decode monitor, at least `every` steps apart.
     """
     with contextlib.closing(Detector()) as detector:
-        until = Until(seconds)
+        until = UntilTime(seconds)
         trainer = material.trainer(config, device, [DecodeMonitor(), LeakMonitor(detector, every), until])
         clock = time.monotonic()
         trainer.run()

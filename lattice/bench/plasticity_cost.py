@@ -25,14 +25,14 @@ import torch.nn.functional as F
 from lattice.bench.timings import CHANNELS, Row, copy_rate, timed
 from lattice.data.batches import Schedule, TokenizedCorpus
 from lattice.data.corpus import load_corpus
-from lattice.kernels import Options, choose, propagate
+from lattice.kernels import TickOptions, choose, propagate
 from lattice.model.lattice3d import initial_cells, initial_weights
-from lattice.plasticity.native import plain
+from lattice.plasticity.c_library import plain
 from lattice.plasticity.plasticity import Plasticity
 from lattice.random_streams import generator
 from lattice.training.build import build_trainer
 from presets.schema import Connections, RunConfig
-from presets.schema import Plasticity as Settings
+from presets.schema import PlasticitySection as Settings
 from presets.topology import Topology
 
 SHAPES = ((16, 16, 16), (64, 64, 32))
@@ -78,7 +78,7 @@ def bench_update(shape: tuple[int, int, int], repeats: int, settings: Settings) 
     kernel, _ = choose("auto", topology, CHANNELS, torch.device("cpu"), torch.float32)
     states: list[torch.Tensor] = []
     with torch.no_grad():
-        propagate(drive, weights, cells, topology, TICKS, kernel, options=Options(_Keeper(states)))
+        propagate(drive, weights, cells, topology, TICKS, kernel, options=TickOptions(_Keeper(states)))
     plasticity = Plasticity(settings, topology, CHANNELS, 0.01)
 
     def update() -> None:
@@ -125,7 +125,7 @@ class _Keeper:
         """Is never called, because there is no backward here."""
 
 
-class Trained:
+class TrainedLattice:
     """A lattice of the config's first stage that was trained for `steps` steps by gradient, on the config's corpus."""
 
     def __init__(self, config: RunConfig, steps: int) -> None:
@@ -185,7 +185,7 @@ class Trained:
             return self.lattice.state(model.input_port.drive(slots)).square().mean((0, 3))
 
 
-def sweep(trained: Trained) -> list[Avoided]:
+def sweep(trained: TrainedLattice) -> list[Avoided]:
     """Measures avoided work and cosine for every rule, over activity thresholds and over values of `quiet`."""
     found = []
     for rule in RULES:

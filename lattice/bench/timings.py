@@ -24,7 +24,7 @@ import torch
 
 from lattice.data.batches import Schedule, TokenizedCorpus
 from lattice.data.corpus import load_corpus
-from lattice.kernels import Options, choose, propagate
+from lattice.kernels import TickOptions, choose, propagate
 from lattice.kernels.native import KernelUnavailable
 from lattice.kernels.propagate import Kernel
 from lattice.kernels.sparse import TILE, Pattern
@@ -152,7 +152,7 @@ def bench_tick(
 
     def face(kernel: Kernel | None, dtype: torch.dtype, connections: torch.Tensor, pattern: Pattern | None) -> torch.Tensor:
         ticks = 1 if pattern is None else SPARSE_TICKS
-        return propagate(drive.to(dtype), connections, cells, topology, ticks, kernel, None, pattern, Options(face=True))
+        return propagate(drive.to(dtype), connections, cells, topology, ticks, kernel, None, pattern, TickOptions(face=True))
 
     def forward(*variant: Any) -> None:
         with torch.no_grad():

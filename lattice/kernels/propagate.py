@@ -95,7 +95,7 @@ class Functional:
 
 
 @dataclass(frozen=True)
-class Options:
+class TickOptions:
     """How ticks are run.  Nothing here changes the numbers that come out."""
 
     observer: Observer | None = None
@@ -105,7 +105,7 @@ class Options:
     """Return the output face only; then neither the last state nor a gradient of its size is kept."""
 
 
-_DEFAULT = Options()
+_DEFAULT = TickOptions()
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class _Run:
     functional: Functional | None
     pattern: Pattern | None
     ticks: int
-    options: Options
+    options: TickOptions
 
     @property
     def segment(self) -> int:
@@ -248,7 +248,7 @@ def propagate(
     kernel: Kernel | None = None,
     functional: Functional | None = None,
     pattern: Pattern | None = None,
-    options: Options = _DEFAULT,
+    options: TickOptions = _DEFAULT,
 ) -> torch.Tensor:
     """The state after `ticks` ticks from silence, with `drive` added to the input face before each of them.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from lattice.kernels import Functional, Options, propagate
+from lattice.kernels import Functional, TickOptions, propagate
 from lattice.kernels.propagate import Kernel
 from lattice.kernels.sparse import Pattern, moved
 from lattice.plasticity.plasticity import Plasticity
@@ -300,7 +300,7 @@ class Lattice(nn.Module):
         weights = torch.zeros_like(self.weights) if bypass else self.weights
         functional = None if bypass else self.functional
         observer = self.plasticity if self._watched else None
-        options = Options(observer, self.segment, face)
+        options = TickOptions(observer, self.segment, face)
         return propagate(drive, weights, self.cells, self.topology, ticks, self.kernel, functional, self.pattern, options)
 
 

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from lattice.observing.evaluate import EVALUATION_STATES, chunk_size, held_out_loss, say
+from lattice.observing.scoring import EVALUATION_STATES, chunk_size, held_out_loss, say
 from lattice.training.callbacks import Callback
 from lattice.training.state import TrainingState
 from monitors import torch_memory

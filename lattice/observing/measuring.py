@@ -13,7 +13,7 @@ from lattice.training.callbacks import Callback
 from lattice.training.state import TrainingState
 from monitors import torch_memory
 from monitors.events import AnyEvent, StageStarted, Trained
-from monitors.measured import Measured, add, machine_key
+from monitors.measured import StageRecord, add, machine_key
 
 FEWEST = 3
 """Fewest steps of a stage that is recorded.  The first step also sets up and compiles, so it must not be the only one."""
@@ -50,13 +50,13 @@ class Measuring(Callback):
             state.warn(f"what this stage took can't be remembered: {self._path}: {error.strerror or error}")
 
 
-def measured(state: TrainingState, step_s: list[float]) -> Measured:
+def measured(state: TrainingState, step_s: list[float]) -> StageRecord:
     """The record of the current stage: `step_s` are the seconds of its steps, and the peak is that of the process until now."""
     training = state.config.training.model_copy(
         update={"micro_batch": state.micro_batch, "checkpoint_ticks": state.checkpoint_ticks}
     )
     taken = state.planning(state.config.model_copy(update={"training": training}))[state.progress.stage]
-    return Measured(
+    return StageRecord(
         machine=machine_key(device_name(state.device)),
         features=taken.features,
         peak_bytes=torch_memory.most_held(state.device),

@@ -15,7 +15,7 @@ from lattice.kernels import pages
 from lattice.kernels.native import pointer
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.plasticity import rules
-from lattice.plasticity.native import Geometry, library
+from lattice.plasticity.c_library import ConnectionGeometry, library
 from lattice.plasticity.products import Work, products
 from lattice.plasticity.slabs import SLAB_NUMBERS
 from lattice.plasticity.spikes import traces
@@ -52,7 +52,7 @@ def pairs(
     for part in zip(*(spikes.split(MAX_BATCH) for spikes in spiking), strict=True):
         batch = len(part[0])
         words, busy = (pages.empty((batch, x, y, size), torch.int32) for size in (z, -(-z // TILE)))
-        geometry = Geometry(topology, len(sums[0]), pattern, batch)
+        geometry = ConnectionGeometry(topology, len(sums[0]), pattern, batch)
         addresses = (ctypes.c_void_p * ticks)(*(pointer(spikes, torch.bool).value for spikes in part))
         kernel.pairs(
             ctypes.byref(geometry), ctypes.c_int64(ticks), addresses, *decays,

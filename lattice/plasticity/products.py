@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from lattice.kernels.native import pointer
 from lattice.kernels.sparse import TILE, Pattern
-from lattice.plasticity.native import Geometry, library
+from lattice.plasticity.c_library import ConnectionGeometry, library
 from lattice.plasticity.slabs import slabs
 from presets.topology import Offset, Topology
 
@@ -83,7 +83,7 @@ def products(
     if kernel is None:
         return plain_products(pre, post, topology, total, quiet, pattern)
     batch, x, y, values, z = post.shape
-    geometry = ctypes.byref(Geometry(topology, len(total), pattern, batch))
+    geometry = ctypes.byref(ConnectionGeometry(topology, len(total), pattern, batch))
     fields, count = [pre.contiguous(), post.contiguous()], ctypes.c_int64(values)
     loudness = [torch.empty(batch, x, y, -(-z // TILE), values) for _ in fields]
     for field, loud in zip(fields, loudness, strict=True):

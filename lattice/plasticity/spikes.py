@@ -13,7 +13,7 @@ import torch
 
 from lattice.kernels.native import pointer
 from lattice.plasticity import rules
-from lattice.plasticity.native import library
+from lattice.plasticity.c_library import library
 from lattice.plasticity.slabs import slabs
 
 

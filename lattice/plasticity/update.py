@@ -20,10 +20,10 @@ import torch
 from lattice.kernels.native import pointer
 from lattice.kernels.sparse import Pattern
 from lattice.plasticity import competition, rules
-from lattice.plasticity.native import Geometry, library
+from lattice.plasticity.c_library import ConnectionGeometry, library
 from lattice.plasticity.products import present
 from lattice.plasticity.slabs import slabs
-from presets.schema import Plasticity as Settings
+from presets.schema import PlasticitySection as Settings
 from presets.topology import Topology
 
 MAX_KEPT = 128
@@ -59,7 +59,7 @@ class Wish:
 
 
 @dataclass
-class Learned:
+class Changed:
     """What an update did: how many connections there are, of how many |w| rose and fell, and the sum of |dw|."""
 
     potentiated: int = 0
@@ -76,7 +76,7 @@ def learn(
     settings: Settings,
     topology: Topology,
     pattern: Pattern | None = None,
-) -> Learned:
+) -> Changed:
     """Changes `weights` [kept, X, Y, Z] in place.
 
     `won` (bool [X, Y, Z]) marks the cells that win the competition; None if all do.  The connections are those of `pattern`, or
@@ -93,11 +93,11 @@ def learn(
         *((stdp.A_plus, stdp.A_minus, stdp.mu) if stdp is not None else (0.0, 0.0, 0.0)),
         settings.inhibition, settings.w_min, settings.w_max, competition.FLOOR * settings.w_max, settings.conserve,
     )  # fmt: skip
-    geometry, tally = Geometry(topology, len(weights), pattern), _Tally()
+    geometry, tally = ConnectionGeometry(topology, len(weights), pattern), _Tally()
     kernel.strips.restype = ctypes.c_int64
     parts = (_Tally * kernel.strips(ctypes.byref(geometry)))()
     kernel.update(*map(ctypes.byref, (geometry, rule)), pointer(weights), parts, ctypes.byref(tally))
-    return Learned(tally.potentiated, tally.depressed, tally.connections, tally.moved)
+    return Changed(tally.potentiated, tally.depressed, tally.connections, tally.moved)
 
 
 class _Rule(ctypes.Structure):
@@ -124,9 +124,9 @@ def plain_learn(
     settings: Settings,
     topology: Topology,
     pattern: Pattern | None = None,
-) -> Learned:
+) -> Changed:
     """`learn` in plain torch, on any device."""
-    learned = Learned()
+    learned = Changed()
     for rows in slabs(topology.shape[0], weights[:, 0].numel()):
         old = weights[:, rows]
         exists = present(topology, rows, weights.device)

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from monitors.learned_plan import FEWEST, LEEWAY, LearnedPlan
-from monitors.measured import Measured
+from monitors.measured import StageRecord
 from presets.components import COMPONENTS
 from presets.layers import load
 from presets.plan import on_device, plan
@@ -28,8 +28,8 @@ def seconds(found: dict[str, float]) -> float:
     return 2e-8 * found["cells"] * found["ticks"] * found["batch"] * (1.25 if found["segment"] > 1 else 1)
 
 
-def record(found: dict[str, float]) -> Measured:
-    return Measured("here", found, round(truth(found)), seconds(found), 10, 1e9)
+def record(found: dict[str, float]) -> StageRecord:
+    return StageRecord("here", found, round(truth(found)), seconds(found), 10, 1e9)
 
 
 VARIED = [
@@ -82,7 +82,7 @@ def test_it_never_strays_from_the_ratios_it_has_seen():
 
 def test_measurements_of_other_versions_that_lack_a_feature_are_left_out():
     records = [record(features(*settings)) for settings in VARIED]
-    other = [Measured("here", {"states": 1.0, "cells": 8, "ticks": 1, "batch": 1}, 1, 1.0, 1, 1.0)] * 20
+    other = [StageRecord("here", {"states": 1.0, "cells": 8, "ticks": 1, "batch": 1}, 1, 1.0, 1, 1.0)] * 20
     assert LearnedPlan([*other, *records]).predict(features()) == LearnedPlan(records).predict(features())
     assert LearnedPlan(other).predict(features()) is None
 

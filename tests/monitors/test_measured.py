@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from monitors import measured
-from monitors.measured import MOST, Measured, add, read
+from monitors.measured import MOST, StageRecord, add, read
 
 KEY = "a processor, 2 cores, torch 2, cpu"
 
 
-def record(peak: int = 10**9, machine: str = KEY) -> Measured:
-    return Measured(machine, {"states": 5 * 10**8, "ticks": 8}, peak, 0.25, 20, 1.8e9)
+def record(peak: int = 10**9, machine: str = KEY) -> StageRecord:
+    return StageRecord(machine, {"states": 5 * 10**8, "ticks": 8}, peak, 0.25, 20, 1.8e9)
 
 
 @pytest.fixture

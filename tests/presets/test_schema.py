@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from presets import schema
 from presets.layers import flatten, load, preset_names
-from presets.schema import MAX_SLOT_NUMBERS, RunConfig, Text
+from presets.schema import MAX_SLOT_NUMBERS, RunConfig, TextSection
 from presets.stage import Clustering, Stage
 from presets.topology import REACH_FLOOR, reach
 
@@ -158,7 +158,7 @@ def test_a_decoder_too_small_for_its_vocabulary_is_refused_with_the_size_that_wo
     message = complaint(text={"decoder_parameters": 100_000})
     assert "decoder_parameters: 100000 is too few for a vocabulary of 2048 at width 128" in message
     enough = int(re.search(r"at least (\d+) are needed", message).group(1))
-    assert Text(decoder_parameters=enough).decoder_feed_forward() == schema.MIN_FEED_FORWARD
+    assert TextSection(decoder_parameters=enough).decoder_feed_forward() == schema.MIN_FEED_FORWARD
     assert "too few" in complaint(text={"decoder_parameters": enough - 1000})
 
 
@@ -169,7 +169,7 @@ SMALL = {"vocabulary": 300, "width": 64, "grid": 2, "decoder_layers": 3, "decode
 def test_the_decoders_feed_forward_width_is_the_one_the_model_solves(values: dict[str, int]) -> None:
     from lattice.model.coder import Decoder
 
-    text = Text(**values)
+    text = TextSection(**values)
     sizes = (text.vocabulary, text.max_tokens, text.grid**2, text.slot_width, text.width, text.decoder_layers)
     solved = Decoder.feed_forward_width(*sizes, text.decoder_parameters)
     assert text.decoder_feed_forward() == solved

@@ -89,7 +89,7 @@ class Ask(ModalScreen[str | None]):
             self.dismiss(event.value.strip())
 
 
-class Start(ModalScreen[tuple[str, str] | None]):
+class StartDialog(ModalScreen[tuple[str, str] | None]):
     """Asks for the text and the steps of a new run.  Gives both as typed; empty means what the preset has."""
 
     # Priority: otherwise the field takes its keys one by one, and what was typed after the tab before a slow screen had come

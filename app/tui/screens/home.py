@@ -20,7 +20,7 @@ from app import formats, planning
 from app.exit_codes import Stop
 from app.tui import keys
 from app.tui.messages import LaunchFailed, RunChosen, RunLaunched, RunsListed
-from app.tui.screens.dialogs import Choose, Start
+from app.tui.screens.dialogs import Choose, StartDialog
 from app.tui.screens.help import Help
 from app.tui.states import STATE_STYLES
 from app.tui.widgets.hints import Hints, hint_text
@@ -188,7 +188,7 @@ class HomeScreen(Screen[None]):
 
         def warned(answer: str | None) -> None:
             if answer == "start":
-                self.app.push_screen(Start(name, config.total_steps, len(config.stages)), given)
+                self.app.push_screen(StartDialog(name, config.total_steps, len(config.stages)), given)
 
         trouble = wont_fit(stages)
         if trouble:

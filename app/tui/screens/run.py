@@ -24,20 +24,20 @@ from app.tui.screens.dialogs import Ask
 from app.tui.screens.help import Help
 from app.tui.screens.steered import SteeredScreen
 from app.tui.snapshot import View
-from app.tui.widgets.clusters import Clusters
-from app.tui.widgets.curves import SMOOTHING, WINDOWS, Curves
-from app.tui.widgets.decoded import DecodedText
+from app.tui.widgets.clusters import ClustersPanel
+from app.tui.widgets.curves import SMOOTHING, WINDOWS, CurvesPanel
+from app.tui.widgets.decoded import TextPanel
 from app.tui.widgets.head import head
 from app.tui.widgets.hints import Hints, hint_text, part
-from app.tui.widgets.log import Log
-from app.tui.widgets.memory import Memory
+from app.tui.widgets.log import LogPanel
+from app.tui.widgets.memory import MemoryPanel
 from app.tui.widgets.panel import Panel
-from app.tui.widgets.plasticity import Plasticity
-from app.tui.widgets.stages import Stages
+from app.tui.widgets.plasticity import PlasticityPanel
+from app.tui.widgets.stages import StagesPanel
 from monitors.runs import RunFolder
 from monitors.text_safety import printable
 
-KINDS: tuple[type[Panel], ...] = (Curves, DecodedText, Stages, Memory, Clusters, Plasticity, Log)
+KINDS: tuple[type[Panel], ...] = (CurvesPanel, TextPanel, StagesPanel, MemoryPanel, ClustersPanel, PlasticityPanel, LogPanel)
 PANELS = dict(zip(keys.PANELS, KINDS, strict=True))
 """The panels by their names, in the order of their number keys."""
 SEEK_SHARE = 50
@@ -222,15 +222,15 @@ class RunScreen(SteeredScreen):
             self.show_head(self.view)
 
     @property
-    def curves(self) -> Curves:
+    def curves(self) -> CurvesPanel:
         panel = self._panels["Curves"]
-        assert isinstance(panel, Curves)
+        assert isinstance(panel, CurvesPanel)
         return panel
 
     @property
-    def text(self) -> DecodedText:
+    def text(self) -> TextPanel:
         panel = self._panels["Text"]
-        assert isinstance(panel, DecodedText)
+        assert isinstance(panel, TextPanel)
         return panel
 
     def action_curve(self) -> None:
@@ -246,9 +246,9 @@ class RunScreen(SteeredScreen):
         self.curves.window = (self.curves.window + 1) % len(WINDOWS)
 
     @property
-    def clusters(self) -> Clusters:
+    def clusters(self) -> ClustersPanel:
         panel = self._panels["Clusters"]
-        assert isinstance(panel, Clusters)
+        assert isinstance(panel, ClustersPanel)
         return panel
 
     def action_axis(self) -> None:

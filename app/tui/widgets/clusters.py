@@ -21,7 +21,7 @@ LEAST_ROWS = 6
 """Least rows of the cut.  A panel with less room scrolls."""
 
 
-class Clusters(Panel):
+class ClustersPanel(Panel):
     heading = "Clusters"
     indent = LABEL
 

@@ -24,7 +24,7 @@ LABEL = 8
 COLOURS = {"loss": "cyan", "held-out loss": "cyan", "BLEU": "green", "chrF": "green", "learning rate": "yellow"}
 
 
-class Curves(Panel):
+class CurvesPanel(Panel):
     heading = "Curves"
 
     log_scaled: reactive[bool] = reactive(False, repaint=False)

@@ -16,7 +16,7 @@ LEAD = 9
 """Width of what stands in front of each line: the number of right words, or the sentence's BLEU."""
 
 
-class DecodedText(Panel):
+class TextPanel(Panel):
     heading = "Text"
     sticks_to_end = True
     indent = LEAD
@@ -86,7 +86,7 @@ def look_lines(look: Look, width: int, plain: bool, wanted: str = "") -> list[Te
         for text in texts:
             if wanted:
                 text.highlight_words([wanted], "reverse", case_sensitive=False)
-            made += wrapped(text, width, DecodedText.indent)
+            made += wrapped(text, width, TextPanel.indent)
     return made
 
 

@@ -12,7 +12,7 @@ SIGNS = {"note": " ", "good": "+", "command": ">", "warning": "!", "error": "X"}
 STYLES = {"note": "", "good": "green", "command": "bold cyan", "warning": "yellow", "error": "bold red"}
 
 
-class Log(Panel):
+class LogPanel(Panel):
     heading = "Log"
     sticks_to_end = True
     indent = 18

@@ -19,7 +19,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 LABEL = 13
 
 
-class Memory(Panel):
+class MemoryPanel(Panel):
     heading = "Memory"
     indent = LABEL
 

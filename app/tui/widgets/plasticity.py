@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from app import formats
-from app.tui.snapshot import Rewiring, View
+from app.tui.snapshot import RewiringSoFar, View
 from app.tui.widgets.panel import Panel, bar, prose, spark
 from monitors.events import Plastic
 
@@ -14,7 +14,7 @@ BAR = 24
 """Most characters of a bar."""
 
 
-class Plasticity(Panel):
+class PlasticityPanel(Panel):
     heading = "Plasticity"
     indent = LABEL
 
@@ -46,7 +46,7 @@ class Plasticity(Panel):
         ]
         return made + [row(name, said) for name, said in rows if said]
 
-    def _rewired(self, rewiring: Rewiring, width: int) -> list[Text]:
+    def _rewired(self, rewiring: RewiringSoFar, width: int) -> list[Text]:
         event, made = rewiring.latest, []
         if rewiring.pruned or rewiring.regrown:
             made.append(

@@ -13,7 +13,7 @@ from presets.stage import Stage
 NAME = 12
 
 
-class Stages(Panel):
+class StagesPanel(Panel):
     heading = "Stages"
     indent = 12
 

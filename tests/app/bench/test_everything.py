@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from app import configure
-from app.bench import everything, timings
+from app.bench import everything, tables
 from app.exit_codes import ExitCode, Stop
 from lattice.bench import growth_curve
 from lattice.bench.timings import tick_bytes
@@ -59,7 +59,7 @@ def test_the_lattice_grows_until_memory_ends_and_goes_forward_alone_before_that(
 
 
 def test_decode_tells_what_a_look_costs_between_two_looks(capsys):
-    timings.decode("tiny", [], 3, True)
+    tables.decode("tiny", [], 3, True)
     told = json.loads(capsys.readouterr().out)
     step, look = told["rows"]
     assert (step["name"], look["name"]) == ("step", "decode")
@@ -68,9 +68,9 @@ def test_decode_tells_what_a_look_costs_between_two_looks(capsys):
 
 
 def test_only_the_named_kernels_are_timed_and_unknown_ones_refused(capsys):
-    timings.tick("4,4,8", 2, 3, ["reference"], True)
+    tables.tick("4,4,8", 2, 3, ["reference"], True)
     names = {row["name"] for row in json.loads(capsys.readouterr().out)["rows"]}
     assert names == {"forward reference", "forward+backward reference", "forward+backward reference held"}
     with pytest.raises(Stop, match="'fast' is not one of native, native-bf16, compiled, reference") as stopped:
-        timings.tick("4,4,8", 1, 3, ["fast"], True)
+        tables.tick("4,4,8", 1, 3, ["fast"], True)
     assert stopped.value.code == ExitCode.USAGE

@@ -11,7 +11,7 @@ import sys
 import psutil
 import pytest
 
-from app.bench.screens import Row
+from app.bench.screens import ScreenRow
 from app.terminal import Terminal, TerminalError
 
 SMALL = ("--preset", "tiny", "--set", "run.threads=1", "--starts", 1, "--keys", 9, "--pairs", 1, "--seconds", 3)
@@ -69,13 +69,15 @@ def test_an_interrupted_bench_ends_its_engine_and_removes_its_folder(process, tm
 
 
 def test_a_row_keeps_its_targets_or_says_that_it_does_not():
-    row = Row.of("x", "ms", [3.0, 1.0, 2.0], at_most={"median": 2.0, "p99": 2.5})
+    row = ScreenRow.of("x", "ms", [3.0, 1.0, 2.0], at_most={"median": 2.0, "p99": 2.5})
     assert (row.count, row.median, row.p99, row.min, row.max, row.met) == (3, 2.0, 3.0, 1.0, 3.0, False)
-    assert Row.of("x", "ms", [1.0], at_most={"median": 1.0}).met is True
-    assert Row.of("x", "ratio", [0.97], at_least={"median": 0.98}).met is False
-    assert Row.of("x", "ms", [1.0]).met is None
+    assert ScreenRow.of("x", "ms", [1.0], at_most={"median": 1.0}).met is True
+    assert ScreenRow.of("x", "ratio", [0.97], at_least={"median": 0.98}).met is False
+    assert ScreenRow.of("x", "ms", [1.0]).met is None
     numbers = [float(n) for n in range(1, 101)]
-    assert Row.of("x", "ms", numbers).p99 == 99.0 and Row.of("x", "ms", numbers).median == statistics.median(numbers)
+    assert ScreenRow.of("x", "ms", numbers).p99 == 99.0 and ScreenRow.of("x", "ms", numbers).median == statistics.median(
+        numbers
+    )
 
 
 def test_a_terminal_finds_text_across_colours_and_says_what_came_instead():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from app.experiments import measure
-from app.experiments.measure import Conditions, Text, connection_bytes, optimizer_bytes, train
+from app.experiments.measure import Conditions, ExperimentText, connection_bytes, optimizer_bytes, train
 from lattice.data.corpus import Corpus, Pair
 from lattice.data.grammar import generate
 from lattice.model.lattice3d import Lattice
@@ -28,9 +28,9 @@ def config_of(*settings: str) -> RunConfig:
 
 
 @pytest.fixture(scope="module")
-def text() -> Text:
+def text() -> ExperimentText:
     pairs = tuple(Pair(line, line) for line in generate(280, seed=3))
-    return Text.of(config_of(), Corpus("generated", pairs[:200], pairs[200:], {}), pairs[200:220])
+    return ExperimentText.of(config_of(), Corpus("generated", pairs[:200], pairs[200:], {}), pairs[200:220])
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 
 from app.experiments import measure
 from app.experiments.experiment import Source
-from app.experiments.measure import Conditions, Text
+from app.experiments.measure import Conditions, ExperimentText
 from app.experiments.optimizers import ARMS, EnergyLooks, sentences
 from lattice.data.corpus import Corpus, Pair
 from lattice.data.grammar import generate
@@ -20,12 +20,14 @@ SETTINGS = ("stages.0.steps=7", "stages.1.steps=5", "optimizer.warmup_steps=2", 
 
 
 @pytest.fixture(scope="module")
-def text() -> Text:
+def text() -> ExperimentText:
     pairs = tuple(Pair(line, line) for line in generate(200, seed=3))
-    return Text.of(load("tiny", None, SETTINGS).config, Corpus("generated", pairs[:160], pairs[160:], {}), pairs[160:170])
+    return ExperimentText.of(
+        load("tiny", None, SETTINGS).config, Corpus("generated", pairs[:160], pairs[160:], {}), pairs[160:170]
+    )
 
 
-def trained(text: Text, *settings: str, looking: type[measure.Looks] = EnergyLooks) -> measure.Outcome:
+def trained(text: ExperimentText, *settings: str, looking: type[measure.Looks] = EnergyLooks) -> measure.Outcome:
     return measure.train("a", 0, load("tiny", None, [*SETTINGS, *settings]).config, text, CPU, CONDITIONS, looking)
 
 

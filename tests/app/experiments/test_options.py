@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from app.experiments.options import Options, experiment
+from app.experiments.shared_options import ExperimentOptions, experiment
 
 Depth = Annotated[int, typer.Option("--depth", help="How deep.")]
 
@@ -19,13 +19,13 @@ def say():
     """`say("dig", ...)`: the result of a command line, and what its function was called with, if it was."""
     app, called = typer.Typer(rich_markup_mode=None), []
 
-    @experiment(app, "dig", Options(seeds=7), own_before="arms", left_out=("target",))
-    def dig(options: Options, depth: Depth = 3) -> None:
+    @experiment(app, "dig", ExperimentOptions(seeds=7), own_before="arms", left_out=("target",))
+    def dig(options: ExperimentOptions, depth: Depth = 3) -> None:
         """Digs."""
         called.append((options, depth))
 
-    @experiment(app, "rest", Options())
-    def rest(options: Options) -> None:
+    @experiment(app, "rest", ExperimentOptions())
+    def rest(options: ExperimentOptions) -> None:
         called.append((options, None))
 
     def run(*words: str):
@@ -36,13 +36,16 @@ def say():
 
 
 def test_options_that_are_not_given_have_the_commands_defaults(say):
-    assert say("dig")[1] == (Options(seeds=7), 3)
-    assert say("rest")[1] == (Options(), None)
+    assert say("dig")[1] == (ExperimentOptions(seeds=7), 3)
+    assert say("rest")[1] == (ExperimentOptions(), None)
 
 
 def test_shared_and_own_options_reach_the_function(say):
     words = ("dig", "--depth", "9", "--to-end", "--set", "a.b=1", "--set", "c.d=2", "--out", "runs.jsonl")
-    assert say(*words)[1] == (Options(seeds=7, to_end=True, assignments=["a.b=1", "c.d=2"], out=Path("runs.jsonl")), 9)
+    assert say(*words)[1] == (
+        ExperimentOptions(seeds=7, to_end=True, assignments=["a.b=1", "c.d=2"], out=Path("runs.jsonl")),
+        9,
+    )
 
 
 def test_help_has_the_own_options_in_their_place(say):

@@ -9,7 +9,7 @@ import torch
 
 from app.experiments import measure, transfer
 from app.experiments.experiment import Source
-from app.experiments.measure import Conditions, Text
+from app.experiments.measure import Conditions, ExperimentText
 from app.experiments.transfer import GROWN, SCRATCH, GrowthLooks, arms_of, growth_ratios
 from lattice.data.corpus import Corpus, Pair
 from lattice.data.grammar import generate
@@ -54,7 +54,7 @@ def test_the_target_counts_in_the_last_stage_alone_with_the_first_one_s_time_and
     settings = ("stages.0.steps=14", "stages.1.steps=6", "optimizer.warmup_steps=2", "run.threads=1")
     config = load("tiny", None, settings).config
     pairs = tuple(Pair(line, line) for line in generate(200, seed=3))
-    text = Text.of(config, Corpus("generated", pairs[:160], pairs[160:], {}), pairs[160:170])
+    text = ExperimentText.of(config, Corpus("generated", pairs[:160], pairs[160:], {}), pairs[160:170])
 
     # Any loss is below this target: the first look in the last stage, right after growing, ends the run there.
     easy = Conditions(target=50, every=2, to_end=False, score=False)

@@ -10,7 +10,7 @@ import pytest
 
 from app import configure
 from app.exit_codes import ExitCode, Stop
-from app.soak import soak
+from app.soak import soaking
 from lattice.training.rewiring import dropped
 from monitors.leak_detector import Detector
 from presets.plan import plan
@@ -26,14 +26,14 @@ def test_a_place_that_can_not_be_written_is_refused(cli, tmp_path):
 
 @pytest.mark.parametrize("preset", ["tiny", "baseline", "small"])
 def test_a_soak_goes_up_from_a_smaller_lattice_and_switches_everything_on(preset):
-    long, cycles = soak.configs(configure.load(preset, None, []).config, "sentences.txt")
+    long, cycles = soaking.configs(configure.load(preset, None, []).config, "sentences.txt")
     for config in (long, cycles):
         first, last = (planned.cells for planned in plan(config))
         assert first < last
         assert all(stage.clustering.clusters and stage.waves for stage in config.stages)
         assert all(dropped(stage, stage.rewiring.every, stage.kept()) for stage in config.stages)  # while a stage lasts
         assert config.connections.learning == "hybrid" and config.data.train == "sentences.txt"
-    assert cycles.total_steps == 2 * soak.CYCLE_STEPS < soak.FIRST_STAGE_STEPS < long.total_steps
+    assert cycles.total_steps == 2 * soaking.CYCLE_STEPS < soaking.FIRST_STAGE_STEPS < long.total_steps
 
 
 @pytest.mark.parametrize(
@@ -47,19 +47,19 @@ def test_a_soak_goes_up_from_a_smaller_lattice_and_switches_everything_on(preset
 def test_a_leak_says_more_than_an_error_and_that_more_than_an_interruption(verdict, errors, interrupted, code):
     meters = [{"name": "long: rss", "verdict": verdict}]
     with pytest.raises(Stop) as stop:
-        soak._leave({"verdict": verdict, "meters": meters, "errors": errors}, interrupted)
+        soaking._leave({"verdict": verdict, "meters": meters, "errors": errors}, interrupted)
     assert stop.value.code == code
 
 
 def test_the_picture_shows_every_meter_of_both_phases(tmp_path):
-    phases = [soak.Phase(name, Detector(warm_up=0)) for name in ("long", "cycles")]
+    phases = [soaking.Phase(name, Detector(warm_up=0)) for name in ("long", "cycles")]
     for phase in phases:
         for step in range(3):
             phase.detector.sample(step, "same", {}, {})
-    report = soak.summary(phases, [], {}, 60.0, "tiny", True)
+    report = soaking.summary(phases, [], {}, 60.0, "tiny", True)
     assert {meter["name"].partition(":")[0] for meter in report["meters"]} == {"long", "cycles"}
     assert all(set(meter) > KEYS for meter in report["meters"])
-    soak._write(tmp_path / "out", report, phases)
+    soaking._write(tmp_path / "out", report, phases)
     assert (tmp_path / "out" / "soak.png").read_bytes().startswith(b"\x89PNG")
     assert json.loads((tmp_path / "out" / "soak.json").read_text()) == report
 

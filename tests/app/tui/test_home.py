@@ -9,7 +9,7 @@ from textual.widgets import Input
 from app import configure, formats
 from app.exit_codes import ExitCode, Stop
 from app.tui.app import LatticeApp
-from app.tui.screens.dialogs import Start, number_in, wrong_data, wrong_steps
+from app.tui.screens.dialogs import StartDialog, number_in, wrong_data, wrong_steps
 from app.tui.screens.run import RunScreen
 from presets.plan import plan
 
@@ -58,7 +58,7 @@ def test_starting_checks_the_data_and_gives_the_options_to_the_engine(use, recor
 
     async def look(screen):
         await screen.press("enter")
-        await screen.until(lambda: isinstance(screen.app.screen, Start))
+        await screen.until(lambda: isinstance(screen.app.screen, StartDialog))
         screen.app.screen.query_one("#data", Input).value = "/no/such/file.txt"
         await screen.press("enter")
         await screen.shows("/no/such/file.txt does not exist")
@@ -82,7 +82,7 @@ def test_an_engine_that_refuses_is_quoted(use, runs_dir, monkeypatch):
 
     async def look(screen):
         await screen.press("enter")
-        await screen.until(lambda: isinstance(screen.app.screen, Start))
+        await screen.until(lambda: isinstance(screen.app.screen, StartDialog))
         await screen.press("enter")
         await screen.until(lambda: screen.app._notifications)
         (told,) = screen.app._notifications
@@ -101,7 +101,7 @@ def test_a_preset_that_is_too_big_asks_first_and_read_only_starts_nothing(use, r
     async def look_only(screen):
         await screen.press("enter")
         await screen.pilot.pause()
-        assert not isinstance(screen.app.screen, Start)
+        assert not isinstance(screen.app.screen, StartDialog)
 
     use(LatticeApp(runs_dir, read_only=True), (120, 30), look_only)
 
@@ -124,7 +124,7 @@ def test_keys_typed_ahead_of_a_slow_screen_are_taken_in_their_order(use, runs_di
 
     async def look(screen):
         await screen.press("enter")
-        await screen.until(lambda: isinstance(screen.app.screen, Start) and screen.app.focused)
+        await screen.until(lambda: isinstance(screen.app.screen, StartDialog) and screen.app.focused)
         for key in ("x", "backspace", "tab", "1", "9", "backspace", "backspace", "4", "0", "enter"):
             screen.app.post_message(events.Key(key, key if len(key) == 1 else None))
         await screen.until(lambda: launched)

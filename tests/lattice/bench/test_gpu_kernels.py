@@ -12,7 +12,7 @@ import torch
 
 from lattice.bench import gpu_kernels
 from lattice.bench.gpu_kernels import CHANNELS, Check, check, checks, copy_rate, least_bytes, samples_alike, tick_rows
-from lattice.bench.gpu_training import Heard, Material, Memory, components, train_preset, train_through, watch_for_leaks
+from lattice.bench.gpu_training import Heard, Material, PeakMemory, components, train_preset, train_through, watch_for_leaks
 from lattice.kernels.native import KernelUnavailable, NativeKernel
 from monitors import torch_memory
 from monitors.leaks import WARM_UP
@@ -107,7 +107,7 @@ def test_components_count_the_tensors_of_a_step_as_the_plan_does(bench, config_o
 
 def test_memory_keeps_the_most_of_each_count(monkeypatch):
     readings = iter([(5, 9, 12), (7, 8, 30), (6, 10, 20)])
-    memory = Memory(CPU)
+    memory = PeakMemory(CPU)
 
     def next_reading():
         for name, value in zip(("peak", "reserved", "driver_used"), next(readings), strict=True):
@@ -120,7 +120,7 @@ def test_memory_keeps_the_most_of_each_count(monkeypatch):
 
 
 def test_without_a_gpu_memory_is_not_told_rather_than_zero():
-    memory = Memory(CPU)
+    memory = PeakMemory(CPU)
     memory.begin()
     memory.after_step()
     assert memory.as_json() == {"peak_allocated": None, "reserved": None, "driver_used": None}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from lattice.bench import plasticity_cost
-from lattice.bench.plasticity_cost import RULES, Trained, bench_update, sweep
-from presets.schema import Plasticity
+from lattice.bench.plasticity_cost import RULES, TrainedLattice, bench_update, sweep
+from presets.schema import PlasticitySection
 
 
 def test_timings_of_one_update_belong_together(monkeypatch):
     monkeypatch.setattr(plasticity_cost, "copy_rate", lambda _: 1e9)
-    native, plain = bench_update((4, 4, 8), 3, Plasticity(sentences=2))
+    native, plain = bench_update((4, 4, 8), 3, PlasticitySection(sentences=2))
     assert (native.name, plain.name) == ("stdp native", "stdp plain")
     for row in (native, plain):
         assert row.ns_per_connection == pytest.approx(1e9 * row.median / (30 * 4 * 4 * 8))
@@ -22,7 +22,7 @@ def test_timings_of_one_update_belong_together(monkeypatch):
 
 
 def test_the_sweep_starts_at_the_full_update_and_loses_it_as_more_is_left_out(config_of):
-    trained = Trained(config_of(), 2)
+    trained = TrainedLattice(config_of(), 2)
     before = trained.lattice.weights.detach().clone()
     lines = sweep(trained)
     assert trained.lattice.weights.equal(before)

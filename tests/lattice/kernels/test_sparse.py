@@ -13,7 +13,7 @@ from lattice.kernels import Functional, propagate
 from lattice.kernels.native import KernelUnavailable, NativeKernel
 from lattice.kernels.sparse import TILE, Pattern, moved, tile_means
 from lattice.plasticity import update
-from lattice.plasticity.native import plain
+from lattice.plasticity.c_library import plain
 from lattice.plasticity.products import present
 from presets.topology import Topology
 

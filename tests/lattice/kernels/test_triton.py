@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lattice.kernels import Functional, Options, choose, propagate
+from lattice.kernels import Functional, TickOptions, choose, propagate
 from lattice.kernels.compiled import CompiledKernel
 from lattice.kernels.kernel import NORM_EPSILON, Gradients, KernelUnavailable, Parameters
 from lattice.kernels.reference import tick
@@ -167,7 +167,7 @@ def test_a_run_of_ticks_with_clusters_and_compact_connections_equals_the_referen
     results = []
     for kernel in (kernel_for(topology, 3, torch.float32, monkeypatch), None):
         functional = Functional(gain, labels, 3)
-        face = propagate(*inputs, topology, 3, kernel, functional, pattern, Options(segment=2, face=True))
+        face = propagate(*inputs, topology, 3, kernel, functional, pattern, TickOptions(segment=2, face=True))
         loss = (face * given["upstream"][..., 0]).sum()
         results.append([face.detach(), *torch.autograd.grad(loss, (*inputs, gain))])
     for name, found, wanted in zip(("face", "drive", "weights", "cells", "gain"), *results, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lattice.kernels import Functional, Options, choose, propagate
+from lattice.kernels import Functional, TickOptions, choose, propagate
 from lattice.kernels.native import KernelUnavailable
 from lattice.kernels.sparse import Pattern
 from presets.layers import load
@@ -79,7 +79,7 @@ class Problem:
             chosen,
             self.functional,
             self.pattern,
-            Options(observer, segment, face),
+            TickOptions(observer, segment, face),
         )
         seen = out if face else out[..., -1]
         (seen.float() * self.upstream).sum().backward()
@@ -127,7 +127,7 @@ def test_an_observer_sees_every_tick_once_forward_and_once_backward_whatever_is_
 def test_no_more_states_are_held_at_once_than_the_plan_counts(monkeypatch, segment):
     problem, chosen = Problem(False, False), kernel()
     out = propagate(
-        problem.drive, problem.weights, problem.cells, TOPOLOGY, TICKS, chosen, options=Options(segment=segment, face=True)
+        problem.drive, problem.weights, problem.cells, TOPOLOGY, TICKS, chosen, options=TickOptions(segment=segment, face=True)
     )
     states, most = out.grad_fn.states, [len(out.grad_fn.states)]
     honest = chosen.backward

@@ -10,16 +10,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lattice.kernels import Options, choose, propagate
+from lattice.kernels import TickOptions, choose, propagate
 from lattice.kernels.sparse import Pattern, tile_means
 from lattice.model.lattice3d import Build, Lattice
 from lattice.plasticity import pairs, slabs
-from lattice.plasticity.native import plain
+from lattice.plasticity.c_library import plain
 from lattice.plasticity.plasticity import LEAST_THRESHOLD, MOST_THRESHOLD, Plasticity
 from lattice.plasticity.products import present
 from lattice.training.rewiring import highest
 from presets.schema import Connections
-from presets.schema import Plasticity as Settings
+from presets.schema import PlasticitySection as Settings
 from presets.topology import Topology
 
 CHANNELS, TICKS, THRESHOLD = 4, 4, 0.05
@@ -71,7 +71,9 @@ def states_of(lattice: Lattice, drive: torch.Tensor) -> list[torch.Tensor]:
 def observed(lattice: Lattice, drive: torch.Tensor, observer) -> torch.Tensor:
     """The output face, with another observer than the lattice's own."""
     topology = lattice.topology
-    return propagate(drive, lattice.weights, lattice.cells, topology, TICKS, lattice.kernel, options=Options(observer))[..., -1]
+    return propagate(drive, lattice.weights, lattice.cells, topology, TICKS, lattice.kernel, options=TickOptions(observer))[
+        ..., -1
+    ]
 
 
 def taught(lattice: Lattice, drive: torch.Tensor, rate: float = 0.1, backward: bool = False) -> torch.Tensor:

@@ -14,8 +14,8 @@ from lattice.kernels.sparse import TILE, Pattern
 from lattice.plasticity import rules
 from lattice.plasticity import update as module
 from lattice.plasticity.products import present
-from lattice.plasticity.update import Learned, Wish, learn, plain_learn
-from presets.schema import Plasticity as Settings
+from lattice.plasticity.update import Changed, Wish, learn, plain_learn
+from presets.schema import PlasticitySection as Settings
 from presets.topology import Topology
 
 RULES = ("stdp", "soft stdp", "oja", "signed")
@@ -39,7 +39,7 @@ class Case:
     wish: Wish
     won: torch.Tensor | None
 
-    def learned(self, implementation) -> tuple[torch.Tensor, Learned]:
+    def learned(self, implementation) -> tuple[torch.Tensor, Changed]:
         weights = self.weights.clone()
         return weights, implementation(weights, self.wish, self.won, self.settings, self.topology, self.pattern)
 

@@ -16,7 +16,7 @@ from lattice.kernels.sparse import TILE, Pattern
 from presets.topology import Topology
 
 
-class Geometry(ctypes.Structure):
+class ConnectionGeometry(ctypes.Structure):
     """As in connections.h.  It points into the pattern, and must not outlive it."""
 
     _fields_ = [

@@ -11,7 +11,7 @@ from rich.table import Table
 from app import configure, formats
 from app.exit_codes import ExitCode, Stop
 from app.run_process.prepare import prepare
-from lattice.bench.plasticity_cost import SHAPES, Avoided, ConnectionRow, Trained, bench_update, sweep
+from lattice.bench.plasticity_cost import SHAPES, Avoided, ConnectionRow, TrainedLattice, bench_update, sweep
 from monitors.machine import machine
 
 
@@ -25,7 +25,7 @@ def plasticity(preset: str, assignments: list[str], steps: int, repeats: int, as
         raise Stop(ExitCode.USAGE, "lattice.arm: the identity arm has no connections; set lattice.arm=lattice")
     prepare(config)
     rows = [row for shape in SHAPES for row in bench_update(shape, repeats, config.plasticity)]
-    trained = Trained(config, steps)
+    trained = TrainedLattice(config, steps)
     avoided = sweep(trained)  # before the timed steps, half of which change the lattice by plasticity
     share = trained.share(repeats)
     if as_json:

@@ -32,7 +32,7 @@ from app import configure, formats
 from app.exit_codes import ExitCode, Stop
 from app.run_process import engine
 from app.run_process.prepare import prepare_device
-from app.soak import plot
+from app.soak import meter_curves
 from app.soak.load import Load, loaded
 from lattice.data.grammar import generate
 from lattice.observing.leak_monitor import LeakMonitor
@@ -115,7 +115,7 @@ def run(hours: float, preset: str, assignments: list[str], chaos: bool, out: Pat
     Raises Stop before anything starts if something is wrong with the options.  At the end it raises Stop with exit code 4 for a
     leak, 1 for errors, and 130 if the soak was interrupted and had found no leak.
     """
-    plot.check(out)
+    meter_curves.check(out)
     config = configure.load(preset, None, assignments).config
     if chaos:
         logging.getLogger("app.wire.server").setLevel(logging.ERROR)  # refusing nonsense is what it should do all the while
@@ -246,7 +246,7 @@ def _write(out: Path, report: dict[str, Any], phases: list[Phase]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "soak.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        plot.draw(out / "soak.png", report, {phase.name: phase.detector.window for phase in phases})
+        meter_curves.draw(out / "soak.png", report, {phase.name: phase.detector.window for phase in phases})
     except OSError as error:
         raise Stop(ExitCode.FAILED, f"{error.filename or out} can't be written: {error.strerror or error}") from error
 

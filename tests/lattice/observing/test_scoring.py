@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lattice.observing.evaluate import evaluate, say
+from lattice.observing.scoring import evaluate, say
 
 
 def test_shuffled_embeddings_make_every_sentence_say_what_its_neighbour_said(bench):

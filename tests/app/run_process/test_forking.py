@@ -14,8 +14,8 @@ import torch
 
 from app.exit_codes import ExitCode, Stop
 from app.finding import run_config
-from app.run_process import engine, fork
-from app.run_process.fork import Changes
+from app.run_process import engine, forking
+from app.run_process.forking import Changes
 from app.saved_models.opening import open_run
 from lattice.training import checkpoint
 from lattice.training.callbacks import Callback
@@ -75,7 +75,7 @@ def decoded(folder: RunFolder) -> list[tuple]:
 
 def forked(parent: RunFolder, at: object, tmp_path: Path, *assignments: str, **options: object) -> RunFolder:
     """The fork, not trained."""
-    return fork.make_fork(f"{parent.path}@{at}", Changes(assignments, **options), tmp_path)
+    return forking.make_fork(f"{parent.path}@{at}", Changes(assignments, **options), tmp_path)
 
 
 def finish(folder: RunFolder) -> RunFolder:

@@ -1,6 +1,6 @@
 """The process that `profile` measures: it trains a few steps, records what they took, and prints it as JSON.
 
-    python -m app.run_process.measured STEPS < config.toml > found.json
+    python -m app.run_process.profiled STEPS < config.toml > found.json
 
 It is a process of its own, because only the peak memory of a whole process is known.
 """

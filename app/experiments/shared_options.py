@@ -36,7 +36,7 @@ Plot = Annotated[Path | None, typer.Option("--plot", help="Draw the curves into 
 
 
 @dataclass(frozen=True)
-class Options:
+class ExperimentOptions:
     """The shared options of one command line.  The fields stand in the order of `--help`."""
 
     preset: Preset = "baseline"
@@ -64,7 +64,7 @@ Body = TypeVar("Body", bound=Callable[..., None])
 
 
 def experiment(
-    app: typer.Typer, name: str, defaults: Options, own_before: str = "device", left_out: tuple[str, ...] = ()
+    app: typer.Typer, name: str, defaults: ExperimentOptions, own_before: str = "device", left_out: tuple[str, ...] = ()
 ) -> Callable[[Body], Body]:
     """Makes the decorated function the command `name` of `app`.  It is called with an `Options` and with its own options.
 
@@ -73,8 +73,8 @@ def experiment(
     """
 
     def register(body: Body) -> Body:
-        hints = get_type_hints(Options, include_extras=True)
-        shared = [option.name for option in fields(Options) if option.name not in left_out]
+        hints = get_type_hints(ExperimentOptions, include_extras=True)
+        shared = [option.name for option in fields(ExperimentOptions) if option.name not in left_out]
         kind = inspect.Parameter.KEYWORD_ONLY
         parameters = [inspect.Parameter(n, kind, default=getattr(defaults, n), annotation=hints[n]) for n in shared]
         _, *own = inspect.signature(body, eval_str=True).parameters.values()

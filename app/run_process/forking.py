@@ -69,7 +69,7 @@ class Changes:
 
 
 @dataclass(frozen=True)
-class Start:
+class ForkPoint:
     """Where a fork begins: the parent's checkpoint, and the config that was in effect when it was saved."""
 
     parent: RunFolder
@@ -118,7 +118,7 @@ def make_fork(name: str, changes: Changes, runs_dir: Path) -> RunFolder:
     return _write(start, config, edits, state, corpus.fingerprint(), runs_dir)
 
 
-def find_start(name: str, runs_dir: Path) -> Start:
+def find_start(name: str, runs_dir: Path) -> ForkPoint:
     """The run and the checkpoint that `RUN[@STEP]` names.
 
     Raises Stop if there is no such run or checkpoint; the message names the checkpoints that there are.
@@ -141,10 +141,10 @@ def find_start(name: str, runs_dir: Path) -> Start:
         config = with_settings(run_config(parent), saved.state.get("live", {}))
     except (checkpoint.CheckpointError, ValueError, KeyError, TypeError) as error:
         raise Stop(ExitCode.FAILED, f"{parent.name} can't be forked: {error}") from error
-    return Start(parent, saved, progress, config)
+    return ForkPoint(parent, saved, progress, config)
 
 
-def changed(start: Start, changes: Changes) -> RunConfig:
+def changed(start: ForkPoint, changes: Changes) -> RunConfig:
     """The config of the fork.  Raises Stop if the changes make no valid config."""
     try:
         config = layers.change(start.config, changes.assignments, configure.as_assignments(changes.given or {}))
@@ -184,7 +184,7 @@ def _of_length(config: RunConfig, progress: Progress, steps: int) -> RunConfig:
     return layers.change(config, assignments)
 
 
-def _ends_otherwise(start: Start, config: RunConfig) -> bool:
+def _ends_otherwise(start: ForkPoint, config: RunConfig) -> bool:
     """True if the stage of the checkpoint is over, but goes on by its new end rule."""
     progress = start.progress
     before, now = start.config.stages[progress.stage], config.stages[progress.stage]
@@ -192,7 +192,7 @@ def _ends_otherwise(start: Start, config: RunConfig) -> bool:
     return bool(progress.stage_over) and another and progress.stage_step < now.steps
 
 
-def _edits(start: Start, config: RunConfig) -> list[Edited]:
+def _edits(start: ForkPoint, config: RunConfig) -> list[Edited]:
     """An event for each setting that the fork changes.  Its command is `set` if a live run could change it, too."""
     before, now, live = layers.flatten(start.config), layers.flatten(config), live_settings(config)
     here = {"step": start.progress.step, "stage": start.progress.stage, "who": f"fork of {start.name}"}
@@ -207,7 +207,7 @@ def _scalar(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | float | str) else json.dumps(value)
 
 
-def _hold(start: Start, config: RunConfig, edits: list[Edited], current: int) -> None:
+def _hold(start: ForkPoint, config: RunConfig, edits: list[Edited], current: int) -> None:
     """Raises Stop if a change would not fit the checkpoint, or would have no effect.  The message names every such change."""
     problems = []
     for edit in edits:
@@ -223,7 +223,7 @@ def _hold(start: Start, config: RunConfig, edits: list[Edited], current: int) ->
         raise Stop(ExitCode.USAGE, "\n".join(problems))
 
 
-def _not_seen(start: Start, config: RunConfig, corpus: Corpus) -> None:
+def _not_seen(start: ForkPoint, config: RunConfig, corpus: Corpus) -> None:
     """Raises Stop if the fork would be scored on sentences that its parent was trained on, or if the text has changed."""
     if corpus.fingerprint() == start.saved.state.get("data"):
         return
@@ -243,7 +243,7 @@ def _sources(config: RunConfig) -> tuple[object, int]:
 
 
 def _write(
-    start: Start, config: RunConfig, edits: list[Edited], state: TrainingState, fingerprint: str, runs_dir: Path
+    start: ForkPoint, config: RunConfig, edits: list[Edited], state: TrainingState, fingerprint: str, runs_dir: Path
 ) -> RunFolder:
     """Writes the run folder.  If that fails, nothing is left of it.
 
@@ -275,7 +275,7 @@ def _write(
     return folder
 
 
-def _copy_events(start: Start, folder: RunFolder, edits: list[Edited]) -> None:
+def _copy_events(start: ForkPoint, folder: RunFolder, edits: list[Edited]) -> None:
     """Copies the parent's log up to the checkpoint, and adds the fork's changes.  Raises OSError if that fails."""
     with open_plain(start.parent.events_jsonl) as events:
         atomic_write(folder.events_jsonl, events)
