@@ -1,8 +1,8 @@
 """Watches one process for leaks: takes a sample at each quiet point, judges all samples, and names what grows.
 
-A suspect is a kind of which there are more than when the window began: tensors by shape, descriptors by kind, threads by name.
-For memory of Python, a suspect is the line that allocates it.  To find it, tracemalloc is switched on when such a meter grows
-(or from the start, by option), read twice, and switched off.
+A suspect is a kind of object whose count has risen since the window began: tensors by shape, descriptors by kind, threads by
+name.  For Python's memory, a suspect is the line that allocates it.  tracemalloc finds it: it is switched on when Python's
+memory grows (or from the start, by option), read twice, and switched off.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ A meter *grows* if all of these hold over its window:
    does not move.
 2. The smallest reading of the last third of the window is above that of the first third by at least the meter's floor.
    Saw-tooth readings rise between their troughs, but the troughs do not.
-3. Each third adds its part to that growth, and the last third rises by itself.  Growth that happened once, or that is over, is
-   no leak.
+3. The second and the last third each add at least PART of that growth, and the last third alone has a rising slope.  Growth
+   that happened once, or that is over, is no leak.
 
 A count meter that grows is a leak.  A byte meter that grows is a leak if a second byte meter agrees, and suspicious if none
 does: an allocator that only reserves more, or pages that only become resident, are no leak.

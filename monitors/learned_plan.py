@@ -1,9 +1,9 @@
 """The learned plan: a small neural network that corrects the memory plan by what was measured.
 
 It learns the logarithm of measured bytes over planned bytes.  Far from its data a network's output is arbitrary.  So its
-weight depends on how near the nearest record is in size, and the plan itself has the remaining weight.  Predictions never
-leave the range of ratios that were seen by more than LEEWAY.  Seconds per step are learned in the same way, relative to cells
-x ticks x sentences.
+weight depends on how near the nearest record is in size, and the plan itself has the remaining weight.  A predicted
+ratio lies within the range of the ratios seen so far, or at most LEEWAY (as a logarithm) outside it.  Seconds per step are
+learned in the same way, relative to cells x ticks x sentences, but without that weight.
 
 The network has one hidden layer, and is fitted with strong weight decay and full-batch L-BFGS, because with only ten points its
 output must be smooth above all.  The fit depends on the records only.

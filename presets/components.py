@@ -3,8 +3,8 @@
 Tensors that live through a step are counted exactly, from the shapes that lattice.model.lattice3d and lattice.model.coder
 build.  `temporaries` follow allocations that were measured in lattice.kernels.propagate, and the activations of text are an
 estimate.  The sum is too high rather than too low: it adds up tensors that never exist at the same moment, since the loss's
-activations are freed before the lattice's gradients are made.  The `reference` kernel is counted as compiled, since autograd
-keeps all its intermediates.
+activations are freed before the lattice's gradients are made.  The `reference` kernel is counted like `compiled`, and
+may take more, because autograd keeps the intermediates of all its ticks.
 
 The memory of a tick besides its states depends on the kernel; `assumed_kernel` says which one a config will run on which
 device.  On a GPU, `runtime` is the CUDA context, and all other components are what torch allocates there.

@@ -7,6 +7,6 @@
     sparsity      pruned connections against all of them
     transfer      a lattice grown from a smaller one against one from scratch
 
-All of them share the options in `options`.  All but `arms` also share `experiment` (arms, seeds, results file), `measure` (one
-run), `statistics`, `report` and `plot`.  `search` tunes the arms of `convergence`.
+All of them share the options in `shared_options` and the `statistics`.  All but `arms` also share `experiment` (arms, seeds,
+results file), `measure` (one run), `report` and `picture`.  `search` tunes the arms of `convergence`.
 """

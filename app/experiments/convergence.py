@@ -4,8 +4,8 @@ There are arms with waves and without, and each side has two starts.  `biased` i
 stronger towards the input.  `unbiased` is excitatory noise alone, so that the waves have to find the direction.  The arm
 `identity` has no lattice and shows the best that can be reached.
 
-The effect: the best arm with waves saves this share of the steps to the target that the best arm without them needs.  The cost
-of the waves themselves counts.
+The effect is the share of the steps to the target that the best arm with waves saves against the best arm without.  The cost of
+the waves themselves counts.
 """
 
 from __future__ import annotations

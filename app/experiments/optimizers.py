@@ -3,7 +3,7 @@
 All runs go to their last step, so that losses are compared at the end of the same schedule.  With GaLore the experiment also
 measures which share of the gradient's energy the projection retains, and what a random projection of the same ranks retains.
 
-The reference is AdamW.  The effect: the last held-out loss of the best other arm is higher than the reference's by this share
+The reference is AdamW.  The effect is the relative difference of the last held-out loss, the best other arm against AdamW
 (below 0: lower).
 """
 

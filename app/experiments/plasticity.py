@@ -3,8 +3,8 @@
 Every rule has an arm with its defaults, one with competition (`+winners`) and one with homeostasis of the firing thresholds
 (`+homeostasis`).  The rule three_factor reads no threshold, so it has no arm with homeostasis.
 
-The effect: the best rule saves this share of the steps to the target that connections need if they learn by gradient.  Frozen
-connections are the second reference.
+The effect is the share of the steps to the target that the best rule saves against learning by gradient.  Frozen connections
+are the second reference.
 """
 
 from __future__ import annotations

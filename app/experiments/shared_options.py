@@ -1,7 +1,7 @@
 """The options that the experiments share, declared once, and the decorator that makes a command of them.
 
 Typer reads the options of a command from the signature of its function.  `experiment` writes that signature: the fields of
-`Options`, and between them the options that the function has for itself.  This module loads without torch, so that `--help` is
+`ExperimentOptions`, and between them the function's own options.  This module loads without torch, so that `--help` is
 quick.
 """
 

@@ -6,8 +6,8 @@
 
 A screen is attached in a terminal of its own all the time, and its memory is one of the meters.  With `chaos`, viewers come and
 go, commands edit, pause, prune and save, and some clients send nonsense.  Training runs in this process, so that all of it is
-metered together.  The cycles have a window of their own: in one window with the long run, the memory that this frees at its end
-would hide a leak.  Each run is removed at its end.
+metered together.  The cycles are judged in a window of their own.  The long run frees memory at its end; in a common window,
+that would hide a leak of the cycles.  Each run is removed at its end.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the screens show, as frozen values.  app.tui.fold makes them from a run's events.
+"""What the screens show, as frozen values.  app.tui.fold makes a Snapshot from a run's events, and app.tui.bridge a View of it.
 
 Everything here is bounded, so that watching a run for days costs no more than watching it for an hour.
 """

@@ -10,8 +10,8 @@ the connections themselves, 3 numbers per connection: the change of a weight is 
 left out, together with the cosine between the weights' change and that of the full update.
 
 - For BCM, Oja and three factors, full means that no cell counts as silent, and no pair of tiles as quiet.
-- For STDP, the firing threshold defines what happened.  So full means the same threshold, and every pair of tiles.  Skipping
-  silent tiles is exact; only `quiet` gives something up.
+- For STDP, the threshold decides what fires, so the full update has the same threshold and skips no pair of tiles.  Leaving out
+  silent tiles changes nothing; only `quiet` loses something.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 The scale of a block is its largest magnitude.  Codes are evenly spaced in a root of the value, so that small values stay
 precise: the square root of the first moment (127 steps and a sign, down to 6e-5 of the scale), and the fourth root of the
 second (255 steps, down to 2e-10).  Rounding is random, because a moment that decays by less than half a step would never decay
-if it were rounded to the nearest code.  The random numbers come from one table, which step and chunk say where to enter, so
-that a resumed run rounds in the same way.
+if it were rounded to the nearest code.  The random numbers come from one table.  Step and chunk say where a chunk enters it, so
+a resumed run rounds in the same way.
 
 Parameters are fp32.  On the CPU, `adam8bit.c` makes a step in one pass over memory.  Elsewhere, or without a C compiler,
 `plain_step` does it in torch, in some twenty passes over small chunks.

@@ -1,6 +1,6 @@
 """Tensor-GaLore (George et al. 2024, arXiv 2501.02379, after GaLore, Zhao et al. 2024, arXiv 2403.03507).
 
-AdamW's moments are kept of a low-rank projection of the gradient:
+This is AdamW whose moments are those of a low-rank projection of the gradient:
 
     every `gap` steps   new factors U_n [size, rank] of each mode except the first, by a higher-order SVD of the gradient: the
                         leading eigenvectors of the Gram matrix of each mode's unfolding.  Moments are carried over into them.

@@ -1,6 +1,6 @@
 """The state of an optimizer as named tensors: for checkpoints, and for connections that are rewired.
 
-A name is that of the parameter and that of the tensor, as in `lattice.weights/exp_avg`.
+A tensor's name is the parameter's name, a slash and its own name, as in `lattice.weights/exp_avg`.
 """
 
 from __future__ import annotations

@@ -6,17 +6,17 @@ stability      Do cells fall into the same functional clusters if they are clust
                normalised mutual information of the two clusterings, corrected for chance: for what the second one shares with
                shuffled labels of the first.
 morphology     Have the connections gained order in space?  The order of a field is the share of its power that would have to
-               move to other wavelengths to make it white noise, less chance.  What counts is the gain since the stage's start,
-               and at most the order of the change since then.  The field with the highest value counts (`order` of the
-               readings in lattice.structure.spatial_order).
+               move to other wavelengths to make it white noise, corrected for chance.  What counts is how much order the field
+               has gained since the stage's start, but never more than the order of the change itself.  The field with the
+               highest value counts (`order` of the readings in lattice.structure.spatial_order).
 participation  Does the whole lattice take part?  This is the effective share of active cells, exp(H) / N, where H is the
                Shannon entropy of how activity is distributed over the N cells.  It is 1 if all cells are equally active, and
                1 / N if only one is.
 
 The score is a geometric mean, so that no part makes up for one that is missing.  Some lattices score 0 because of their
 morphology: a fresh one, whose connections are white noise in space (except for at most 5 % of seeds, which are false alarms);
-one whose connections were shuffled over space; and one that was enlarged by interpolation, until it is more ordered than it
-was then.  Stability and participation are high in fresh lattices, too, since a fixed network gives the same states for the
+one whose connections were shuffled over space; and one that was enlarged by interpolation, until it has more order than right
+after that.  Stability and participation are high in fresh lattices, too, since a fixed network gives the same states for the
 same input.  The order need not be a wave: smooth domains count.  The readings' verdicts answer a stricter question, whether
 there is a wavelength that no smooth field has.
 

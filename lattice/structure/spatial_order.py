@@ -10,8 +10,8 @@ all of its nulls at LEVEL and holds at least MIN_STRENGTH of the field's varianc
     shuffled   The same values in random places.  Is there anything that white noise does not have?
     red        Random phases under the falling spectrum that fits best.  Is there more than smoothness?
     start      If the field at the stage's start is given, the *change* since then is read, so that what was there from the
-               start (noise, a bias, an interpolated field) does not count.  Besides, the power at the wavelength must have
-               grown in the field itself, by more than two unrelated noises differ.
+               start (noise, a bias, an interpolated field) does not count.  The power at this wavelength must also have
+               grown in the field itself, by more than the powers of two unrelated noises differ.
 
 The nulls are sets of surrogate fields that go through the same steps as the field.  So p is (1 + surrogates at least as
 extreme) / (1 + surrogates), which is exact for shuffles of exchangeable noise.  The idea that weight morphologies arise by

@@ -4,8 +4,8 @@
     more are to be kept     connections come back with weight zero, chosen by `rewiring.regrow`
     rewiring                both at once, every `rewiring.every` steps
 
-A rewiring exchanges a share of the connections that falls over the stage as a cosine (RigL, Evci et al. 2020).  The fan-in is
-constant (SRigL, Lasby et al. 2024).  Random regrowth is that of SET (Mocanu et al. 2018).
+A rewiring exchanges a share of the connections.  The share falls over the stage along a cosine (RigL, Evci et al. 2020).  The
+fan-in is constant (SRigL, Lasby et al. 2024).  Random regrowth is that of SET (Mocanu et al. 2018).
 
 The criteria for regrowth are measured on a few training sentences, which are drawn by (seed, stage, step).  So a resumed run
 rewires like an uninterrupted one.  No criterion holds dense weights or their moments.
