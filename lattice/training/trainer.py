@@ -16,9 +16,9 @@
         callbacks.at_stage_end                                    StageEnded
     RunEnded (by whoever owns the process)
 
-Model, optimizer and `Progress` decide everything that comes next.  Random numbers come from streams that are keyed by (seed,
-purpose, stage, step or pass).  So a run resumes exactly from a checkpoint of these three.  Settings that can change during a run
-(presets.live) are in the checkpoint, too.
+Model, optimizer and `Progress` decide everything that comes next.  Random numbers come from streams that are keyed by seed,
+purpose, stage, and step or pass.  So a run resumes exactly from a checkpoint of these three.  Settings that can change during
+a run (presets.live) are in the checkpoint, too.
 """
 
 from __future__ import annotations
