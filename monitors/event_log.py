@@ -21,8 +21,7 @@ from typing import BinaryIO
 from pydantic import BaseModel, ValidationError
 
 from monitors.events import AnyEvent, E, parse_event
-from monitors.plain_files import open_descriptor, open_plain
-from monitors.runs import atomic_write
+from monitors.plain_files import atomic_write, open_descriptor, open_plain
 
 _BLOCK = 65536
 """Bytes that are read at once to find the end of the last whole line."""

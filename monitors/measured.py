@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from monitors.machine import machine
-from monitors.runs import atomic_write, runs_dir
+from monitors.plain_files import atomic_write
+from monitors.runs import runs_dir
 
 MOST = 500
 """Most lines that are kept; each has about 600 bytes."""

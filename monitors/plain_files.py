@@ -1,13 +1,16 @@
-"""Opens plain files of a run folder, and nothing else that somebody may have put there.
+"""Opens plain files of a run folder, and nothing else that somebody may have put there; and replaces them as a whole.
 
 Reading a pipe could block forever, a device may never end, and a link could lead a writer to a file outside the run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -34,3 +37,48 @@ def open_plain(path: Path) -> BinaryIO:
 
 def _not_plain(path: Path) -> OSError:
     return OSError(errno.EINVAL, "is not a plain file", os.fspath(path))
+
+
+def atomic_write(path: Path, data: bytes | str | Iterable[bytes], mode: int = 0o600, sync: bool = True) -> None:
+    """Replaces a file as a whole: at any time, also after a loss of power, it has either the old or the new content.
+
+    Without `sync` it does not wait for the disk, and a loss of power may leave a damaged file.  Text is written as UTF-8.
+    Parts are written one after the other, and may be read from the old file meanwhile.  Raises OSError, and then leaves the
+    old file and nothing else.
+    """
+    data = data.encode() if isinstance(data, str) else data
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            os.fchmod(descriptor, mode)
+            stream.writelines([data] if isinstance(data, bytes) else data)
+            stream.flush()
+            if sync:
+                os.fsync(descriptor)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    if sync:
+        _sync_folder(path.parent)
+
+
+def remove_torn(folder: Path) -> None:
+    """Removes files that `atomic_write` left half written in a folder because its process was killed.  Raises OSError.
+
+    Only the folder's only writer may call this, since a file of another writer may still be in progress.
+    """
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # what file systems say that can't sync a folder; the rename itself has succeeded
+            raise
+    finally:
+        os.close(descriptor)

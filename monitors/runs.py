@@ -14,9 +14,8 @@ import errno
 import fcntl
 import os
 import re
-import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +23,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from monitors.fields import Measured, Text
-from monitors.plain_files import open_descriptor, open_plain
+from monitors.plain_files import atomic_write, open_descriptor, open_plain, remove_torn
 
 STALE_AFTER_S = 600.0
 """Seconds without a write after which a run on another host counts as lost, since its process can't be looked up from here."""
@@ -261,51 +260,6 @@ def damaged_runs(runs_dir: Path) -> list[tuple[Path, str]]:
         except RunFolderError as error:
             found.append((path, str(error)))
     return found
-
-
-def atomic_write(path: Path, data: bytes | str | Iterable[bytes], mode: int = 0o600, sync: bool = True) -> None:
-    """Replaces a file as a whole: at any time, also after a loss of power, it has either the old or the new content.
-
-    Without `sync` it does not wait for the disk, and a loss of power may leave a damaged file.  Text is written as UTF-8.
-    Parts are written one after the other, and may be read from the old file meanwhile.  Raises OSError, and then leaves the
-    old file and nothing else.
-    """
-    data = data.encode() if isinstance(data, str) else data
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            os.fchmod(descriptor, mode)
-            stream.writelines([data] if isinstance(data, bytes) else data)
-            stream.flush()
-            if sync:
-                os.fsync(descriptor)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-    if sync:
-        _sync_folder(path.parent)
-
-
-def remove_torn(folder: Path) -> None:
-    """Removes files that `atomic_write` left half written in a folder because its process was killed.  Raises OSError.
-
-    Only the folder's only writer may call this, since a file of another writer may still be in progress.
-    """
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # what file systems say that can't sync a folder; the rename itself has succeeded
-            raise
-    finally:
-        os.close(descriptor)
 
 
 def _run_paths(runs_dir: Path) -> list[Path]:

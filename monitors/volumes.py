@@ -20,8 +20,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from monitors.gauges import Absent
-from monitors.plain_files import open_plain
-from monitors.runs import atomic_write, remove_torn
+from monitors.plain_files import atomic_write, open_plain, remove_torn
 
 MOST_ALONG = 64
 """Most cells that are kept along each axis."""

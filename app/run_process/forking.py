@@ -40,8 +40,8 @@ from lattice.training.progress import Progress
 from lattice.training.state import TrainingState
 from monitors.event_log import EventLog
 from monitors.events import Edited, RunStarted
-from monitors.plain_files import open_plain
-from monitors.runs import RunFolder, RunFolderError, RunInfo, atomic_write, why
+from monitors.plain_files import atomic_write, open_plain
+from monitors.runs import RunFolder, RunFolderError, RunInfo, why
 from monitors.volumes import Volumes
 from presets import layers
 from presets.layers import ConfigError, to_toml

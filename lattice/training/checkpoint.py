@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from monitors.runs import atomic_write, remove_torn
+from monitors.plain_files import atomic_write, remove_torn
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"

@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from monitors import runs
-from monitors.runs import NoSuchRun, RunFolder, RunFolderError, RunInfo, atomic_write, list_runs, state_of
+from monitors.plain_files import atomic_write
+from monitors.runs import NoSuchRun, RunFolder, RunFolderError, RunInfo, list_runs, state_of
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = 1795324530.0  # 2026-11-22 05:15:30 UTC
