@@ -14,24 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lattice.data.grammar import CORPUS_SIZE, generate
+from lattice.data.pairs import DataError, Pair
 from presets.schema import RunConfig
 
 SUFFIXES = (".txt", ".jsonl", ".tsv")
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """Lone surrogates, which a JSON escape can write and UTF-8 can't."""
-
-
-class DataError(ValueError):
-    """Unusable data; the message names file and line and says what is expected."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The text that goes in and the text that should come out, which are equal for the task `reconstruct`."""
-
-    source: str
-    target: str
 
 
 @dataclass(frozen=True)
