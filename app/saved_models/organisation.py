@@ -16,7 +16,8 @@ from app.finding import find_run
 from app.run_process.prepare import choose_device, read_corpus
 from app.saved_models.opening import Opened, open_run
 from lattice.data.batches import Sentences
-from lattice.data.corpus import DataError, read_pairs
+from lattice.data.corpus import pairs_to_score
+from lattice.data.pairs import DataError
 from lattice.kernels.sparse import Pattern
 from lattice.model.lattice3d import Lattice
 from lattice.model.text_lattice import TextLattice
@@ -78,7 +79,7 @@ def report(run: str, data: Path | None, surrogates: int, best: bool, device: str
 def _tokens(opened: Opened, data: Path | None) -> list[torch.Tensor]:
     """Two lists of sentences' token ids [B, N].  Raises Stop."""
     try:
-        pairs = tuple(read_pairs(data, opened.config.data.task)) if data else read_corpus(opened.config).valid
+        pairs = pairs_to_score(data, opened.config) if data else read_corpus(opened.config).valid
     except DataError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
     if len(pairs) < 2:

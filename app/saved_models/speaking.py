@@ -14,7 +14,8 @@ from app.finding import find_run
 from app.run_process.prepare import choose_device
 from app.saved_models.opening import open_run
 from lattice.data.batches import Sentences
-from lattice.data.corpus import DataError, read_pairs
+from lattice.data.corpus import pairs_to_score
+from lattice.data.pairs import DataError
 from lattice.data.tokenizer import pad
 from lattice.model.text_lattice import CONTROLS
 from lattice.observing.evaluate import evaluate
@@ -27,7 +28,7 @@ def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, ru
         raise Stop(ExitCode.USAGE, f"--control: {control!r} is not one of {', '.join(CONTROLS)}")
     opened = open_run(find_run(runs_dir, run), choose_device(device), best)
     try:
-        pairs = tuple(read_pairs(data, opened.config.data.task))
+        pairs = pairs_to_score(data, opened.config)
     except DataError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
     if control == "shuffled" and len(pairs) < 2:

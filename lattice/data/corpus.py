@@ -1,7 +1,8 @@
-"""Training and held-out text: plain text, JSONL, TSV, or a folder of them, in any language, UTF-8.
+"""Training and held-out text: plain text, JSONL, TSV, or a folder of them, in any language, UTF-8; or a bundled task.
 
 There is one sentence per line.  For the task `pairs`, a line is a JSON object {"source", "target"} or source TAB target.
-Sentences that differ only in case or spacing count as one, so that no held-out text is also trained on.
+Sentences that differ only in case or spacing count as one, so that no held-out text is also trained on.  `task:NAME` stands for
+the pairs of a task of lattice.data.tasks, which has a training side and a test side of its own.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from pathlib import Path
 
 from lattice.data.grammar import CORPUS_SIZE, generate
 from lattice.data.pairs import DataError, Pair
+from lattice.data.tasks.named import named
+from lattice.data.tasks.sides import Side
 from presets.schema import RunConfig
+from presets.task_name import is_task
 
 SUFFIXES = (".txt", ".jsonl", ".tsv")
 
@@ -43,7 +47,7 @@ class Corpus:
 
 
 def load_corpus(config: RunConfig) -> Corpus:
-    """The corpus that a config names: its files, or the bundled grammar.  Raises DataError."""
+    """The corpus that a config names: its files, a bundled task, or the bundled grammar.  Raises DataError."""
     data, seed = config.data, config.run.seed
     task, train, valid = data.task, data.train, data.valid
     left_out: dict[str, int] = {}
@@ -52,9 +56,11 @@ def load_corpus(config: RunConfig) -> Corpus:
             raise DataError("the task pairs needs --data: the bundled corpus has no pairs")
         name, items = "bundled", [Pair(text, text) for text in generate(CORPUS_SIZE, seed=0)]
     else:
-        name, items = train, _distinct(read_pairs(Path(train), task), left_out)
+        name, items = train, _distinct(_read(train, "train", task), left_out)
+    if valid is None and is_task(train):
+        valid = train
     if valid is not None:
-        held = _distinct(read_pairs(Path(valid), task), left_out)
+        held = _distinct(_read(valid, "test", task), left_out)
         seen = {_key(pair.source) for pair in held}
         kept = [pair for pair in items if _key(pair.source) not in seen]
         if len(kept) < len(items):
@@ -71,6 +77,19 @@ def load_corpus(config: RunConfig) -> Corpus:
     if not kept:
         raise DataError(f"{name}: nothing is left to train on once the held-out sentences are taken out")
     return Corpus(name, tuple(kept), tuple(held), left_out)
+
+
+def pairs_to_score(source: Path, config: RunConfig) -> tuple[Pair, ...]:
+    """The pairs that a model is scored on: of a file or folder, as data.task says, or of the test side of a bundled task.
+
+    Raises DataError.
+    """
+    return tuple(_read(str(source), "test", config.data.task))
+
+
+def _read(source: str, side: Side, task: str) -> Iterator[Pair]:
+    """A file's pairs, all of them for either side, or a bundled task's pairs of this side."""
+    return named(source).pairs(side) if is_task(source) else read_pairs(Path(source), task)
 
 
 def read_pairs(path: Path, task: str) -> Iterator[Pair]:
