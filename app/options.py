@@ -25,7 +25,14 @@ Data = Annotated[
 Valid = Annotated[
     Path | None, typer.Option("--valid", help="Held-out text, or task:NAME; without it a part of the data is split off.")
 ]
-Task = Annotated[str | None, typer.Option("--task", help="reconstruct (text to itself) or pairs (source to target).")]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="reconstruct (text to itself), pairs (source to target), denoise (text with noise to the text) or continue (first "
+        "half of the words to the second).",
+    ),
+]
 Steps = Annotated[
     int | None, typer.Option("--steps", min=1, help="Optimizer steps of the whole run; stages keep their shares.")
 ]

@@ -46,13 +46,19 @@ class Run(Section):
 class Data(Section):
     """The task and its text."""
 
-    task: Literal["reconstruct", "pairs"] = Field("reconstruct", description="text -> itself, or source -> target")
+    task: Literal["reconstruct", "pairs", "denoise", "continue"] = Field(
+        "reconstruct",
+        description="text -> itself, source -> target, text with noise -> text, or first half of the words -> second half",
+    )
     train: str | None = Field(
         None,
         description="file or folder of .txt, .jsonl or .tsv, or task:NAME, which needs task pairs; none = the bundled corpus",
     )
     valid: str | None = Field(
         None, description="held-out file, or task:NAME for its test side; none = split off from train, or train's test side"
+    )
+    noise: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="denoise: share of the characters that are damaged; none = 0.1"
     )
     held_out: Annotated[float, Field(gt=0, le=0.5)] = Field(0.02, description="share split off when there is no valid file")
     max_held_out: Count = Field(1000, description="most sentences split off")
@@ -69,6 +75,12 @@ class Data(Section):
                 raise ValueError(f"{name}: {error}") from error
             if self.task != "pairs":
                 raise ValueError(f"task: {self.task} is for text, and {source} has sources and targets of its own; use pairs")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_has_an_effect(self) -> Data:
+        if self.noise is not None and self.task != "denoise":
+            raise ValueError(f"noise: is for task = denoise and does nothing for {self.task}; leave it out")
         return self
 
 

@@ -73,10 +73,10 @@ def run(request: Request) -> None:
     base = configure.with_steps(source.load().config, source.steps)
     _, corpus = prepare(base)
     try:
-        scored = pairs_to_score(source.test, base) if source.test else corpus.valid
+        scored = pairs_to_score(source.test, base, {}) if source.test else corpus.valid
     except DataError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
-    results = _baselines(corpus, scored) if base.data.task == "pairs" else []
+    results = [] if base.data.task == "reconstruct" else _baselines(corpus, scored)
     for seed in range(base.run.seed, base.run.seed + seeds):
         for name, changes in ARMS.items():
             results.append(_train_arm(name, seed, _changed(base, changes, seed), corpus, scored))

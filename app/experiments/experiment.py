@@ -149,7 +149,7 @@ class Experiment:
         self._devices = {arm.name: prepare_device(source.config(arm, self.first_seed)) for arm in arms}
         corpus = read_corpus(base)
         try:
-            scored = pairs_to_score(source.test, base) if source.test else corpus.valid
+            scored = pairs_to_score(source.test, base, {}) if source.test else corpus.valid
         except DataError as error:
             raise Stop(ExitCode.USAGE, str(error)) from error
         self.scored = len(scored)

@@ -79,7 +79,7 @@ def report(run: str, data: Path | None, surrogates: int, best: bool, device: str
 def _tokens(opened: Opened, data: Path | None) -> list[torch.Tensor]:
     """Two lists of sentences' token ids [B, N].  Raises Stop."""
     try:
-        pairs = pairs_to_score(data, opened.config) if data else read_corpus(opened.config).valid
+        pairs = pairs_to_score(data, opened.config, {}) if data else read_corpus(opened.config).valid
     except DataError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
     if len(pairs) < 2:

@@ -27,8 +27,9 @@ def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, ru
     if control not in CONTROLS:
         raise Stop(ExitCode.USAGE, f"--control: {control!r} is not one of {', '.join(CONTROLS)}")
     opened = open_run(find_run(runs_dir, run), choose_device(device), best)
+    left_out: dict[str, int] = {}
     try:
-        pairs = pairs_to_score(data, opened.config)
+        pairs = pairs_to_score(data, opened.config, left_out)
     except DataError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
     if control == "shuffled" and len(pairs) < 2:
@@ -37,6 +38,8 @@ def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, ru
         sentences = Sentences(pairs, opened.tokenizer, opened.config.text.max_tokens)
         quality, said = evaluate(opened.model, sentences, opened.tokenizer, opened.chunk, control)
     limit = opened.config.text.max_tokens
+    for reason, count in left_out.items():
+        print(f"note: {count} sentences are left out: {reason}", file=sys.stderr)
     for side, count in sorted(sentences.cut.items()):
         note = f"note: {count} of {len(pairs)} {side}s are longer than text.max_tokens = {limit} and are cut there"
         print(note, file=sys.stderr)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from lattice.data.grammar import CORPUS_SIZE, generate
 from lattice.data.pairs import DataError, Pair
 from lattice.data.tasks.named import named
 from lattice.data.tasks.sides import Side
+from lattice.data.text_tasks import FEWEST_WORDS, NOISE, continuation, denoise
 from presets.schema import RunConfig
 from presets.task_name import is_task
 
@@ -76,20 +77,46 @@ def load_corpus(config: RunConfig) -> Corpus:
         kept = [pair for i, pair in enumerate(items) if i not in chosen]
     if not kept:
         raise DataError(f"{name}: nothing is left to train on once the held-out sentences are taken out")
-    return Corpus(name, tuple(kept), tuple(held), left_out)
+    train_pairs, valid_pairs = (tuple(_as_task(side, config, left_out)) for side in (kept, held))
+    for pairs, what in ((train_pairs, "training"), (valid_pairs, "held-out")):
+        if not pairs:
+            raise DataError(f"{name}: no {what} sentence has the {FEWEST_WORDS} words that the task continue needs")
+    return Corpus(name, train_pairs, valid_pairs, left_out)
 
 
-def pairs_to_score(source: Path, config: RunConfig) -> tuple[Pair, ...]:
+def pairs_to_score(source: Path, config: RunConfig, left_out: dict[str, int]) -> tuple[Pair, ...]:
     """The pairs that a model is scored on: of a file or folder, as data.task says, or of the test side of a bundled task.
 
-    Raises DataError.
+    Counts in `left_out` what the task can't use.  Raises DataError.
     """
-    return tuple(_read(str(source), "test", config.data.task))
+    name = str(source)
+    pairs = _read(name, "test", config.data.task)
+    found = tuple(pairs if is_task(name) else _as_task(pairs, config, left_out))
+    if not found:
+        raise DataError(f"{name}: no sentence has the {FEWEST_WORDS} words that the task continue needs")
+    return found
 
 
 def _read(source: str, side: Side, task: str) -> Iterator[Pair]:
     """A file's pairs, all of them for either side, or a bundled task's pairs of this side."""
     return named(source).pairs(side) if is_task(source) else read_pairs(Path(source), task)
+
+
+def _as_task(pairs: Iterable[Pair], config: RunConfig, left_out: dict[str, int]) -> Iterator[Pair]:
+    """The pairs that data.task makes of clean text; those of `reconstruct` and `pairs` as they are."""
+    match config.data.task:
+        case "denoise":
+            noise = NOISE if config.data.noise is None else config.data.noise
+            yield from (denoise(pair.source, noise, config.run.seed) for pair in pairs)
+        case "continue":
+            for pair in pairs:
+                if halves := continuation(pair.source):
+                    yield halves
+                else:
+                    reason = f"fewer than {FEWEST_WORDS} words"
+                    left_out[reason] = left_out.get(reason, 0) + 1
+        case _:
+            yield from pairs
 
 
 def read_pairs(path: Path, task: str) -> Iterator[Pair]:

@@ -49,7 +49,7 @@ def test_a_task_in_a_file_makes_the_task_pairs_too(tmp_path: Path) -> None:
     assert complaints(file=path) == [f"{path}: {refusal}"]
 
 
-@pytest.mark.parametrize("task", ["reconstruct"])
+@pytest.mark.parametrize("task", ["reconstruct", "denoise", "continue"])
 def test_another_task_that_was_asked_for_is_refused(task: str) -> None:
     for order in (["data.train=task:lift", f"data.task={task}"], [f"data.task={task}", "data.train=task:lift"]):
         assert complaints(*order)[0].startswith(f"--set: data.task: {task} is for text")
@@ -60,8 +60,8 @@ def test_a_config_that_changes_to_a_task_becomes_one_of_pairs() -> None:
     plain = load("tiny").config
     assert change(plain, ["data.train=task:lift"]).data.task == "pairs"
     assert change(change(plain, ["data.train=task:lift"]), ["run.seed=3"]).data.task == "pairs"
-    with pytest.raises(ConfigError, match="reconstruct is for text"):
-        change(plain, ["data.train=task:lift", "data.task=reconstruct"])
+    with pytest.raises(ConfigError, match="denoise is for text"):
+        change(plain, ["data.train=task:lift", "data.task=denoise"])
 
 
 def test_held_out_text_from_a_task_needs_pairs() -> None:
@@ -69,6 +69,12 @@ def test_held_out_text_from_a_task_needs_pairs() -> None:
     assert (
         load("tiny", None, ["data.train=a.jsonl", "data.task=pairs", "data.valid=task:lift"]).config.data.valid == "task:lift"
     )
+
+
+def test_noise_is_for_denoise_alone() -> None:
+    assert load("tiny", None, ["data.task=denoise", "data.noise=0.3"]).config.data.noise == 0.3
+    assert "data.noise: is for task = denoise and does nothing for pairs" in complaints("data.task=pairs", "data.noise=0.3")[0]
+    assert complaints("data.task=denoise", "data.noise=0") and complaints("data.task=denoise", "data.noise=1.1")
 
 
 def test_the_plan_counts_the_sentences_of_a_task() -> None:

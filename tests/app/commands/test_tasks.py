@@ -195,9 +195,11 @@ def test_a_fork_goes_on_with_more_of_a_task_or_changes_to_one(trained, cli, sent
             ("--data", "task:lift", "--task", "reconstruct"),
             "--task: data.task: reconstruct is for text, and task:lift has sources",
         ),
+        (("--data", "task:lift", "--set", "data.task=denoise"), "--set: data.task: denoise is for text"),
         (("--valid", "task:lift"), "data.task: reconstruct is for text, and task:lift"),
         (("--data", "task:lift,words"), "--data: data.train: 'task:lift,words': 'words' is no argument=value"),
         (("--data", "task:lift", "--valid", "task:house,doors=9"), "doors: 9 is not within 0 to 6"),
+        (("--set", "data.noise=0.2"), "data.noise: is for task = denoise and does nothing for reconstruct"),
     ],
 )
 def test_tasks_that_can_not_be_trained_on_are_refused(cli, tmp_path, arguments, says):
@@ -219,3 +221,30 @@ def test_an_experiment_pairs_runs_on_a_task(cli):
     assert told.code == 0, told.err
     assert [arm["arm"] for arm in told.json["arms"]] == ["copy", "most frequent reply", "trained", "frozen", "identity"]
     assert {arm["count"] for arm in told.json["arms"]} == {32}
+
+
+# Tasks on any text
+
+
+@pytest.mark.parametrize("task", ["denoise", "continue"])
+def test_a_run_trains_resumes_and_is_scored_on_any_text(cli, sentences, tmp_path, task):
+    runs = tmp_path / "runs"
+    assert cli("train", *QUICK, "--data", sentences, "--task", task, "--runs-dir", runs, "--json").json["state"] == "finished"
+    assert cli("train", "--resume", "last", "--runs-dir", runs).code == 0
+    short = tmp_path / "short.txt"
+    short.write_text("one two\nthis is a longer sentence\n", encoding="utf-8")
+    told = cli("evaluate", "last", "--data", short, "--runs-dir", runs, "--json")
+    assert told.json["count"] == (1 if task == "continue" else 2)
+    assert ("note: 1 sentences are left out: fewer than 4 words" in told.err) == (task == "continue")
+
+
+def test_a_fork_to_another_task_holds_out_the_same_sentences(cli, sentences, tmp_path):
+    runs = tmp_path / "runs"
+    assert cli("train", *QUICK, "--data", sentences, "--runs-dir", runs).code == 0
+    parent = next(runs.iterdir()).name
+    assert cli("fork", parent, "--task", "denoise", "--set", "data.noise=0.3", "--steps", 6, "--runs-dir", runs).code == 0
+    refused(
+        cli("fork", parent, "--task", "denoise", "--set", "run.seed=5", "--steps", 6, "--runs-dir", runs),
+        2,
+        "held-out sentences were trained on",
+    )

@@ -366,8 +366,8 @@ def test_pairs_of_a_file_can_be_scored_on_a_task_and_the_other_way_round(tmp_pat
     path = tmp_path / "a.tsv"
     path.write_text("up\tfloor 5\n", encoding="utf-8")
     config = config_of("data.train=task:lift,count=300,held=64")
-    assert pairs_to_score(path, config) == (Pair("up", "floor 5"),)
-    scored = pairs_to_score(Path("task:house,held=9"), config_of())
+    assert pairs_to_score(path, config, {}) == (Pair("up", "floor 5"),)
+    scored = pairs_to_score(Path("task:house,held=9"), config_of(), {})
     assert scored == tuple(named("task:house,held=9").pairs("test"))
 
 
