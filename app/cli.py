@@ -43,6 +43,7 @@ COMMANDS = {
     "bench": "Measure this machine: nanoseconds, and how far from the memory-copy floor.",
     "experiment": "Paired runs over seeds, with and without a mechanism.",
     "presets": "What runs are shipped, and what they set.",
+    "tasks": "What tasks are bundled for --data task:NAME, and how far one gets on them without reading.",
 }
 """The line of each command in `--help`, in the order of the help."""
 
@@ -122,6 +123,10 @@ def _imported(name: str) -> Callable[..., None] | typer.Typer:
             from app.commands.presets import presets_app
 
             return presets_app
+        case "tasks":
+            from app.commands.tasks import tasks
+
+            return tasks
     raise KeyError(name)
 
 

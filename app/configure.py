@@ -10,6 +10,7 @@ from app.exit_codes import ExitCode, Stop
 from presets import layers
 from presets.layers import ConfigError, Loaded
 from presets.schema import RunConfig
+from presets.task_name import is_task
 
 OPTIONS = {
     "--data": "data.train",
@@ -30,9 +31,31 @@ def load(preset: str, config: Path | None, assignments: list[str], given: Given 
     Raises Stop with exit code 2 if anything in it is wrong.
     """
     try:
-        return layers.load(preset, config, assignments, as_assignments(given or {}))
+        loaded = layers.load(preset, config, assignments, as_assignments(given or {}))
     except ConfigError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
+    for source in filter(is_task, (loaded.config.data.train, loaded.config.data.valid)):
+        if wrong := wrong_task(source):
+            raise Stop(ExitCode.USAGE, wrong)
+    return loaded
+
+
+def wrong_task(source: str) -> str:
+    """What is wrong with `task:NAME,argument=value,...`; empty if it names a task.  Whether it has enough sentences is not
+    looked at."""
+    from lattice.data.pairs import DataError
+    from lattice.data.tasks.named import named
+
+    try:
+        named(source)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def data_source(path: Path) -> str:
+    """What data.train or data.valid is to be: a file's absolute path, or the name of a bundled task as it stands."""
+    return str(path) if is_task(str(path)) else str(path.absolute())
 
 
 def as_assignments(given: Given) -> dict[str, str]:
@@ -64,4 +87,4 @@ def with_steps(config: RunConfig, steps: int | None) -> RunConfig:
 
 
 def _toml(value: object) -> str:
-    return json.dumps(str(value.absolute())) if isinstance(value, Path) else json.dumps(value)
+    return json.dumps(data_source(value) if isinstance(value, Path) else value)

@@ -16,9 +16,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.
 RunsDir = Annotated[Path | None, typer.Option("--runs-dir", help="Where runs live. Default: $XDG_STATE_HOME/lattice-tui/runs.")]
 RunName = Annotated[str, typer.Argument(help="A run's name, a unique beginning of it, a path, or `last`.")]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Data = Annotated[Path | None, typer.Option("--data", help="Text: .txt (a sentence a line), .jsonl, .tsv, or a folder of them.")]
-Valid = Annotated[Path | None, typer.Option("--valid", help="Held-out text; without it a part of the data is split off.")]
-Task = Annotated[str | None, typer.Option("--task", help="reconstruct (text to itself) or pairs (source to target).")]
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", help="Text: .txt (a sentence a line), .jsonl, .tsv, or a folder of them; or task:NAME (`lattice-tui tasks`)."
+    ),
+]
+Valid = Annotated[
+    Path | None, typer.Option("--valid", help="Held-out text, or task:NAME; without it a part of the data is split off.")
+]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="reconstruct (text to itself), pairs (source to target), denoise (text with noise to the text) or continue (first "
+        "half of the words to the second).",
+    ),
+]
 Steps = Annotated[
     int | None, typer.Option("--steps", min=1, help="Optimizer steps of the whole run; stages keep their shares.")
 ]

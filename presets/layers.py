@@ -4,6 +4,8 @@ There are five layers, and a later one overrides an earlier one: the schema's de
 each `--set a.b=c`, and options of a command that stand for a setting.  Tables are merged key by key.  A file replaces the list
 of stages as a whole, and `--set` names a stage by its number (`stages.0.ticks=10`).  All errors are collected and raised at
 once as ConfigError.
+
+One setting brings another: a bundled task as data.train makes data.task `pairs`, unless a layer sets data.task itself.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from presets.schema import RunConfig
+from presets.task_name import is_task
 
 ALIASES = {"production_medium": "medium", "production_large": "large"}
 """Other names of presets."""
@@ -160,6 +163,7 @@ def _assigned(
 ) -> Loaded:
     sourced = [*(("--set", assignment) for assignment in assignments), *options.items()]
     problems = [problem for source, text in sourced if (problem := _assign(merged, text, source, origins))]
+    _make_tasks_pairs(merged, origins)
     try:
         config = RunConfig.model_validate(merged)
     except ValidationError as error:
@@ -167,6 +171,13 @@ def _assigned(
     if problems:
         raise ConfigError(problems)
     return Loaded(config, origins)
+
+
+def _make_tasks_pairs(merged: dict[str, Any], origins: dict[str, str]) -> None:
+    """A bundled task that one of the layers sets as data.train sets data.task, too, if no layer does."""
+    data = merged.get("data")
+    if isinstance(data, dict) and is_task(data.get("train")) and "data.train" in origins and "data.task" not in origins:
+        data["task"], origins["data.task"] = "pairs", origins["data.train"]
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from presets.section import LIVE, Count, Section
 from presets.stage import Stage
+from presets.task_name import is_task, split
 
 MAX_SLOT_NUMBERS = 1024
 """Most numbers that a sentence may take between encoder and decoder."""
@@ -45,11 +46,42 @@ class Run(Section):
 class Data(Section):
     """The task and its text."""
 
-    task: Literal["reconstruct", "pairs"] = Field("reconstruct", description="text -> itself, or source -> target")
-    train: str | None = Field(None, description="file or folder of .txt, .jsonl or .tsv; none = the bundled corpus")
-    valid: str | None = Field(None, description="held-out file; none = split off from train")
+    task: Literal["reconstruct", "pairs", "denoise", "continue"] = Field(
+        "reconstruct",
+        description="text -> itself, source -> target, text with noise -> text, or first half of the words -> second half",
+    )
+    train: str | None = Field(
+        None,
+        description="file or folder of .txt, .jsonl or .tsv, or task:NAME, which needs task pairs; none = the bundled corpus",
+    )
+    valid: str | None = Field(
+        None, description="held-out file, or task:NAME for its test side; none = split off from train, or train's test side"
+    )
+    noise: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="denoise: share of the characters that are damaged; none = 0.1"
+    )
     held_out: Annotated[float, Field(gt=0, le=0.5)] = Field(0.02, description="share split off when there is no valid file")
     max_held_out: Count = Field(1000, description="most sentences split off")
+
+    @model_validator(mode="after")
+    def _bundled_tasks_are_pairs(self) -> Data:
+        for name in ("train", "valid"):
+            source = getattr(self, name)
+            if not is_task(source):
+                continue
+            try:
+                split(source)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from error
+            if self.task != "pairs":
+                raise ValueError(f"task: {self.task} is for text, and {source} has sources and targets of its own; use pairs")
+        return self
+
+    @model_validator(mode="after")
+    def _noise_has_an_effect(self) -> Data:
+        if self.noise is not None and self.task != "denoise":
+            raise ValueError(f"noise: is for task = denoise and does nothing for {self.task}; leave it out")
+        return self
 
 
 class TextSection(Section):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from presets.schema import Data, RunConfig, TextSection
 from presets.stage import Stage
+from presets.task_name import is_task, sentences
 
 CONTROL_POINTS = 3 * 3
 """Points of C numbers through which a slot drives its patch of the face."""
@@ -23,6 +24,9 @@ SUFFIXES = (".txt", ".jsonl", ".tsv")
 
 BUNDLED_TEXT = 2_500_000
 """Size of the bundled corpus in bytes."""
+
+TASK_SENTENCE = 100
+"""Bytes of a bundled task's sentence with its answer, about."""
 
 
 def encoder_size(text: TextSection) -> int:
@@ -56,11 +60,14 @@ def activations(config: RunConfig, stage: Stage) -> int:
 
 
 def text_on_disk(data: Data) -> int:
-    """Bytes of the files that a run reads.  Missing ones count as 0 here; reading them raises the error."""
+    """Bytes of the text that a run reads.  Missing files count as 0 here; reading them raises the error."""
     if data.train is None:
         return BUNDLED_TEXT
     total = 0
     for name in filter(None, (data.train, data.valid)):
+        if is_task(name):
+            total += TASK_SENTENCE * sentences(name)
+            continue
         path = Path(name)
         try:
             files = [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix in SUFFIXES]

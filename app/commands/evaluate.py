@@ -12,7 +12,7 @@ from app.options import AsJson, Best, Control, Device, RunName, RunsDir
 
 def evaluate(
     run: RunName,
-    data: Annotated[Path, typer.Option("--data", help="Text to score on.")],
+    data: Annotated[Path, typer.Option("--data", help="Text to score on; or task:NAME, for the test side of that task.")],
     control: Control = "none",
     best: Best = False,
     device: Device = None,

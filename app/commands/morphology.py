@@ -13,7 +13,8 @@ from app.options import AsJson, Best, Device, RunName, RunsDir
 def morphology(
     run: RunName,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Text that drives the cells; without it the run's held-out sentences.")
+        Path | None,
+        typer.Option("--data", help="Text that drives the cells, or task:NAME; without it the run's held-out sentences."),
     ] = None,
     surrogates: Annotated[
         int, typer.Option("--surrogates", min=99, help="Fields drawn for each null: more take longer, and resolve smaller p.")

@@ -21,7 +21,8 @@ from app.experiments.experiment import ExperimentRequest
 from app.experiments.statistics import interval
 from app.run_process.prepare import prepare
 from lattice.data.batches import Sentences, TokenizedCorpus
-from lattice.data.corpus import Corpus, DataError, Pair, read_pairs
+from lattice.data.corpus import Corpus, pairs_to_score
+from lattice.data.pairs import DataError, Pair
 from lattice.model.text_lattice import CONTROLS
 from lattice.observing.scoring import chunk_size, evaluate
 from lattice.training.build import build_trainer
@@ -72,10 +73,10 @@ def run(request: ExperimentRequest) -> None:
     base = configure.with_steps(source.load().config, source.steps)
     _, corpus = prepare(base)
     try:
-        scored = tuple(read_pairs(source.test, base.data.task)) if source.test else corpus.valid
+        scored = pairs_to_score(source.test, base, {}) if source.test else corpus.valid
     except DataError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
-    results = _baselines(corpus, scored) if base.data.task == "pairs" else []
+    results = [] if base.data.task == "reconstruct" else _baselines(corpus, scored)
     for seed in range(base.run.seed, base.run.seed + seeds):
         for name, changes in ARMS.items():
             results.append(_train_arm(name, seed, _changed(base, changes, seed), corpus, scored))

@@ -23,7 +23,8 @@ from app.experiments.measure import Conditions, ExperimentText, Looks, Outcome, 
 from app.experiments.shared_options import ExperimentOptions
 from app.run_process.prepare import prepare_device, read_corpus
 from app.version import VERSION
-from lattice.data.corpus import DataError, read_pairs
+from lattice.data.corpus import pairs_to_score
+from lattice.data.pairs import DataError
 from presets.layers import Loaded
 from presets.schema import RunConfig
 
@@ -148,7 +149,7 @@ class Experiment:
         self._devices = {arm.name: prepare_device(source.config(arm, self.first_seed)) for arm in arms}
         corpus = read_corpus(base)
         try:
-            scored = tuple(read_pairs(source.test, base.data.task)) if source.test else corpus.valid
+            scored = pairs_to_score(source.test, base, {}) if source.test else corpus.valid
         except DataError as error:
             raise Stop(ExitCode.USAGE, str(error)) from error
         self.scored = len(scored)

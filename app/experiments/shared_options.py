@@ -17,7 +17,7 @@ import typer
 
 from app.options import AsJson, Assignments, ConfigFile, Data, Device, Preset, Steps, Task, Valid
 
-Test = Annotated[Path | None, typer.Option("--test", help="Text to score on; without it the held-out sentences.")]
+Test = Annotated[Path | None, typer.Option("--test", help="Text to score on, or task:NAME; without it the held-out sentences.")]
 Seeds = Annotated[int, typer.Option("--seeds", min=1, help="Runs of each arm.")]
 Target = Annotated[float, typer.Option("--target", help="Held-out loss to reach, in nats a token.")]
 Every = Annotated[int, typer.Option("--every", min=1, help="Steps between looks at the held-out loss.")]

@@ -32,6 +32,7 @@ from app.run_process import prepare
 from app.version import VERSION
 from lattice.data.batches import TokenizedCorpus
 from lattice.data.corpus import Corpus
+from lattice.data.text_tasks import clean
 from lattice.data.tokenizer import Tokenizer
 from lattice.training import changes as on_the_way
 from lattice.training import checkpoint
@@ -229,8 +230,8 @@ def _not_seen(start: ForkPoint, config: RunConfig, corpus: Corpus) -> None:
         return
     if _sources(start.config) == _sources(config):
         raise Stop(ExitCode.USAGE, f"{corpus.name}: the text has changed since {start.parent.name} was started")
-    trained = {pair.source.casefold() for pair in prepare.read_corpus(start.config).train}
-    if seen := sum(pair.source.casefold() in trained for pair in corpus.valid):
+    trained = {clean(pair, start.config.data.task).casefold() for pair in prepare.read_corpus(start.config).train}
+    if seen := sum(clean(pair, config.data.task).casefold() in trained for pair in corpus.valid):
         raise Stop(
             ExitCode.USAGE,
             f"{seen} of the fork's {len(corpus.valid)} held-out sentences were trained on by {start.parent.name}, so that its "

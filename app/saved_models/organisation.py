@@ -17,7 +17,8 @@ from app.finding import find_run
 from app.run_process.prepare import choose_device, read_corpus
 from app.saved_models.opening import Opened, open_run
 from lattice.data.batches import Sentences
-from lattice.data.corpus import DataError, read_pairs
+from lattice.data.corpus import pairs_to_score
+from lattice.data.pairs import DataError
 from lattice.kernels.sparse import Pattern
 from lattice.model.lattice3d import Lattice
 from lattice.model.text_lattice import TextLattice
@@ -83,7 +84,7 @@ def report(run: str, data: Path | None, surrogates: int, best: bool, device: str
 def _tokens(opened: Opened, data: Path | None) -> list[torch.Tensor]:
     """The token ids [B, N] of each half of the sentences.  Raises Stop if there are fewer than two sentences."""
     try:
-        pairs = tuple(read_pairs(data, opened.config.data.task)) if data else read_corpus(opened.config).valid
+        pairs = pairs_to_score(data, opened.config, {}) if data else read_corpus(opened.config).valid
     except DataError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
     if len(pairs) < 2:

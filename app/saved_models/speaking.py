@@ -14,7 +14,8 @@ from app.finding import find_run
 from app.run_process.prepare import choose_device
 from app.saved_models.opening import open_run
 from lattice.data.batches import Sentences
-from lattice.data.corpus import DataError, read_pairs
+from lattice.data.corpus import pairs_to_score
+from lattice.data.pairs import DataError
 from lattice.data.tokenizer import pad
 from lattice.model.text_lattice import CONTROLS
 from lattice.observing.scoring import evaluate
@@ -29,8 +30,9 @@ def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, ru
     if control not in CONTROLS:
         raise Stop(ExitCode.USAGE, f"--control: {control!r} is not one of {', '.join(CONTROLS)}")
     opened = open_run(find_run(runs_dir, run), choose_device(device), best)
+    left_out: dict[str, int] = {}
     try:
-        pairs = tuple(read_pairs(data, opened.config.data.task))
+        pairs = pairs_to_score(data, opened.config, left_out)
     except DataError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
     if control == "shuffled" and len(pairs) < 2:
@@ -39,6 +41,8 @@ def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, ru
         sentences = Sentences(pairs, opened.tokenizer, opened.config.text.max_tokens)
         quality, said = evaluate(opened.model, sentences, opened.tokenizer, opened.chunk, control)
     limit = opened.config.text.max_tokens
+    for reason, count in left_out.items():
+        print(f"note: {count} sentences are left out: {reason}", file=sys.stderr)
     for side, count in sorted(sentences.cut.items()):
         note = f"note: {count} of {len(pairs)} {side}s are longer than text.max_tokens = {limit} and are cut there"
         print(note, file=sys.stderr)

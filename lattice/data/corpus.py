@@ -1,7 +1,8 @@
-"""Training and held-out text: plain text, JSONL, TSV, or a folder of them, in any language, UTF-8.
+"""Training and held-out text: plain text, JSONL, TSV, or a folder of them, in any language, UTF-8; or a bundled task.
 
 There is one sentence per line.  For the task `pairs`, a line is a JSON object {"source", "target"} or source TAB target.
-Sentences that differ only in case or spacing count as one, so that no held-out text is also trained on.
+Sentences that differ only in case or spacing count as one, so that no held-out text is also trained on.  `task:NAME` stands for
+the pairs of a task of lattice.data.tasks, which has a training side and a test side of its own.
 """
 
 from __future__ import annotations
@@ -9,29 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from lattice.data.grammar import CORPUS_SIZE, generate
+from lattice.data.pairs import DataError, Pair
+from lattice.data.tasks.named import named
+from lattice.data.tasks.sides import Side
+from lattice.data.text_tasks import FEWEST_WORDS, NOISE, continuation, denoise
 from presets.schema import RunConfig
+from presets.task_name import is_task
 
 SUFFIXES = (".txt", ".jsonl", ".tsv")
 
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 """Lone surrogates, which a JSON escape can write and UTF-8 can't."""
-
-
-class DataError(ValueError):
-    """Unusable data; the message names file and line and says what is expected."""
-
-
-@dataclass(frozen=True)
-class Pair:
-    """The text that goes in and the text that should come out, which are equal for the task `reconstruct`."""
-
-    source: str
-    target: str
 
 
 @dataclass(frozen=True)
@@ -54,7 +48,7 @@ class Corpus:
 
 
 def load_corpus(config: RunConfig) -> Corpus:
-    """The corpus that a config names: its files, or the bundled grammar.  Raises DataError."""
+    """The corpus that a config names: its files, a bundled task, or the bundled grammar.  Raises DataError."""
     data, seed = config.data, config.run.seed
     task, train, valid = data.task, data.train, data.valid
     left_out: dict[str, int] = {}
@@ -63,9 +57,11 @@ def load_corpus(config: RunConfig) -> Corpus:
             raise DataError("the task pairs needs --data: the bundled corpus has no pairs")
         name, items = "bundled", [Pair(text, text) for text in generate(CORPUS_SIZE, seed=0)]
     else:
-        name, items = train, _distinct(read_pairs(Path(train), task), left_out)
+        name, items = train, _distinct(_read(train, "train", task), left_out)
+    if valid is None and is_task(train):
+        valid = train
     if valid is not None:
-        held = _distinct(read_pairs(Path(valid), task), left_out)
+        held = _distinct(_read(valid, "test", task), left_out)
         seen = {_key(pair.source) for pair in held}
         kept = [pair for pair in items if _key(pair.source) not in seen]
         if len(kept) < len(items):
@@ -81,7 +77,46 @@ def load_corpus(config: RunConfig) -> Corpus:
         kept = [pair for i, pair in enumerate(items) if i not in chosen]
     if not kept:
         raise DataError(f"{name}: nothing is left to train on once the held-out sentences are taken out")
-    return Corpus(name, tuple(kept), tuple(held), left_out)
+    train_pairs, valid_pairs = (tuple(_as_task(side, config, left_out)) for side in (kept, held))
+    for pairs, what in ((train_pairs, "training"), (valid_pairs, "held-out")):
+        if not pairs:
+            raise DataError(f"{name}: no {what} sentence has the {FEWEST_WORDS} words that the task continue needs")
+    return Corpus(name, train_pairs, valid_pairs, left_out)
+
+
+def pairs_to_score(source: Path, config: RunConfig, left_out: dict[str, int]) -> tuple[Pair, ...]:
+    """The pairs that a model is scored on: of a file or folder, as data.task says, or of the test side of a bundled task.
+
+    Counts in `left_out` what the task can't use.  Raises DataError.
+    """
+    name = str(source)
+    pairs = _read(name, "test", config.data.task)
+    found = tuple(pairs if is_task(name) else _as_task(pairs, config, left_out))
+    if not found:
+        raise DataError(f"{name}: no sentence has the {FEWEST_WORDS} words that the task continue needs")
+    return found
+
+
+def _read(source: str, side: Side, task: str) -> Iterator[Pair]:
+    """A file's pairs, all of them for either side, or a bundled task's pairs of this side."""
+    return named(source).pairs(side) if is_task(source) else read_pairs(Path(source), task)
+
+
+def _as_task(pairs: Iterable[Pair], config: RunConfig, left_out: dict[str, int]) -> Iterator[Pair]:
+    """The pairs that data.task makes of clean text; those of `reconstruct` and `pairs` as they are."""
+    match config.data.task:
+        case "denoise":
+            noise = NOISE if config.data.noise is None else config.data.noise
+            yield from (denoise(pair.source, noise, config.run.seed) for pair in pairs)
+        case "continue":
+            for pair in pairs:
+                if halves := continuation(pair.source):
+                    yield halves
+                else:
+                    reason = f"fewer than {FEWEST_WORDS} words"
+                    left_out[reason] = left_out.get(reason, 0) + 1
+        case _:
+            yield from pairs
 
 
 def read_pairs(path: Path, task: str) -> Iterator[Pair]:

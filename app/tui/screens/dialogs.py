@@ -17,7 +17,9 @@ from textual.suggester import Suggester
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from app import configure
 from monitors.text_safety import printable
+from presets.task_name import PREFIX, is_task
 
 Check = Callable[[str], str]
 """Says in words what is wrong with a typed answer; empty if nothing is."""
@@ -107,7 +109,7 @@ class StartDialog(ModalScreen[tuple[str, str] | None]):
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield Static(Text(f"Start a run of {self._preset}"), classes="question")
-            yield Static(Text("Text to learn from: .txt, .jsonl, .tsv or a folder; empty = the bundled corpus"))
+            yield Static(Text("Text to learn from: .txt, .jsonl, .tsv, a folder, or task:NAME; empty = the bundled corpus"))
             yield Field(id="data", suggester=Paths(), placeholder="bundled")
             yield Static(Text(f"Optimizer steps; empty = {self._steps:,}"))
             yield Field(id="steps", placeholder=str(self._steps))
@@ -127,12 +129,19 @@ class StartDialog(ModalScreen[tuple[str, str] | None]):
 
 
 class Paths(Suggester):
-    """Completes a path with the first entry of its folder, in alphabetical order, that begins with what was typed."""
+    """Completes a path with the first entry of its folder, in alphabetical order, that begins with what was typed.
+
+    After `task:` it completes the name of a bundled task.
+    """
 
     def __init__(self) -> None:
         super().__init__(use_cache=False, case_sensitive=True)
 
     async def get_suggestion(self, value: str) -> str | None:
+        if is_task(value):
+            from lattice.data.tasks.named import TASKS  # only now: the screen opens without the lattice's packages
+
+            return next((name for task in TASKS if (name := PREFIX + task).startswith(value)), None)
         folder, start = os.path.split(value)
         try:
             names = sorted(os.listdir(os.path.expanduser(folder) or "."))
@@ -146,9 +155,11 @@ SUFFIXES = (".txt", ".jsonl", ".tsv")
 
 
 def wrong_data(typed: str) -> str:
-    """Why a typed path can't be trained on, as far as a quick look shows; empty if it can."""
+    """Why a typed path or `task:NAME` can't be trained on, as far as a quick look shows; empty if it can."""
     if not typed:
         return ""
+    if is_task(typed):
+        return printable(configure.wrong_task(typed))
     path, shown = Path(typed).expanduser(), printable(typed)
     if not path.exists():
         return f"{shown} does not exist"

@@ -16,7 +16,7 @@ from textual.message import Message
 from textual.screen import Screen
 from textual.widgets import DataTable, Static
 
-from app import formats, planning
+from app import configure, formats, planning
 from app.exit_codes import Stop
 from app.tui import keys
 from app.tui.messages import LaunchFailed, RunChosen, RunLaunched, RunsListed
@@ -200,7 +200,7 @@ class HomeScreen(Screen[None]):
     def launch(self, name: str, data: str, steps: str) -> None:
         arguments = ["--preset", name]
         if data:
-            arguments += ["--data", str(Path(data).expanduser().absolute())]
+            arguments += ["--data", configure.data_source(Path(data).expanduser())]
         if steps:
             arguments += ["--steps", steps]
         self._starting = name

@@ -304,7 +304,7 @@ def test_a_device_that_is_no_device_exits_with_2(cli):
     [
         ("--device", "tpu", "--device: run.device: "),
         ("--memory-budget", "-3", "--memory-budget: run.memory_budget_gb: "),
-        ("--task", "poems", "--task: data.task: must be reconstruct or pairs"),
+        ("--task", "poems", "--task: data.task: must be reconstruct, pairs, denoise or continue"),
         ("--set", "run.seed=-1", "--set: run.seed: "),
     ],
 )

@@ -133,6 +133,32 @@ def test_keys_typed_ahead_of_a_slow_screen_are_taken_in_their_order(use, runs_di
     assert launched == [["--preset", "tiny", "--steps", "40"]]
 
 
+def test_a_task_is_started_by_its_name_and_completed(use, recorded, runs_dir, monkeypatch):
+    launched: list[list[str]] = []
+
+    def launch(arguments, place):
+        launched.append(arguments)
+        return recorded
+
+    monkeypatch.setattr("app.run_process.launch.launch", launch)
+
+    async def look(screen):
+        await screen.press("enter")
+        await screen.until(lambda: isinstance(screen.app.screen, Start) and screen.app.focused)
+        field = screen.app.screen.query_one("#data", Input)
+        field.value = "task:rob"
+        assert await field.suggester.get_suggestion("task:rob") == "task:robot"
+        assert await field.suggester.get_suggestion("task:robs") is None
+        await screen.press("enter")
+        await screen.shows("there is no task 'rob'")
+        field.value = "task:robot,words=4-9"
+        await screen.press("enter")
+        await screen.until(lambda: isinstance(screen.app.screen, RunScreen))
+
+    use(LatticeApp(runs_dir), (80, 24), look)
+    assert launched == [["--preset", "tiny", "--data", "task:robot,words=4-9"]]
+
+
 def test_a_path_is_told_wrong_before_an_engine_starts(tmp_path):
     (tmp_path / "empty.txt").touch()
     (tmp_path / "a.pdf").write_text("x")
@@ -143,6 +169,9 @@ def test_a_path_is_told_wrong_before_an_engine_starts(tmp_path):
     assert "holds no" in wrong_data(str(tmp_path / "none"))
     assert wrong_data(str(tmp_path)) == ""
     assert r"\x1b" in wrong_data("/\x1b[2J")
+    assert wrong_data("task:lift,words=4-9") == ""
+    assert "did you mean 'lift'?" in wrong_data("task:lfit") and "is no range" in wrong_data("task:lift,words=x")
+    assert r"\x1b" in wrong_data("task:lift,words=\x1b[2J")
     assert wrong_steps("", 2) == wrong_steps("2", 2) == "" and wrong_steps("1", 2) and wrong_steps("2.5", 2)
     check = number_in(0, 1, exclusive=True)
     assert check("0.003") == "" and check("0") and check("nan") and check("x") and check("1.5")
