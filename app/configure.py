@@ -43,7 +43,7 @@ def load(preset: str, config: Path | None, assignments: list[str], given: Given 
 def wrong_task(source: str) -> str:
     """What is wrong with `task:NAME,argument=value,...`; empty if it names a task.  Whether it has enough sentences is not
     looked at."""
-    from lattice.data.pairs import DataError
+    from lattice.data.pair import DataError
     from lattice.data.tasks.named import named
 
     try:

@@ -18,7 +18,7 @@ from monitors.text_safety import printable
 from presets.task_name import PREFIX
 
 if TYPE_CHECKING:
-    from lattice.data.pairs import Pair
+    from lattice.data.pair import Pair
     from lattice.data.tasks.named import NamedTask
 
 EXACT_TO = 1_000_000
@@ -58,7 +58,7 @@ def tasks(
 
 
 def _open(source: str) -> NamedTask:
-    from lattice.data.pairs import DataError
+    from lattice.data.pair import DataError
     from lattice.data.tasks.named import named
 
     try:
@@ -68,7 +68,7 @@ def _open(source: str) -> NamedTask:
 
 
 def _pairs(task: NamedTask, side: Literal["train", "test"]) -> Iterator[Pair]:
-    from lattice.data.pairs import DataError
+    from lattice.data.pair import DataError
 
     try:
         yield from task.pairs(side)

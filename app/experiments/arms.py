@@ -22,7 +22,7 @@ from app.experiments.statistics import interval
 from app.run_process.prepare import prepare
 from lattice.data.batches import Sentences, TokenizedCorpus
 from lattice.data.corpus import Corpus, pairs_to_score
-from lattice.data.pairs import DataError, Pair
+from lattice.data.pair import DataError, Pair
 from lattice.model.text_lattice import CONTROLS
 from lattice.observing.scoring import chunk_size, evaluate
 from lattice.training.build import build_trainer

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from app.experiments import picture, report
 from app.experiments.experiment import Arm, Experiment, ExperimentRequest, choose
-from app.experiments.search import Range, Space, tuned
+from app.experiments.search import SearchRange, Space, tuned
 from app.pictures import check_plot
 
 UNBIASED = ("connections.bias_local=0", "connections.bias_distant=0", "connections.noise=1", "connections.excitatory=true")
@@ -28,19 +28,19 @@ ARMS = (
     Arm("identity", ("lattice.arm=identity", *OFF)),
 )
 
-RATES: Space = {"optimizer.learning_rate": Range(1.5e-3, 1e-2)}
-LATTICE: Space = RATES | {"optimizer.cell_rate": Range(0.1, 1.0)}
+RATES: Space = {"optimizer.learning_rate": SearchRange(1.5e-3, 1e-2)}
+LATTICE: Space = RATES | {"optimizer.cell_rate": SearchRange(0.1, 1.0)}
 BIASED: Space = LATTICE | {
-    "connections.noise": Range(0.03, 0.3),
-    "connections.bias_local": Range(0.2, 1.0, log=False),
-    "connections.bias_distant": Range(0.3, 1.2, log=False),
+    "connections.noise": SearchRange(0.03, 0.3),
+    "connections.bias_local": SearchRange(0.2, 1.0, log=False),
+    "connections.bias_distant": SearchRange(0.3, 1.2, log=False),
 }
-UNBIASED_START: Space = LATTICE | {"connections.noise": Range(0.3, 2.0)}
+UNBIASED_START: Space = LATTICE | {"connections.noise": SearchRange(0.3, 2.0)}
 DISCOVERY: Space = {
-    "stages.0.waves": Range(5, 80, whole=True),
-    "plasticity.rate": Range(0.002, 0.2),
-    "plasticity.A_minus": Range(0.5, 1.5, log=False),
-    "stages.0.activity_threshold": Range(0.003, 0.1),
+    "stages.0.waves": SearchRange(5, 80, whole=True),
+    "plasticity.rate": SearchRange(0.002, 0.2),
+    "plasticity.A_minus": SearchRange(0.5, 1.5, log=False),
+    "stages.0.activity_threshold": SearchRange(0.003, 0.1),
 }
 SPACES: dict[str, Space] = {
     "off-biased": BIASED,

@@ -24,7 +24,7 @@ from app.experiments.shared_options import ExperimentOptions
 from app.run_process.prepare import prepare_device, read_corpus
 from app.version import VERSION
 from lattice.data.corpus import pairs_to_score
-from lattice.data.pairs import DataError
+from lattice.data.pair import DataError
 from presets.layers import Loaded
 from presets.schema import RunConfig
 

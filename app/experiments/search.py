@@ -22,7 +22,7 @@ SEED_OFFSET = 1000
 
 
 @dataclass(frozen=True)
-class Range:
+class SearchRange:
     """The range that a setting is drawn from: uniformly, or with `log` uniformly in the logarithm.  `whole` rounds."""
 
     low: float
@@ -40,7 +40,7 @@ class Range:
         return str(round(value)) if self.whole else f"{value:.4g}"
 
 
-Space = dict[str, Range]
+Space = dict[str, SearchRange]
 
 
 @dataclass(frozen=True)

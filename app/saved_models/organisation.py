@@ -18,7 +18,7 @@ from app.run_process.prepare import choose_device, read_corpus
 from app.saved_models.opening import Opened, open_run
 from lattice.data.batches import Sentences
 from lattice.data.corpus import pairs_to_score
-from lattice.data.pairs import DataError
+from lattice.data.pair import DataError
 from lattice.kernels.sparse import Pattern
 from lattice.model.lattice3d import Lattice
 from lattice.model.text_lattice import TextLattice

@@ -15,7 +15,7 @@ from app.run_process.prepare import choose_device
 from app.saved_models.opening import open_run
 from lattice.data.batches import Sentences
 from lattice.data.corpus import pairs_to_score
-from lattice.data.pairs import DataError
+from lattice.data.pair import DataError
 from lattice.data.tokenizer import pad
 from lattice.model.text_lattice import CONTROLS
 from lattice.observing.scoring import evaluate

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lattice.data.grammar import CORPUS_SIZE, generate
-from lattice.data.pairs import DataError, Pair
+from lattice.data.pair import DataError, Pair
 from lattice.data.tasks.named import named
 from lattice.data.tasks.sides import Side
 from lattice.data.text_tasks import FEWEST_WORDS, NOISE, continuation, denoise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from random import Random
 
-from lattice.data.pairs import Pair
+from lattice.data.pair import Pair
 
 NOISE = 0.1
 """Share of characters that are damaged unless data.noise says otherwise."""

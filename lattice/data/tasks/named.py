@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from lattice.data.pairs import DataError, Pair
+from lattice.data.pair import DataError, Pair
 from lattice.data.tasks.gossip import Gossip
 from lattice.data.tasks.house import House
 from lattice.data.tasks.lift import Lift

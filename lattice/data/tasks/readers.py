@@ -9,7 +9,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lattice.data.pairs import Pair
+from lattice.data.pair import Pair
 
 LAST_WORDS = (1, 2, 3)
 """Numbers of last words that readers see."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from random import Random
 from typing import Literal
 
-from lattice.data.pairs import DataError, Pair
+from lattice.data.pair import DataError, Pair
 from lattice.data.tasks.task import LONGEST, Range, Task, pick
 
 Side = Literal["train", "test"]

@@ -9,7 +9,7 @@ import pytest
 
 from app.experiments import convergence, experiment, optimizers, plasticity, search, sparsity
 from app.experiments.experiment import Arm, choose
-from app.experiments.search import Range
+from app.experiments.search import SearchRange
 
 PNG = b"\x89PNG\r\n\x1a\n"
 QUICK = ("--preset", "tiny", "--steps", 12, "--every", 2, "--set", "run.threads=1")
@@ -213,7 +213,7 @@ def test_trials_draw_the_same_values_of_what_arms_share_and_stay_in_range():
         assert all(
             within.low <= float(drawn[name][key]) <= within.high for name, arm in space.items() for key, within in arm.items()
         )
-    assert re.fullmatch(r"\d+", Range(5, 80, whole=True).draw(1, "stages.0.waves"))
+    assert re.fullmatch(r"\d+", SearchRange(5, 80, whole=True).draw(1, "stages.0.waves"))
 
 
 # Bad input

@@ -144,7 +144,7 @@ def test_a_task_is_started_by_its_name_and_completed(use, recorded, runs_dir, mo
 
     async def look(screen):
         await screen.press("enter")
-        await screen.until(lambda: isinstance(screen.app.screen, Start) and screen.app.focused)
+        await screen.until(lambda: isinstance(screen.app.screen, StartDialog) and screen.app.focused)
         field = screen.app.screen.query_one("#data", Input)
         field.value = "task:rob"
         assert await field.suggester.get_suggestion("task:rob") == "task:robot"

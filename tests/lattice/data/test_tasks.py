@@ -15,7 +15,7 @@ import pytest
 
 import presets.layers
 from lattice.data.corpus import Corpus, load_corpus, pairs_to_score
-from lattice.data.pairs import DataError, Pair
+from lattice.data.pair import DataError, Pair
 from lattice.data.tasks import house, sides
 from lattice.data.tasks.gossip import Gossip
 from lattice.data.tasks.house import MOST_DOORS, ROOMS, START, House

@@ -11,7 +11,7 @@ import presets.layers
 from lattice.data import text_tasks
 from lattice.data.corpus import load_corpus, pairs_to_score
 from lattice.data.grammar import generate
-from lattice.data.pairs import DataError, Pair
+from lattice.data.pair import DataError, Pair
 from lattice.data.text_tasks import clean, continuation, denoise
 
 SENTENCES = generate(400, seed=4)
