@@ -100,7 +100,7 @@ def component_bytes(config: RunConfig, stage: Stage, micro_batch: int, kernel: s
     text = encoder_size(config.text) + config.text.decoder_size(config.text.decoder_feed_forward())
     cells = 0
     if config.lattice.arm == "lattice":
-        text += ports_size(config.text, channels)
+        text += ports_size(config.text, config.lattice.port_channels or channels)
         cells = math.prod(stage.shape)
     cell_parameters = (CELL_VECTORS + functional) * channels * cells
     offsets, kept = len(stage.topology(config.lattice.boundary).offsets), stage.kept(0)

@@ -137,7 +137,7 @@ def _plan_stage(config: RunConfig, index: int, kernel: str | None, learned: Lear
         fits=choice.needed <= budget,
         micro_batch=micro_batch,
         accumulation=batch // micro_batch,
-        reach=reach(stage.topology(config.lattice.boundary), stage.ticks),
+        reach=reach(stage.topology(config.lattice.boundary), config.path_ticks(stage)),
         kernel=kernel or assumed_kernel(config),
         savings={} if choice.needed <= budget else _savings(config, index, micro_batch, budget, kernel),
         checkpoint_ticks=choice.segment,

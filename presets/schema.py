@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from presets.section import LIVE, Count, Section
 from presets.stage import Stage
 from presets.task_name import is_task, split
+from presets.topology import REACH_FLOOR, reach, ticks_for_reach
 
 MAX_SLOT_NUMBERS = 1024
 """Most numbers that a sentence may take between encoder and decoder."""
@@ -89,7 +90,17 @@ class TextSection(Section):
 
     vocabulary: Annotated[int, Field(ge=260, le=2048)] = Field(2048, description="most BPE tokens, bytes included")
     max_tokens: Annotated[int, Field(ge=4, le=256)] = Field(32, description="longer sentences are cut (and counted)")
-    grid: Annotated[int, Field(ge=1, le=16)] = Field(4, description="G: a sentence becomes G x G slots, each on its own patch")
+    grid: Annotated[int, Field(ge=1, le=16)] = Field(
+        4, description="G: a sentence becomes G x G slots, each on its own patch (face), or one after the other (time)"
+    )
+    reading: Literal["face", "time"] = Field(
+        "face",
+        description="face = all slots drive the lattice at once, each its own patch, until the last tick; time = slot t drives "
+        "the whole input face before tick t, and is read from the whole output face `lag` ticks later",
+    )
+    lag: Annotated[int, Field(ge=0, le=128)] | None = Field(
+        None, description="time: ticks between the tick that a slot drives and the one after which it is read"
+    )
     slot_width: Annotated[int, Field(ge=4, le=256)] = Field(64, description="numbers per slot")
     width: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(128, description="width of encoder and decoder layers")
     heads: Annotated[int, Field(ge=1, le=16)] = Field(4, description="attention heads")
@@ -99,6 +110,16 @@ class TextSection(Section):
     decoder_parameters: Annotated[int, Field(ge=10_000, le=4_000_000)] = Field(
         800_000, description="decoder size; its feed-forward width is solved from it"
     )
+
+    @property
+    def slots(self) -> int:
+        """Slots of a sentence."""
+        return self.grid**2
+
+    @property
+    def patches(self) -> int:
+        """Patches along each side of a face: each slot has its own, or the whole face is one."""
+        return self.grid if self.reading == "face" else 1
 
     @model_validator(mode="after")
     def _slots_fit(self) -> TextSection:
@@ -199,6 +220,17 @@ class LatticeSection(Section):
     """Settings of the lattice that are the same in all stages."""
 
     channels: Annotated[int, Field(ge=2, le=32)] = Field(12, description="C, numbers in a cell's state")
+    port_channels: Annotated[int, Field(ge=1, le=32)] | None = Field(
+        None, description="channels that ports drive and read, the first ones; the others only remember; none = all"
+    )
+    memory_ticks: Annotated[float, Field(ge=1, le=1000)] = Field(
+        1.0,
+        description="time constants of the channels that only remember start between 1 and this many ticks (chrono "
+        "initialisation); 1 = all channels start alike",
+    )
+    norm_epsilon: Annotated[float, Field(gt=0, le=10)] = Field(
+        1e-3, description="added to a message's mean square before it is normalised; larger = silent neighbours stay silent"
+    )
     boundary: Literal["walls", "periodic"] = Field("walls", description="walls reads zero outside; periodic wraps x and y")
     cells: Literal["gradient", "frozen"] = Field("gradient", description="cell parameters learn, or stay as initialised")
     arm: Literal["lattice", "identity"] = Field(
@@ -327,8 +359,51 @@ class RunConfig(Section):
         return sum(stage.steps for stage in self.stages)
 
     @model_validator(mode="after")
+    def _channels_hold_the_ports(self) -> RunConfig:
+        section = self.lattice
+        if section.port_channels is not None and section.port_channels > section.channels:
+            raise ValueError(
+                f"lattice.port_channels: {section.port_channels} channels can't be driven and read, a cell has "
+                f"{section.channels} (lattice.channels)"
+            )
+        if section.memory_ticks > 1 and (section.port_channels or section.channels) == section.channels:
+            raise ValueError(
+                f"lattice.memory_ticks: {section.memory_ticks:g} is for channels that no port drives, and there are none; set "
+                f"lattice.port_channels below {section.channels}, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _time_is_enough(self) -> RunConfig:
+        lag, slots = self.text.lag, self.text.slots
+        if self.text.reading == "face":
+            if lag is not None:
+                raise ValueError("text.lag: does nothing with text.reading = face; leave it out, or read in time")
+            return self
+        for i, stage in enumerate(self.stages if self.lattice.arm == "lattice" else ()):
+            topology = stage.topology("walls")
+            enough = ticks_for_reach(topology) - 1
+            if lag is None:
+                raise ValueError(f"text.lag: reading in time needs one; {enough} would do for stage {i}")
+            if (share := reach(topology, lag + 1)) < REACH_FLOOR:
+                raise ValueError(
+                    f"text.lag: {lag} ticks later only {share:.0%} of stage {i}'s cells lie on a path from input to output; "
+                    f"{enough} would do"
+                )
+            if stage.ticks != slots + lag:
+                raise ValueError(
+                    f"stages.{i}.ticks: {slots} slots that are read {lag} ticks after they enter take {slots + lag} ticks, not "
+                    f"{stage.ticks}"
+                )
+        return self
+
+    def path_ticks(self, stage: Stage) -> int:
+        """Ticks from the entry of a slot to its reading."""
+        return stage.ticks if self.text.lag is None else self.text.lag + 1
+
+    @model_validator(mode="after")
     def _faces_hold_the_grid(self) -> RunConfig:
-        for i, stage in enumerate(self.stages):
+        for i, stage in enumerate(self.stages if self.text.reading == "face" else ()):
             if min(stage.shape[:2]) < self.text.grid:
                 raise ValueError(
                     f"stages.{i}.shape: a face of {stage.shape[0]}x{stage.shape[1]} cells is smaller than text.grid "

@@ -39,8 +39,8 @@ def encoder_size(text: TextSection) -> int:
 
 
 def ports_size(text: TextSection, channels: int) -> int:
-    """Number of parameters of both ports, lattice.model.lattice3d.Port."""
-    slots, points = text.grid**2, CONTROL_POINTS * channels
+    """Number of parameters of both ports, lattice.model.lattice3d.Port, which drive and read so many channels."""
+    slots, points = text.patches**2, CONTROL_POINTS * channels
     return slots * (2 * text.slot_width * points + points + text.slot_width)
 
 
@@ -55,7 +55,8 @@ def activations(config: RunConfig, stage: Stage) -> int:
     loss = 3 * tokens * text.vocabulary  # logits, their log-softmax, and the gradient
     if config.lattice.arm == "identity":
         return encoder + decoder + loss
-    ports = config.lattice.channels * (slots * CONTROL_POINTS + math.prod(stage.shape[:2]))
+    faces = 1 if text.reading == "face" else slots
+    ports = config.lattice.channels * (slots * CONTROL_POINTS + faces * math.prod(stage.shape[:2]))
     return encoder + decoder + loss + 4 * ports  # both ports' control points and faces, and their gradients
 
 

@@ -143,7 +143,7 @@ def _score(
     for tokens in halves:
         mean = torch.zeros((), device=lattice.weights.device)
         for part in tokens.split(opened.chunk):
-            state = lattice.state(model.input_port.drive(model.encoder(part).float()).to(model.state_dtype)).float()
+            state = model.state(part).float()
             mean = mean + state.sum(0)
             total = total + state.square().sum(dim=(0, 3))
         rows = mean.permute(0, 1, 3, 2).reshape(lattice.topology.cells, -1).cpu()

@@ -103,6 +103,10 @@ class TickOptions:
     """Of every `segment` ticks one state is kept for the backward, which computes the others again; 0 keeps all."""
     face: bool = False
     """Return the output face only; then neither the last state nor a gradient of its size is kept."""
+    read_from: int | None = None
+    """With `face`: return the output faces after this tick (from 0) and after all later ones, and not the last one alone."""
+    epsilon: float = NORM_EPSILON
+    """Added to the mean square of a message before it is normalised."""
 
 
 _DEFAULT = TickOptions()
@@ -122,11 +126,24 @@ class _Run:
     def segment(self) -> int:
         return self.options.segment or 1
 
+    @property
+    def first_read(self) -> int:
+        """The first tick after which the output face is returned."""
+        return self.ticks - 1 if self.options.read_from is None else self.options.read_from
+
     def tick(self, tick: int, state: torch.Tensor, drive: torch.Tensor, parameters: Parameters) -> torch.Tensor:
         """The state before the tick after `tick`, from the one before it."""
         extra = None if self.functional is None else self.functional.message(state)
-        next_drive = drive if tick + 1 < self.ticks else None
-        return self.kernel.forward(state, parameters, extra, next_drive)
+        return self.kernel.forward(state, parameters, extra, _before(drive, tick + 1, self.ticks))
+
+
+def _before(drive: torch.Tensor, tick: int, ticks: int) -> torch.Tensor | None:
+    """What is added to the input face before a tick: the drive, or that of this tick; None if there is none."""
+    if tick >= ticks:
+        return None
+    if drive.dim() == 4:
+        return drive
+    return drive[tick] if tick < len(drive) else None
 
 
 class _Context(Protocol):
@@ -162,10 +179,12 @@ class _Propagate(torch.autograd.Function):
         run: _Run,
         keep: bool,
     ) -> torch.Tensor:
-        batch, x, y, channels = drive.shape
+        drive = drive.detach()  # its slices go to kernels, and torch.compile looks for the gradients of what it is given
+        batch, x, y, channels = drive.shape[-4:]
         state = run.kernel.empty_state((batch, x, y, channels, weights.shape[-1]), zero=True)
-        state[..., 0] = drive
-        parameters, observer = Parameters(weights, cells, run.pattern), run.options.observer
+        state[..., 0] = drive if drive.dim() == 4 else drive[0]
+        parameters = Parameters(weights, cells, run.pattern, run.options.epsilon)
+        observer, faces = run.options.observer, []
         states: dict[int, torch.Tensor] = {}
         last_segment = (run.ticks - 1) // run.segment * run.segment
         for tick in range(run.ticks):
@@ -174,16 +193,21 @@ class _Propagate(torch.autograd.Function):
             if observer is not None:
                 observer.observe(tick, state, False)
             state = run.tick(tick, state, drive, parameters)
+            if run.options.face and tick >= run.first_read:
+                faces.append(state[..., -1].contiguous())
         if observer is not None:
             observer.observe(run.ticks, state, True)
         ctx.save_for_backward(drive, weights, cells, gain)
         ctx.states, ctx.run = states, run
-        return state[..., -1].contiguous() if run.options.face else state
+        if not run.options.face:
+            return state
+        return faces[0] if run.options.read_from is None else torch.stack(faces)
 
     @staticmethod
     def backward(ctx: _Context, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad,) = grads
         drive, weights, cells, gain = ctx.saved_tensors
+        drive = drive.detach()
         states, run = ctx.states, ctx.run
         if not states:
             raise RuntimeError("propagate: the states were freed by an earlier backward; run the ticks again")
@@ -196,19 +220,26 @@ class _Propagate(torch.autograd.Function):
             gain_inside = gain.is_leaf and gain.grad is not None
             grad_gain = gain.grad if gain_inside else torch.zeros_like(gain)
         grad_drive = torch.zeros(drive.shape, dtype=torch.float32, device=drive.device)
+        faces: torch.Tensor | None = None
         if run.options.face:
-            face, grad = grad, run.kernel.empty_state((*drive.shape, weights.shape[-1]), zero=True)
-            grad[..., -1] = face
+            faces = grad[None] if run.options.read_from is None else grad
+            grad = run.kernel.empty_state((*drive.shape[-4:], weights.shape[-1]), zero=True)
         else:
             grad = grad.clone(memory_format=torch.contiguous_format)  # kernels overwrite it, and it is not ours
-        parameters = Parameters(weights, cells, run.pattern)
-        gradients = Gradients(grad_cells, grad_weights, grad_drive)
+        parameters = Parameters(weights, cells, run.pattern, run.options.epsilon)
+        after_the_drive = torch.zeros_like(grad_drive[0]) if drive.dim() == 5 and len(drive) < run.ticks else grad_drive
         transposed = kernel.transposed(parameters)
         for tick in reversed(range(run.ticks)):
             if tick not in states:
                 for begun in range(tick // run.segment * run.segment, tick):
                     states[begun + 1] = run.tick(begun, states[begun], drive, parameters)
             state = states.pop(tick)  # freed as soon as it is used
+            if faces is not None and tick >= run.first_read:
+                grad[..., -1] += faces[tick - run.first_read]
+            driven = grad_drive
+            if drive.dim() == 5:
+                driven = grad_drive[tick] if tick < len(drive) else after_the_drive
+            gradients = Gradients(grad_cells, grad_weights, driven)
             if observer is not None:
                 observer.signal(tick, grad, state)
             extra = None if functional is None else functional.message(state)
@@ -216,7 +247,7 @@ class _Propagate(torch.autograd.Function):
             fresh = False
             if functional is not None:
                 assert grad_gain is not None
-                functional.add_gradients(grad_message, state, grad_gain, grad, grad_drive)
+                functional.add_gradients(grad_message, state, grad_gain, grad, driven)
             del state, extra, grad_message  # before the next tick makes its own
         totals = zip((grad_weights, grad_cells, grad_gain), (*inside, gain_inside), strict=True)
         given = [None if there else total for total, there in totals]
@@ -252,18 +283,24 @@ def propagate(
 ) -> torch.Tensor:
     """The state after `ticks` ticks from silence, with `drive` added to the input face before each of them.
 
-    drive [B, X, Y, C] in the state dtype (fp32, bf16, fp16); weights [K, X, Y, Z], or with a `pattern` the compact
-    [kept, X, Y, Z], and cells [6, X, Y, C, Z] in fp32.  Returns [B, X, Y, C, Z], or only its output face [B, X, Y, C] if
-    `options.face`.  `kernel=None` runs the reference, which keeps all that autograd needs, whatever `options.segment` says.
+    drive [B, X, Y, C] in the state dtype (fp32, bf16, fp16), or [D, B, X, Y, C]: what is added before each of the first D
+    ticks, D <= ticks, and nothing after them.  weights [K, X, Y, Z], or with a `pattern` the compact [kept, X, Y, Z], and cells
+    [6, X, Y, C, Z] in fp32.  Returns [B, X, Y, C, Z], or only its output face [B, X, Y, C] if `options.face`, or the output
+    faces [ticks - read_from, B, X, Y, C] if there is an `options.read_from`.  `kernel=None` runs the reference, which keeps all
+    that autograd needs, whatever `options.segment` says.
     An observer sees each tick once, also if the backward runs it again.
     Raises ValueError if shapes do not belong together.
     """
     x, y, z = topology.shape
-    expected: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {"drive": (drive.shape[1:3], (x, y))}
+    expected: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {"drive": (drive.shape[-3:-1], (x, y))}
     if pattern is not None:
         expected["pattern"] = ((pattern.offsets, *pattern.index.shape[1:]), (len(topology.offsets), x, y, -(-z // TILE)))
     kept = len(topology.offsets) if pattern is None else len(pattern.index)
     expected["weights"] = (weights.shape, (kept, x, y, z))
+    if drive.dim() not in (4, 5) or (drive.dim() == 5 and not 1 <= len(drive) <= ticks):
+        raise ValueError(f"drive: shape {tuple(drive.shape)} is not that of one drive, or of 1 to {ticks}")
+    if options.read_from is not None and not (options.face and 0 <= options.read_from < ticks):
+        raise ValueError(f"read_from: {options.read_from} is no tick of {ticks}, or the whole state is asked for")
     expected["cells"] = (cells.shape, (6, x, y, drive.shape[-1], z))
     for name, (found, wanted) in expected.items():
         if tuple(found) != wanted:
@@ -275,19 +312,24 @@ def propagate(
         gain = functional.gain if functional is not None else None
         run = _Run(kernel, functional, pattern, ticks, options)
         return _Propagate.apply(drive.contiguous(), weights, cells, gain, run, keep)
-    observer = options.observer
-    state = torch.zeros(*drive.shape, z, dtype=drive.dtype, device=drive.device)
+    observer, faces = options.observer, []
+    state = torch.zeros(*drive.shape[-4:], z, dtype=drive.dtype, device=drive.device)
     for tick in range(ticks):
-        state = torch.cat([state[..., 0:1] + drive[..., None], state[..., 1:]], dim=-1)
+        if (driven := _before(drive, tick, ticks)) is not None:
+            state = torch.cat([state[..., 0:1] + driven[..., None], state[..., 1:]], dim=-1)
         before = state
         if observer is not None:
             observer.observe(tick, before, False)
         extra = functional.gain * functional.spread(functional.means(state)) if functional is not None else None
-        state = reference.tick(state, weights, cells, topology, NORM_EPSILON, extra)
+        state = reference.tick(state, weights, cells, topology, options.epsilon, extra)
         if observer is not None and state.requires_grad:
             state.register_hook(partial(_signal, observer, tick, before.detach()))
+        if options.read_from is not None and tick >= options.read_from:
+            faces.append(state[..., -1])
     if observer is not None:
         observer.observe(ticks, state, True)
+    if faces:
+        return torch.stack(faces)
     return state[..., -1] if options.face else state
 
 

@@ -82,17 +82,20 @@ class DecoderLayer(nn.Module):
         self.cross_attention = Attention(width, heads, slot_width)
         self.feed = FeedForward(width, hidden)
 
-    def forward(self, x: torch.Tensor, slots: KeysValues, past: KeysValues | None = None) -> tuple[torch.Tensor, KeysValues]:
+    def forward(
+        self, x: torch.Tensor, slots: KeysValues, past: KeysValues | None = None, there: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, KeysValues]:
         """Runs the layer on x [B, N, width].  Returns the output, and the keys and values of all positions so far.
 
-        With a `past`, x is one new position [B, 1, width] after those of the past.  Without, x is a whole sequence.
+        With a `past`, x is one new position [B, 1, width] after those of the past.  Without, x is a whole sequence.  With
+        `there` (bool [B, S]), x looks at those slots only.
         """
         y = self.norm_self(x)
         now = self.self_attention.keys_values(y)
         if past is not None:
             now = torch.cat([past[0], now[0]], dim=2), torch.cat([past[1], now[1]], dim=2)
         x = x + self.self_attention(y, now, causal=past is None)
-        x = x + self.cross_attention(self.norm_cross(x), slots)
+        x = x + self.cross_attention(self.norm_cross(x), slots, None if there is None else there[:, None, None, :])
         return x + self.feed(self.norm_feed(x)), now
 
 
@@ -116,6 +119,11 @@ class Encoder(nn.Module):
         self.to_slot = nn.Linear(width * self.tokens_per_slot, slot_width)
         for table in (self.embedding.weight, self.position):
             nn.init.normal_(table, std=width**-0.5)
+
+    def there(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Which slots hold a token, bool [B, S], for token ids [B, N]."""
+        filled = F.pad(tokens != PAD, (0, self.slots * self.tokens_per_slot - tokens.shape[1]))
+        return filled.unflatten(1, (self.slots, -1)).any(-1)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         used = math.ceil(tokens.shape[1] / self.tokens_per_slot)  # slots that the longest sentence of the batch reaches
@@ -180,17 +188,20 @@ class Decoder(nn.Module):
             )
         return hidden
 
-    def forward(self, slots: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Logits [B, N, vocabulary] for the token after each of `tokens` [B, N], which begin with BEGIN."""
+    def forward(self, slots: torch.Tensor, tokens: torch.Tensor, there: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits [B, N, vocabulary] for the token after each of `tokens` [B, N], which begin with BEGIN.
+
+        With `there` (bool [B, S]), only those slots are looked at.
+        """
         context = self._context(slots)
         x = self.embedding(tokens) + self.position[: tokens.shape[1]]
         for layer in self._layers():
-            x, _ = layer(x, layer.cross_attention.keys_values(context))
+            x, _ = layer(x, layer.cross_attention.keys_values(context), there=there)
         return F.linear(self.norm(x), self.embedding.weight)
 
     @torch.no_grad()
-    def greedy(self, slots: torch.Tensor) -> torch.Tensor:
-        """Decodes greedily: takes the most likely token at each position.
+    def greedy(self, slots: torch.Tensor, there: torch.Tensor | None = None) -> torch.Tensor:
+        """Decodes greedily: takes the most likely token at each position.  `there` as for `forward`.
 
         Returns token ids [B, N], N <= max_tokens.  END and all that follows it are replaced by PAD.
         """
@@ -204,7 +215,7 @@ class Decoder(nn.Module):
         for position in range(self.max_tokens):
             x = self.embedding(token) + self.position[position]
             for i, layer in enumerate(layers):
-                x, past[i] = layer(x, crossed[i], past[i])
+                x, past[i] = layer(x, crossed[i], past[i], there)
             token = F.linear(self.norm(x), self.embedding.weight).argmax(-1)
             done |= token == END
             decoded.append(token.masked_fill(done, PAD))

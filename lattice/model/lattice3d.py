@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from lattice.kernels import Functional, TickOptions, propagate
+from lattice.kernels.kernel import NORM_EPSILON
 from lattice.kernels.propagate import Kernel
 from lattice.kernels.sparse import Pattern, moved
 from lattice.plasticity.plasticity import Plasticity
@@ -120,15 +121,26 @@ def initial_weights(topology: Topology, start: Connections, generator: torch.Gen
     return weights.abs() if start.excitatory else weights
 
 
-def initial_cells(shape: tuple[int, int, int], channels: int, generator: torch.Generator) -> torch.Tensor:
+def initial_cells(
+    shape: tuple[int, int, int],
+    channels: int,
+    generator: torch.Generator,
+    port_channels: int | None = None,
+    memory_ticks: float = 1.0,
+) -> torch.Tensor:
     """Starting cell parameters [6, X, Y, C, Z]: a_h and b_h at their gains, the others at 0, all with a little noise.
 
-    The noise makes every cell different.
+    The noise makes every cell different.  The gates of the channels from `port_channels` on start with time constants between 1
+    and `memory_ticks` ticks: c_z = -log(1 + u (memory_ticks - 1)), u uniform per channel (chrono initialisation, Tallec &
+    Ollivier 2018, arXiv 1804.11188, for a gate that lets the new value in).
     """
     x, y, z = shape
     cells = torch.randn(6, x, y, channels, z, generator=generator) * CELL_NOISE
     cells[3] += STATE_GAIN
     cells[4] += MESSAGE_GAIN
+    if memory_ticks > 1 and port_channels is not None:
+        spread = torch.rand(channels - port_channels, generator=generator)
+        cells[2, :, :, port_channels:] -= torch.log1p(spread * (memory_ticks - 1))[:, None]
     return cells
 
 
@@ -150,6 +162,12 @@ class Build:
     """The local rule that changes the connections; None if there is none."""
     segment: int = 0
     """Ticks per segment, as for `Lattice.keep_every`."""
+    port_channels: int | None = None
+    """Channels that ports drive and read; None if they do so with all."""
+    memory_ticks: float = 1.0
+    """Longest time constant at the start of the channels that no port touches, in ticks."""
+    epsilon: float = NORM_EPSILON
+    """Added to the mean square of a message before it is normalised."""
     connections_learn: bool = True
     """True if the connections learn by gradient."""
     cells_learn: bool = True
@@ -180,9 +198,12 @@ class Lattice(nn.Module):
         channels, clusters = build.channels, build.clusters
         self.topology, self.channels, self.ticks, self.clusters = topology, channels, build.ticks, clusters
         self.weights = nn.Parameter(initial_weights(topology, build.start, generator), build.connections_learn)
-        self.cells = nn.Parameter(initial_cells(topology.shape, channels, generator), build.cells_learn)
+        self.cells = nn.Parameter(
+            initial_cells(topology.shape, channels, generator, build.port_channels, build.memory_ticks), build.cells_learn
+        )
         self.kernel = build.kernel
         self.segment = build.segment
+        self.epsilon = build.epsilon
         self.plasticity = build.plasticity
         self._watched = False
         self.excitatory = build.start.excitatory
@@ -292,15 +313,25 @@ class Lattice(nn.Module):
         """
         return self._ran(drive, self.ticks, bypass, face=True)
 
+    def read_in_time(self, drives: torch.Tensor, lag: int, bypass: bool = False) -> torch.Tensor:
+        """Runs one tick per drive [D, B, X, Y, C], and `lag` more.
+
+        Returns the output faces [D, B, X, Y, C], each `lag` ticks after its drive.  `bypass` as for `forward`.
+        """
+        return self._ran(drives, len(drives) + lag, bypass, face=True, read_from=lag)
+
     def state(self, drive: torch.Tensor, ticks: int | None = None) -> torch.Tensor:
-        """The whole state [B, X, Y, C, Z] after all ticks, or after only the first `ticks`."""
+        """The whole state [B, X, Y, C, Z] after all ticks, or after only the first `ticks`.
+
+        drive [B, X, Y, C] for all ticks, or [D, B, X, Y, C] one for each of the first D ticks.
+        """
         return self._ran(drive, self.ticks if ticks is None else ticks, bypass=False, face=False)
 
-    def _ran(self, drive: torch.Tensor, ticks: int, bypass: bool, face: bool) -> torch.Tensor:
+    def _ran(self, drive: torch.Tensor, ticks: int, bypass: bool, face: bool, read_from: int | None = None) -> torch.Tensor:
         weights = torch.zeros_like(self.weights) if bypass else self.weights
         functional = None if bypass else self.functional
         observer = self.plasticity if self._watched else None
-        options = TickOptions(observer, self.segment, face)
+        options = TickOptions(observer, self.segment, face, read_from, self.epsilon)
         return propagate(drive, weights, self.cells, self.topology, ticks, self.kernel, functional, self.pattern, options)
 
 

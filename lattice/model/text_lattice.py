@@ -35,6 +35,9 @@ class TextLattice(nn.Module):
         super().__init__()
         text, section, here = config.text, config.lattice, config.stages[stage]
         seed, slots = config.run.seed, config.text.grid**2
+        self.lag = text.lag if text.reading == "time" else None
+        """Ticks from the drive of a slot to its reading; None if all slots drive the lattice at once."""
+        self.port_channels = section.port_channels or section.channels
         self.device_type, self.state_dtype = device.type, STATE_DTYPES[config.run.precision]
         # Layers of torch draw from its global generator while they are built.  So this is given a stream with a key, too.
         with torch.random.fork_rng(devices=[]):
@@ -52,7 +55,7 @@ class TextLattice(nn.Module):
         if section.arm == "lattice":
             topology = here.topology(section.boundary)
             self.input_port, self.output_port = transposed_ports(
-                text.grid, text.slot_width, section.channels, generator(seed, "ports")
+                text.patches, text.slot_width, self.port_channels, generator(seed, "ports")
             )
             for port in (self.input_port, self.output_port):
                 port.fit(*here.shape[:2])
@@ -67,6 +70,9 @@ class TextLattice(nn.Module):
                 start=config.connections,
                 clusters=here.clustering.clusters,
                 integration=here.clustering.clustering_integration,
+                port_channels=section.port_channels,
+                memory_ticks=section.memory_ticks,
+                epsilon=section.norm_epsilon,
                 kernel=kernel,
                 plasticity=plasticity,
                 segment=0 if ticks == "auto" else ticks,  # if "auto", training sets what the plan finds best
@@ -88,14 +94,49 @@ class TextLattice(nn.Module):
 
         `control` is one of CONTROLS.
         """
-        with self._autocast():
-            slots = self.encoder(tokens)
-        if control == "shuffled":
-            slots = slots.roll(1, 0)
+        slots, there = self._encoded(tokens, control)
         if self.lattice is None:
             return slots
-        drive = self.input_port.drive(slots.float()).to(self.state_dtype)
-        return self.output_port.read(self.lattice(drive, bypass=control == "bypass").float())
+        drive, bypass = self._drive(slots, there), control == "bypass"
+        if self.lag is None:
+            return self.output_port.read(self._shown(self.lattice(drive, bypass)))
+        faces = self._shown(self.lattice.read_in_time(drive, self.lag, bypass))
+        read = self.output_port.read(faces.flatten(0, 1)).unflatten(0, faces.shape[:2]).squeeze(2).transpose(0, 1)
+        return F.pad(read, (0, 0, 0, slots.shape[1] - read.shape[1])) * there[..., None]
+
+    def there(self, tokens: torch.Tensor, control: str = "none") -> torch.Tensor | None:
+        """The slots that the decoder may look at, bool [B, S]; None if it may look at all of them.
+
+        In time, a slot after the end of a sentence is not read: so a sentence in a batch is answered as it is alone.
+        """
+        if self.lag is None:
+            return None
+        there = self.encoder.there(tokens)
+        return there.roll(1, 0) if control == "shuffled" else there
+
+    def _encoded(self, tokens: torch.Tensor, control: str = "none") -> tuple[torch.Tensor, torch.Tensor]:
+        """(slots [B, S, D] before the lattice, which of them hold a token, bool [B, S])."""
+        with self._autocast():
+            slots = self.encoder(tokens)
+        there = self.encoder.there(tokens)
+        return (slots.roll(1, 0), there.roll(1, 0)) if control == "shuffled" else (slots, there)
+
+    def _drive(self, slots: torch.Tensor, there: torch.Tensor) -> torch.Tensor:
+        """The drive [B, X, Y, C] of slots [B, S, D], or in time one for each slot of the longest sentence [D, B, X, Y, C]."""
+        assert self.lattice is not None
+        spare = self.lattice.channels - self.port_channels
+        if self.lag is None:
+            face = self.input_port.drive(slots.float())
+            return (F.pad(face, (0, spare)) if spare else face).to(self.state_dtype)
+        longest = max(1, int(there.sum(1).max()))
+        each = slots[:, :longest].float().transpose(0, 1).flatten(0, 1)[:, None]
+        faces = self.input_port.drive(each).unflatten(0, (longest, -1))
+        silent = ~there[:, :longest].T[:, :, None, None, None]
+        return F.pad(faces.masked_fill(silent, 0.0), (0, spare)).to(self.state_dtype)
+
+    def _shown(self, face: torch.Tensor) -> torch.Tensor:
+        """The channels of a face [..., C] that ports read, in fp32."""
+        return face[..., : self.port_channels].float()
 
     def loss(self, source: torch.Tensor, begun: torch.Tensor, ended: torch.Tensor) -> tuple[torch.Tensor, int]:
         """Cross-entropy of the target tokens in nats, summed, and the number of these tokens.
@@ -104,7 +145,7 @@ class TextLattice(nn.Module):
         """
         slots = self.slots(source)
         with self._autocast():
-            logits = self.decoder(slots, begun)
+            logits = self.decoder(slots, begun, self.there(source))
         total = F.cross_entropy(logits.float().flatten(0, 1), ended.flatten(), ignore_index=PAD, reduction="sum")
         return total, int((ended != PAD).sum())
 
@@ -112,15 +153,19 @@ class TextLattice(nn.Module):
     def say(self, source: torch.Tensor, control: str = "none") -> torch.Tensor:
         """Decodes greedily what comes back for source tokens [B, N].  Returns token ids [B, M], padded with PAD."""
         with self._autocast():
-            return self.decoder.greedy(self.slots(source, control))
+            return self.decoder.greedy(self.slots(source, control), self.there(source, control))
 
     @torch.no_grad()
     def state(self, source: torch.Tensor) -> torch.Tensor:
         """The lattice's state [B, X, Y, C, Z] after all ticks, for source tokens [B, N].  There must be a lattice."""
         assert self.lattice is not None
-        with self._autocast():
-            slots = self.encoder(source)
-        return self.lattice.state(self.input_port.drive(slots.float()).to(self.state_dtype))
+        drive = self._drive(*self._encoded(source))
+        return self.lattice.state(drive, self._ticks(drive))
+
+    def _ticks(self, drive: torch.Tensor) -> int:
+        """Ticks that a drive takes."""
+        assert self.lattice is not None
+        return self.lattice.ticks if self.lag is None else len(drive) + self.lag
 
     def mean_state(self, source: torch.Tensor) -> torch.Tensor:
         """The lattice's state after all ticks, averaged over the B sentences of source tokens [B, N]: [X, Y, Z, C]."""
@@ -134,12 +179,11 @@ class TextLattice(nn.Module):
         """
         if self.lattice is None:
             return None
-        lattice = self.lattice
-        with self._autocast():
-            slots = self.encoder(source)
-        drive = self.input_port.drive(slots.float()).to(self.state_dtype)
-        last = lattice.state(drive)
-        before = lattice.state(drive, lattice.ticks - 1) if lattice.ticks > 1 else torch.zeros_like(last)
+        lattice, drive = self.lattice, self._drive(*self._encoded(source))
+        ticks = self._ticks(drive)
+        last = lattice.state(drive, ticks)
+        earlier = drive if self.lag is None else drive[: ticks - 1]
+        before = lattice.state(earlier, ticks - 1) if ticks > 1 else torch.zeros_like(last)
         # One layer along x at a time, because whole states in fp32 would take several times the memory that decoding takes.
         layers = zip(last.unbind(1), before.unbind(1), strict=True)
         return torch.stack([(now.float() - then.float()).square().mean((0, 2)).sqrt() for now, then in layers])

@@ -121,7 +121,10 @@ def test_a_missing_file_and_one_that_is_not_toml_are_reported_with_their_path(tm
 def test_flatten_lists_every_setting_of_every_stage_with_its_value() -> None:
     flat = flatten(load("tiny").config)
     assert flat["stages.1.strides.z"][0] == (3,)
-    assert flat["text.grid"] == (2, "G: a sentence becomes G x G slots, each on its own patch")
+    assert flat["text.grid"] == (
+        2,
+        "G: a sentence becomes G x G slots, each on its own patch (face), or one after the other (time)",
+    )
     assert "stages" not in flat
 
 

@@ -67,6 +67,11 @@ def test_the_plan_of_a_preset_has_the_contracts_keys_and_adds_up(name: str) -> N
 
 # Against the model
 
+TIME = [
+    "text.reading=time", "text.lag=5", "text.grid=2", "lattice.port_channels=8", "stages.0.ticks=9",
+    "stages.0.strides.z=[3, 5]", "stages.0.shape=[4, 4, 6]",
+]  # fmt: skip
+
 VARIANTS = {
     "as shipped": [],
     "clusters": ["stages.0.clustering.clusters=5"],
@@ -77,6 +82,8 @@ VARIANTS = {
     "identity": ["lattice.arm=identity"],
     "other text sizes": ["text.grid=3", "text.encoder_layers=2", "text.decoder_layers=3", "text.decoder_parameters=900_000"],
     "other channels": ["lattice.channels=5", "stages.0.strides.x=[3]"],
+    "fewer port channels": ["lattice.port_channels=7", "lattice.memory_ticks=4"],
+    "reading in time": TIME,
 }
 
 
@@ -88,7 +95,8 @@ def test_parameters_and_gradients_are_those_of_the_model_that_is_built(
     from lattice.kernels.sparse import Pattern
     from lattice.model.text_lattice import TextLattice
 
-    config = load(preset, None, ["run.kernel=reference", "optimizer.name=adamw", *changes]).config
+    second = ["stages.1.ticks=9"] if changes is TIME and preset == "tiny" else []
+    config = load(preset, None, ["run.kernel=reference", "optimizer.name=adamw", *changes, *second]).config
     model = TextLattice(config, 0, config.text.vocabulary, torch.device("cpu"))
     if model.lattice is not None and config.stages[0].sparsity:
         kept, (x, y, z) = config.stages[0].kept(), config.stages[0].shape
