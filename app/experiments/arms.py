@@ -30,6 +30,7 @@ from lattice.training.trainer import TrainingFailed
 from monitors import gauges
 from monitors.quality import Quality, score
 from presets.schema import RunConfig
+from presets.task_name import is_task
 
 ARMS: dict[str, dict[str, dict[str, str]]] = {
     "trained": {},
@@ -68,7 +69,11 @@ class ArmResult:
 
 
 def run(request: ExperimentRequest) -> None:
-    """Trains every arm with every seed and prints the scores.  The effect is BLEU trained minus BLEU frozen.  Raises Stop."""
+    """Trains every arm with every seed and prints the scores.  Raises Stop.
+
+    The effect is BLEU trained minus BLEU frozen.  For a bundled task it is that of exact answers, in percent of the sentences:
+    an answer of one or two words has no BLEU.
+    """
     source, seeds = request.source, request.seeds
     base = configure.with_steps(source.load().config, source.steps)
     _, corpus = prepare(base)
@@ -80,12 +85,20 @@ def run(request: ExperimentRequest) -> None:
     for seed in range(base.run.seed, base.run.seed + seeds):
         for name, changes in ARMS.items():
             results.append(_train_arm(name, seed, _changed(base, changes, seed), corpus, scored))
-            print(f"{name}, seed {seed}: BLEU {formats.score(results[-1].quality.bleu)}", file=sys.stderr)
-    effects = [_bleu(results, "trained", s) - _bleu(results, "frozen", s) for s in range(base.run.seed, base.run.seed + seeds)]
+            quality = results[-1].quality
+            print(f"{name}, seed {seed}: BLEU {formats.score(quality.bleu)}, exact {quality.exact:.1%}", file=sys.stderr)
+    measure = "exact" if is_task(base.data.train) else "bleu"
+    of_seeds = range(base.run.seed, base.run.seed + seeds)
+    effects = [_score(results, "trained", s, measure) - _score(results, "frozen", s, measure) for s in of_seeds]
     effect, (low, high) = statistics.mean(effects), interval(effects)
     if request.as_json:
         rows = [result.as_json() for result in results]
-        print(json.dumps({"name": "arms", "arms": rows, "effect": effect, "low": low, "high": high, "seeds": seeds}))
+        print(
+            json.dumps(
+                {"name": "arms", "arms": rows, "effect": effect, "low": low, "high": high, "seeds": seeds}
+                | {"measure": measure}
+            )
+        )
         return
     table = Table("arm", "seed", "BLEU", "chrF", "exact", "shuffled", "bypass", "CPU-minutes", box=None, pad_edge=False)
     for result in results:
@@ -95,7 +108,8 @@ def run(request: ExperimentRequest) -> None:
         table.add_row(result.arm, told_seed, *scores, *controls, f"{result.cpu_s / 60:.1f}")
     Console(highlight=False).print(table)
     spread = f" ({low:.1f} to {high:.1f}, 95 % bootstrap over {seeds} seeds)" if low is not None else " (one seed: no interval)"
-    print(f"the lattice's training adds {effect:.1f} BLEU over a frozen lattice{spread}; {scored_on(scored)}")
+    unit = "BLEU" if measure == "bleu" else "% of exact answers"
+    print(f"the lattice's training adds {effect:.1f} {unit} over a frozen lattice{spread}; {scored_on(scored)}")
 
 
 def scored_on(scored: tuple[Pair, ...]) -> str:
@@ -136,5 +150,7 @@ def _baselines(corpus: Corpus, scored: tuple[Pair, ...]) -> list[ArmResult]:
     return [ArmResult(name, None, score(said, references), {}, 0, 0.0) for name, said in replies.items()]
 
 
-def _bleu(results: list[ArmResult], arm: str, seed: int) -> float:
-    return next(result.quality.bleu for result in results if (result.arm, result.seed) == (arm, seed))
+def _score(results: list[ArmResult], arm: str, seed: int, measure: str) -> float:
+    """BLEU of an arm, or the percentage of its exact answers."""
+    quality = next(result.quality for result in results if (result.arm, result.seed) == (arm, seed))
+    return quality.bleu if measure == "bleu" else 100 * quality.exact

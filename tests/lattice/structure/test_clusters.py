@@ -282,10 +282,11 @@ def test_a_single_cluster_has_no_silhouette():
 
 
 MEASURE = """
-import resource, sys, torch
+import torch
 from lattice.structure.clusters import CHUNK_BYTES, continued, mutual_information, overlap, silhouette, spherical_kmeans
 from lattice.model.text_lattice import TextLattice
 from lattice.random_streams import generator
+from monitors.gauges import peak_rss_bytes
 total, count = 13_500_000, 64
 drawn = torch.Generator().manual_seed(0)
 directions = torch.randn(count, 12, generator=drawn)
@@ -295,7 +296,7 @@ for start in range(0, total, 500_000):
     rows[start : start + 500_000] = directions[truth] + 0.1 * torch.randn(500_000, 12, generator=drawn)
 warm = spherical_kmeans(rows[:5000], count, generator(0))  # libraries are loaded, buffers made
 continued(warm, warm.labels), silhouette(rows[:5000], warm.labels, generator(0))
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = peak_rss_bytes  # the kernel hands ru_maxrss of the process that started this one on to it
 before = peak()
 found = spherical_kmeans(rows, count, generator(0))
 fitted = peak()
