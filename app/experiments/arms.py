@@ -93,12 +93,8 @@ def run(request: ExperimentRequest) -> None:
     effect, (low, high) = statistics.mean(effects), interval(effects)
     if request.as_json:
         rows = [result.as_json() for result in results]
-        print(
-            json.dumps(
-                {"name": "arms", "arms": rows, "effect": effect, "low": low, "high": high, "seeds": seeds}
-                | {"measure": measure}
-            )
-        )
+        found = {"effect": effect, "low": low, "high": high, "seeds": seeds, "measure": measure}
+        print(json.dumps({"name": "arms", "arms": rows} | found))
         return
     table = Table("arm", "seed", "BLEU", "chrF", "exact", "shuffled", "bypass", "CPU-minutes", box=None, pad_edge=False)
     for result in results:

@@ -270,8 +270,16 @@ def test_arms_trains_all_three_with_every_seed_and_shows_the_controls(cli, sente
     options = ("--preset", "tiny", "--steps", 4, "--set", "run.threads=1", "--data", sentences, "--seeds", 2, "--json")
     told = cli("experiment", "arms", *options)
     assert told.code == 0, told.err
-    assert set(told.json) == KEYS
+    assert set(told.json) == KEYS | {"measure"} and told.json["measure"] == "bleu"
     found = [(arm["arm"], arm["seed"], sorted(arm["controls"])) for arm in told.json["arms"]]
     both = ["bypass", "shuffled"]
     expected = [("trained", both), ("frozen", both), ("identity", ["shuffled"])]
     assert found == [(name, seed, controls) for seed in (0, 1) for name, controls in expected]
+
+
+def test_the_arms_of_a_task_are_told_apart_by_exact_answers(cli):
+    options = ("--preset", "tiny", "--steps", 8, "--set", "run.threads=1", "--data", "task:lift,words=3-5,count=40,held=8")
+    told = cli("experiment", "arms", *options, "--json")
+    assert told.code == 0, told.err
+    exact = {arm["arm"]: 100 * arm["exact"] for arm in told.json["arms"]}
+    assert told.json["measure"] == "exact" and told.json["effect"] == pytest.approx(exact["trained"] - exact["frozen"])
