@@ -278,7 +278,7 @@ def test_arms_trains_all_three_with_every_seed_and_shows_the_controls(cli, sente
 
 
 def test_the_arms_of_a_task_are_told_apart_by_exact_answers(cli):
-    options = ("--preset", "tiny", "--steps", 8, "--set", "run.threads=1", "--data", "task:lift,words=3-5,count=40,held=8")
+    options = ("--preset", "tiny", "--steps", 8, "--set", "run.threads=1", "--data", "task:lift,words=3-9,count=200,held=8")
     told = cli("experiment", "arms", *options, "--json")
     assert told.code == 0, told.err
     exact = {arm["arm"]: 100 * arm["exact"] for arm in told.json["arms"]}
