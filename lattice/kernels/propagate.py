@@ -10,7 +10,7 @@ import torch
 
 from lattice.kernels import pages, reference
 from lattice.kernels.compiled import CompiledKernel
-from lattice.kernels.kernel import NORM_EPSILON, Gradients, Kernel, KernelUnavailable, Parameters
+from lattice.kernels.kernel import NORM_EPSILON, Gradients, Kernel, KernelUnavailable, Parameters, Rule, rule_size
 from lattice.kernels.native import PRECISIONS, NativeKernel
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.kernels.triton_kernel import TritonKernel
@@ -117,6 +117,13 @@ class _Run:
     pattern: Pattern | None
     ticks: int
     options: TickOptions
+    hidden: int
+    """Hidden numbers of the shared rule, if there is one."""
+
+    def parameters(self, weights: torch.Tensor, cells: torch.Tensor, numbers: torch.Tensor | None) -> Parameters:
+        """What the ticks compute with; `numbers` are those of the shared rule."""
+        rule = None if numbers is None else Rule(numbers, self.hidden)
+        return Parameters(weights, cells, self.pattern, rule=rule)
 
     @property
     def segment(self) -> int:
@@ -137,7 +144,9 @@ class _Context(Protocol):
     needs_input_grad: tuple[bool, ...]
 
     @property
-    def saved_tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]: ...
+    def saved_tensors(
+        self,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]: ...
     def save_for_backward(self, *tensors: torch.Tensor | None) -> None: ...
 
 
@@ -159,13 +168,14 @@ class _Propagate(torch.autograd.Function):
         weights: torch.Tensor,
         cells: torch.Tensor,
         gain: torch.Tensor | None,
+        numbers: torch.Tensor | None,
         run: _Run,
         keep: bool,
     ) -> torch.Tensor:
         batch, x, y, channels = drive.shape
         state = run.kernel.empty_state((batch, x, y, channels, weights.shape[-1]), zero=True)
         state[..., 0] = drive
-        parameters, observer = Parameters(weights, cells, run.pattern), run.options.observer
+        parameters, observer = run.parameters(weights, cells, numbers), run.options.observer
         states: dict[int, torch.Tensor] = {}
         last_segment = (run.ticks - 1) // run.segment * run.segment
         for tick in range(run.ticks):
@@ -176,14 +186,14 @@ class _Propagate(torch.autograd.Function):
             state = run.tick(tick, state, drive, parameters)
         if observer is not None:
             observer.observe(run.ticks, state, True)
-        ctx.save_for_backward(drive, weights, cells, gain)
+        ctx.save_for_backward(drive, weights, cells, gain, numbers)
         ctx.states, ctx.run = states, run
         return state[..., -1].contiguous() if run.options.face else state
 
     @staticmethod
     def backward(ctx: _Context, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad,) = grads
-        drive, weights, cells, gain = ctx.saved_tensors
+        drive, weights, cells, gain, numbers = ctx.saved_tensors
         states, run = ctx.states, ctx.run
         if not states:
             raise RuntimeError("propagate: the states were freed by an earlier backward; run the ticks again")
@@ -201,8 +211,9 @@ class _Propagate(torch.autograd.Function):
             grad[..., -1] = face
         else:
             grad = grad.clone(memory_format=torch.contiguous_format)  # kernels overwrite it, and it is not ours
-        parameters = Parameters(weights, cells, run.pattern)
-        gradients = Gradients(grad_cells, grad_weights, grad_drive)
+        grad_numbers = torch.zeros_like(numbers) if numbers is not None and ctx.needs_input_grad[4] else None
+        parameters = run.parameters(weights, cells, numbers)
+        gradients = Gradients(grad_cells, grad_weights, grad_drive, grad_numbers)
         transposed = kernel.transposed(parameters)
         for tick in reversed(range(run.ticks)):
             if tick not in states:
@@ -220,7 +231,7 @@ class _Propagate(torch.autograd.Function):
             del state, extra, grad_message  # before the next tick makes its own
         totals = zip((grad_weights, grad_cells, grad_gain), (*inside, gain_inside), strict=True)
         given = [None if there else total for total, there in totals]
-        return grad_drive.to(drive.dtype), *given, None, None
+        return grad_drive.to(drive.dtype), *given, grad_numbers, None, None
 
 
 def _totals(*parameters: torch.Tensor | None) -> tuple[list[torch.Tensor | None], list[bool]]:
@@ -249,6 +260,7 @@ def propagate(
     functional: Functional | None = None,
     pattern: Pattern | None = None,
     options: TickOptions = _DEFAULT,
+    rule: Rule | None = None,
 ) -> torch.Tensor:
     """The state after `ticks` ticks from silence, with `drive` added to the input face before each of them.
 
@@ -265,6 +277,8 @@ def propagate(
     kept = len(topology.offsets) if pattern is None else len(pattern.index)
     expected["weights"] = (weights.shape, (kept, x, y, z))
     expected["cells"] = (cells.shape, (6, x, y, drive.shape[-1], z))
+    if rule is not None:
+        expected["rule"] = (rule.numbers.shape, (rule_size(drive.shape[-1], rule.hidden),))
     for name, (found, wanted) in expected.items():
         if tuple(found) != wanted:
             raise ValueError(f"{name}: shape {tuple(found)} does not fit the topology, expected {wanted}")
@@ -273,8 +287,9 @@ def propagate(
     if kernel is not None:
         keep = torch.is_grad_enabled()
         gain = functional.gain if functional is not None else None
-        run = _Run(kernel, functional, pattern, ticks, options)
-        return _Propagate.apply(drive.contiguous(), weights, cells, gain, run, keep)
+        numbers, hidden = (None, 0) if rule is None else (rule.numbers.contiguous(), rule.hidden)
+        run = _Run(kernel, functional, pattern, ticks, options, hidden)
+        return _Propagate.apply(drive.contiguous(), weights, cells, gain, numbers, run, keep)
     observer = options.observer
     state = torch.zeros(*drive.shape, z, dtype=drive.dtype, device=drive.device)
     for tick in range(ticks):
@@ -283,7 +298,7 @@ def propagate(
         if observer is not None:
             observer.observe(tick, before, False)
         extra = functional.gain * functional.spread(functional.means(state)) if functional is not None else None
-        state = reference.tick(state, weights, cells, topology, NORM_EPSILON, extra)
+        state = reference.tick(state, weights, cells, topology, NORM_EPSILON, extra, rule)
         if observer is not None and state.requires_grad:
             state.register_hook(partial(_signal, observer, tick, before.detach()))
     if observer is not None:
@@ -296,10 +311,16 @@ def _signal(observer: Observer, tick: int, before: torch.Tensor, grad: torch.Ten
 
 
 def choose(
-    implementation: str, topology: Topology, channels: int, device: torch.device, dtype: torch.dtype
+    implementation: str,
+    topology: Topology,
+    channels: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    hidden: int | None = None,
 ) -> tuple[Kernel | None, str]:
     """The kernel of an implementation (None for the reference), and one line that says what runs and why.
 
+    `hidden` are the hidden numbers of the shared rule, 0 if it is linear, None if there is none.
     Raises KernelUnavailable if a named implementation can't run here; `auto` falls back to another one instead.
     """
     if implementation not in IMPLEMENTATIONS:
@@ -312,21 +333,21 @@ def choose(
     reasons = []
     if implementation == "native" or (implementation == "auto" and native_fits):
         try:
-            return NativeKernel(topology, channels, dtype), f"tick kernel: native (C, {PRECISIONS[dtype]})"
+            return NativeKernel(topology, channels, dtype, hidden), f"tick kernel: native (C, {PRECISIONS[dtype]})"
         except KernelUnavailable as error:
             if implementation == "native":
                 raise
             reasons.append(str(error))
     if implementation == "triton" or (implementation == "auto" and device.type == "cuda"):
         try:
-            return TritonKernel(topology, channels, device, dtype), f"tick kernel: triton ({str(dtype)[6:]} states)"
+            return TritonKernel(topology, channels, device, dtype, hidden), f"tick kernel: triton ({str(dtype)[6:]} states)"
         except KernelUnavailable as error:
             if implementation == "triton":
                 raise
             reasons.append(str(error))
     if implementation in ("compiled", "auto"):
         try:
-            kernel = CompiledKernel(topology, channels, device, dtype)
+            kernel = CompiledKernel(topology, channels, device, dtype, hidden)
             because = f", slower and larger on a GPU, because {'; '.join(reasons)}" if device.type == "cuda" and reasons else ""
             return kernel, f"tick kernel: compiled (torch.compile){because}"
         except KernelUnavailable as error:
