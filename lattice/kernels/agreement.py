@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from lattice.kernels import reference
-from lattice.kernels.kernel import NORM_EPSILON, Gradients, Kernel, Parameters, Rule, rule_size
+from lattice.kernels.kernel import NORM_EPSILON, Gradients, Kernel, Parameters, RuleNumbers
 from lattice.kernels.sparse import Pattern
+from presets.rule_size import rule_size
 from presets.topology import Topology
 
 
@@ -41,12 +42,12 @@ def disagreement(
     extra = extras[0] if functional else None
     drive, upstream = drawn(batch, x, y, channels).to(dtype), drawn(*shape).to(dtype)
 
-    rule = None if hidden is None else Rule(0.3 * drawn(rule_size(channels, hidden)), hidden)
+    rule = None if hidden is None else RuleNumbers(0.3 * drawn(rule_size(channels, hidden)), hidden)
     numbers = [] if rule is None else [rule.numbers]
 
     learning = [t.clone().requires_grad_() for t in (state, weights, cells, *extras, *numbers)]
     dense = learning[1] if pattern is None else pattern.expand(learning[1])
-    shared = None if hidden is None else Rule(learning[-1], hidden)
+    shared = None if hidden is None else RuleNumbers(learning[-1], hidden)
     heard = learning[3] if functional else None
     after = reference.tick(learning[0], dense, learning[2], topology, NORM_EPSILON, heard, shared)
     wanted = list(torch.autograd.grad(after, learning, upstream))

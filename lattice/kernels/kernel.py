@@ -17,14 +17,8 @@ class KernelUnavailable(RuntimeError):
     """A kernel can't run here.  The message says why in one sentence."""
 
 
-def rule_size(channels: int, hidden: int) -> int:
-    """Numbers of a shared rule for C channels: of the linear one if `hidden` is 0, else of the one with a hidden layer."""
-    width = 2 * channels
-    return hidden * (width + 1) + width * (hidden + 1) if hidden else width * (width + 1)
-
-
 @dataclass(frozen=True)
-class Rule:
+class RuleNumbers:
     """The shared rule R: [s, m], 2C numbers, to what is added to [u_z, u_h], 2C numbers.  All cells share it.
 
     Linear if `hidden` is 0: W x + b.  Else W2 relu(W1 x + b1) + b2 with `hidden` numbers between the layers.
@@ -60,7 +54,7 @@ class Parameters:
     pattern: Pattern | None = None
     """Which offsets the weights belong to; None if every cell has all K connections."""
     epsilon: float = NORM_EPSILON
-    rule: Rule | None = None
+    rule: RuleNumbers | None = None
     """The shared rule; None if there is none."""
 
 

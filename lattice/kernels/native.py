@@ -24,6 +24,7 @@ import torch
 from lattice.kernels import pages
 from lattice.kernels.kernel import Gradients, KernelUnavailable, Parameters, Transposed
 from lattice.kernels.sparse import TILE
+from presets.rule_size import BLOCKS
 from presets.topology import Topology
 
 SOURCES = ("vectors.h", "tiles.h", "rule.h", "tick.c")
@@ -33,9 +34,6 @@ PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 MAX_OFFSETS = 128
 """Connections that a cell may have; the buffers in tiles.h are this long."""
-
-MAX_BLOCKS = 64
-"""Blocks of cells over which the gradients of a shared rule are first summed; as in tick.c."""
 
 SLACK = TILE
 """Zeroed numbers before and after each state buffer, so that loading a tile beside a row stays inside the allocation."""
@@ -81,7 +79,7 @@ def library(channels: int, dtype: torch.dtype = torch.float32, hidden: int | Non
     Raises KernelUnavailable if it can't be built or loaded.
     """
     folder = resources.files("lattice.kernels")
-    defines = [f"-DCHANNELS={channels}", f"-DTILE={TILE}", f"-DMAX_OFFSETS={MAX_OFFSETS}", f"-DMAX_BLOCKS={MAX_BLOCKS}"]
+    defines = [f"-DCHANNELS={channels}", f"-DTILE={TILE}", f"-DMAX_OFFSETS={MAX_OFFSETS}", f"-DMAX_BLOCKS={BLOCKS}"]
     if dtype == torch.bfloat16:
         defines.append("-DBF16")
     if hidden is not None:
@@ -192,7 +190,7 @@ class NativeKernel:
         grad_message = self.empty_state(state.shape)
         now, of_state, of_message = self._states(state, grad_out, grad_message)
         rule, of_rule = self._numbers(parameters), gradients.rule
-        partial = None if of_rule is None else torch.empty(MAX_BLOCKS, of_rule.numel())
+        partial = None if of_rule is None else torch.empty(BLOCKS, of_rule.numel())
         self._call(
             "tick_backward_cells", parameters, len(state), now, parameters.cells, rule, extra, of_state,
             ctypes.c_float(parameters.epsilon), ctypes.c_int32(fresh), of_message, of_state, gradients.cells, gradients.weights,

@@ -10,10 +10,11 @@ import torch
 
 from lattice.kernels import pages, reference
 from lattice.kernels.compiled import CompiledKernel
-from lattice.kernels.kernel import NORM_EPSILON, Gradients, Kernel, KernelUnavailable, Parameters, Rule, rule_size
+from lattice.kernels.kernel import NORM_EPSILON, Gradients, Kernel, KernelUnavailable, Parameters, RuleNumbers
 from lattice.kernels.native import PRECISIONS, NativeKernel
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.kernels.triton_kernel import TritonKernel
+from presets.rule_size import rule_size
 from presets.topology import Topology
 
 IMPLEMENTATIONS = ("auto", "native", "triton", "compiled", "reference")
@@ -122,7 +123,7 @@ class _Run:
 
     def parameters(self, weights: torch.Tensor, cells: torch.Tensor, numbers: torch.Tensor | None) -> Parameters:
         """What the ticks compute with; `numbers` are those of the shared rule."""
-        rule = None if numbers is None else Rule(numbers, self.hidden)
+        rule = None if numbers is None else RuleNumbers(numbers, self.hidden)
         return Parameters(weights, cells, self.pattern, rule=rule)
 
     @property
@@ -260,7 +261,7 @@ def propagate(
     functional: Functional | None = None,
     pattern: Pattern | None = None,
     options: TickOptions = _DEFAULT,
-    rule: Rule | None = None,
+    rule: RuleNumbers | None = None,
 ) -> torch.Tensor:
     """The state after `ticks` ticks from silence, with `drive` added to the input face before each of them.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from lattice.kernels.kernel import Rule
+from lattice.kernels.kernel import RuleNumbers
 from presets.topology import Offset, Topology
 
 
@@ -38,12 +38,13 @@ def tick(
     topology: Topology,
     epsilon: float,
     extra: torch.Tensor | None = None,
-    rule: Rule | None = None,
+    rule: RuleNumbers | None = None,
 ) -> torch.Tensor:
     """The next state after one tick of the gated cell (docs/lattice.md): [B, X, Y, C, Z], of the same dtype.
 
     weights [K, X, Y, Z]; cells [6, X, Y, C, Z] = a_z, b_z, c_z, a_h, b_h, c_h.  extra [B, X, Y, C, Z], the functional tier, is
-    added to the message before it is normalised.  The shared `rule` adds to what the gates are made of.  Computes in the dtype of the parameters (fp32).
+    added to the message before it is normalised.  The shared `rule` adds to what the gates are made of.  Computes in the dtype
+    of the parameters (fp32).
     """
     s = state.to(weights.dtype)
     m = message(s, weights, topology)

@@ -111,17 +111,17 @@ static inline __attribute__((always_inline)) void add_outer_rows(vec *sums, cons
     int j = 0;
     for (; j + 6 <= width; j += 6) add_outer_block(sums + j, width, a, high, b + j, 6, rows);
     for (; j + 2 <= width; j += 2) add_outer_block(sums + j, width, a, high, b + j, 2, rows);
-    for (; j < width; j++) add_outer_block(sums + j, width, a, high, b + j, 1, rows);
+    if (width % 2) add_outer_block(sums + width - 1, width, a, high, b + width - 1, 1, rows);
 }
 
 /* Sums of a layer [height, width] and its bias [height] that follow: of the gradients a of its outputs and its inputs b. */
 static inline __attribute__((always_inline)) void add_layer(vec *sums, const vec *a, const int height, const vec *b,
                                                             const int width, int rows) {
-    int i = 0;
-    for (; i + 4 <= height; i += 4) add_outer_rows(sums + i * width, a + i, 4, b, width, rows);
-    for (; i < height; i++) add_outer_rows(sums + i * width, a + i, 1, b, width, rows);
+    const int whole = height / 4 * 4;
+    for (int i = 0; i < whole; i += 4) add_outer_rows(sums + i * width, a + i, 4, b, width, rows);
+    for (int i = whole; i < height; i++) add_outer_rows(sums + i * width, a + i, 1, b, width, rows);
     for (int r = 0; r < rows; r++, a += sizeof(Row) / sizeof(vec))
-        for (i = 0; i < height; i++) sums[height * width + i] += a[i];
+        for (int i = 0; i < height; i++) sums[height * width + i] += a[i];
 }
 
 /* Adds the products of the rows to the sums. */

@@ -16,6 +16,7 @@ from torch import nn
 from lattice.kernels import Functional, TickOptions, propagate
 from lattice.kernels.propagate import Kernel
 from lattice.kernels.sparse import Pattern, moved
+from lattice.model.shared_rule import SharedRule
 from lattice.plasticity.plasticity import Plasticity
 from presets.schema import Connections
 from presets.topology import Topology
@@ -146,6 +147,8 @@ class Build:
     """Starting value of the gain by which cells hear the mean of their cluster; 0 = they do not hear it."""
     kernel: Kernel | None = None
     """None runs the reference."""
+    rule: SharedRule | None = None
+    """The shared rule by which channels meet; None if there is none."""
     plasticity: Plasticity | None = None
     """The local rule that changes the connections; None if there is none."""
     segment: int = 0
@@ -161,6 +164,8 @@ class Lattice(nn.Module):
 
     A dense lattice keeps all K offsets and has no `index`.  A pruned one has an `index` [kept, X, Y, tiles] of the offsets that
     each tile of cells keeps (lattice.kernels.sparse), and holds nothing in memory for the others.
+
+    With a shared rule, `rule` holds its parameters.
 
     With functional clusters, there are also
 
@@ -183,6 +188,7 @@ class Lattice(nn.Module):
         self.cells = nn.Parameter(initial_cells(topology.shape, channels, generator), build.cells_learn)
         self.kernel = build.kernel
         self.segment = build.segment
+        self.rule = build.rule
         self.plasticity = build.plasticity
         self._watched = False
         self.excitatory = build.start.excitatory
@@ -300,8 +306,8 @@ class Lattice(nn.Module):
         weights = torch.zeros_like(self.weights) if bypass else self.weights
         functional = None if bypass else self.functional
         observer = self.plasticity if self._watched else None
-        options = TickOptions(observer, self.segment, face)
-        return propagate(drive, weights, self.cells, self.topology, ticks, self.kernel, functional, self.pattern, options)
+        options, rule = TickOptions(observer, self.segment, face), None if self.rule is None else self.rule()
+        return propagate(drive, weights, self.cells, self.topology, ticks, self.kernel, functional, self.pattern, options, rule)
 
 
 def block_labels(shape: tuple[int, int, int], clusters: int) -> torch.Tensor:
