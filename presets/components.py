@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 
 from presets.optimizer_state import CELL_VECTORS, state_bytes
+from presets.rule_size import BLOCKS, rule_size
 from presets.schema import RunConfig
 from presets.stage import Stage
 from presets.text_memory import TEXT_BYTES, activations, encoder_size, ports_size, text_on_disk
@@ -47,6 +48,10 @@ COMPILED_BUFFERS = 8
 """State-sized buffers of the compiled kernel: a second gradient of the state, and what it stores between its loops.  Measured
 are 9.3 states in all at batch 1 on the CPU; a GPU has not been measured yet.  The native and the triton kernel need none."""
 
+RULE_COPIES, RULE_BUFFERS = 3, 6
+"""Copies of the shared rule beside its parameters, and state-sized buffers that autograd keeps for it in the reference, per
+tick and beside its hidden numbers: its inputs and outputs, and what is added up of them."""
+
 KERNELS = {
     "native": "native, on the CPU",
     "triton": "triton, on a CUDA GPU",
@@ -74,11 +79,14 @@ COMPONENTS = (
 def assumed_kernel(config: RunConfig) -> str:
     """The kernel (a key of KERNELS) that a config runs on its `run.device`, if everything can be compiled there.
 
-    If states are fp16, a device of `auto` is assumed to be a GPU, since no fast kernel on the CPU takes fp16.
+    If states are fp16, a device of `auto` is assumed to be a GPU, since no fast kernel on the CPU takes fp16.  If there is a
+    shared rule, a device of `auto` is assumed to be a CPU, as only the native kernel is fast with it.
     """
     run = config.run
     if run.kernel != "auto":
         return run.kernel
+    if config.rule.kind != "none":
+        return "reference" if run.precision == "fp16" or run.device.startswith("cuda") else "native"
     if run.device == "auto":
         return "triton" if run.precision == "fp16" else "either"
     if run.device.startswith("cuda"):
@@ -103,6 +111,8 @@ def component_bytes(config: RunConfig, stage: Stage, micro_batch: int, kernel: s
         text += ports_size(config.text, config.lattice.port_channels or channels)
         cells = math.prod(stage.shape)
     cell_parameters = (CELL_VECTORS + functional) * channels * cells
+    hidden = config.rule.hidden_numbers
+    rule = rule_size(channels, hidden)
     offsets, kept = len(stage.topology(config.lattice.boundary).offsets), stage.kept(0)
     weights, sparse = kept * cells, cells > 0 and kept < offsets
     # One byte for each offset that a tile keeps, and in the inverse one for each offset that there is.
@@ -110,7 +120,7 @@ def component_bytes(config: RunConfig, stage: Stage, micro_batch: int, kernel: s
 
     cells_learn = config.lattice.cells == "gradient"
     weights_learn = config.connections.learning in ("gradient", "hybrid") and stage.profile != "freeze"
-    lattice_trained = cell_parameters * cells_learn + weights * weights_learn
+    lattice_trained = (cell_parameters + rule) * cells_learn + weights * weights_learn
     trained = text + lattice_trained
 
     state = channels * cells  # numbers per sentence
@@ -119,20 +129,24 @@ def component_bytes(config: RunConfig, stage: Stage, micro_batch: int, kernel: s
     of_others = FLOAT * (FUNCTIONAL_BUFFERS * functional + COMPILED_BUFFERS * compiled)
     in_tick = (of_gradients + of_others) * state + FLOAT * FUNCTIONAL_CHANNELS * functional * cells
     # The backward always writes a gradient of the cells, and drops it if they are frozen.
-    written = cell_parameters + weights * weights_learn
+    written = cell_parameters + rule * cells_learn + weights * weights_learn
     in_backward = written - lattice_trained
+    # Ticks run on a copy of the rule in one piece.  Its gradient is one piece, too, and is first summed by blocks of cells.
+    in_backward += (RULE_COPIES + BLOCKS * cells_learn) * rule
     if compiled and sparse:
         # It takes dense connections only: pruned ones are expanded, and so is their gradient.
         in_backward += offsets * cells * (1 + weights_learn)
         if config.training.batch > micro_batch:
             in_backward += weights * weights_learn  # made compact before it is added to the step's
+    if runs == "reference" and hidden is not None:
+        in_tick += FLOAT * stage.ticks * (RULE_BUFFERS * state + 2 * hidden * cells)
     transposed = _transposed(stage, config.lattice.boundary) if sparse and runs in ("native", "either") else 0
     if sparse and stage.rewiring.regrow == "gradient":
         in_backward += 4 * weights  # a probe's copy with as many absent connections, and its gradient
     # After backward, clipping and the optimizers work in place, or in small chunks.
 
     return {
-        "cell_parameters": FLOAT * cell_parameters,
+        "cell_parameters": FLOAT * (cell_parameters + rule),
         "connections": FLOAT * weights + index,
         "plasticity": FLOAT * _plasticity(config, stage, weights, cells, state, micro_batch),
         "clusters": (LABEL * cells + FLOAT * channels * (cells + clusters)) * (clusters > 0 and cells > 0),

@@ -7,6 +7,8 @@ adam8bit   two moments in 8 bits, a scale for each block of them                
 adafactor  second moment as an outer product; first one in bf16 or none           2.4 or 0.4 (cells of 12 x 150 numbers)
 lion       momentum in bf16                                                       2
 galore     two moments in fp32 of the gradient's projection to a share of itself  8 times the share, and the factors
+
+The shared rule always has the two moments of AdamW.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from __future__ import annotations
 import bisect
 import math
 from typing import TYPE_CHECKING, assert_never
+
+from presets.rule_size import rule_size
 
 if TYPE_CHECKING:
     from presets.schema import Optimizer, RunConfig
@@ -35,7 +39,7 @@ Shape = tuple[int, ...]
 
 
 def lattice_tensors(config: RunConfig, stage: Stage, kept: int | None = None) -> list[tuple[str, Shape]]:
-    """(part, shape) of each tensor that learns by gradient in a stage's lattice, with `kept` or all connections per cell.
+    """(part, shape) of each tensor of a stage's lattice that follows `optimizer.name`, with `kept` or all connections per cell.
 
     The profile `freeze` is ignored, since it can be changed while the stage trains.
     """
@@ -57,7 +61,8 @@ def state_bytes(config: RunConfig, stage: Stage, kept: int) -> int:
     frozen = stage.profile == "freeze"
     tensors = [each for each in lattice_tensors(config, stage, kept) if not (frozen and each[0] == "connections")]
     rank = tensor_rank(config, stage) if config.optimizer.name == "galore" else 1.0
-    return sum(_bytes_of(config.optimizer, part, shape, rank) for part, shape in tensors)
+    of_rule = 8 * rule_size(config.lattice.channels, config.rule.hidden_numbers) * (config.lattice.cells == "gradient")
+    return of_rule + sum(_bytes_of(config.optimizer, part, shape, rank) for part, shape in tensors)
 
 
 def _bytes_of(section: Optimizer, part: str, shape: Shape, rank: float) -> int:

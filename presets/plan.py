@@ -235,7 +235,7 @@ def _savings(config: RunConfig, index: int, micro_batch: int, budget: int, kerne
         if config.run.precision == "fp32":
             halved = _with(config, run=_with(config.run, precision="bf16"))
             trials["run.precision=bf16"] = halved, stage, micro_batch, runs
-        elif runs == "compiled" and (config.run.kernel, config.run.device) == ("auto", "cpu"):
+        elif runs in ("compiled", "reference") and (config.run.kernel, config.run.device) == ("auto", "cpu"):
             other = _with(config, run=_with(config.run, precision="bf16"))
             trials["run.precision=bf16"] = other, stage, micro_batch, "native"
         if config.optimizer.name == "adamw":

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from presets.rule_size import HIDDEN
 from presets.section import LIVE, Count, Section
 from presets.stage import Stage
 from presets.task_name import is_task, split
@@ -232,14 +233,41 @@ class LatticeSection(Section):
         1e-3, description="added to a message's mean square before it is normalised; larger = silent neighbours stay silent"
     )
     boundary: Literal["walls", "periodic"] = Field("walls", description="walls reads zero outside; periodic wraps x and y")
-    cells: Literal["gradient", "frozen"] = Field("gradient", description="cell parameters learn, or stay as initialised")
+    cells: Literal["gradient", "frozen"] = Field(
+        "gradient", description="cell parameters and the shared rule learn, or stay as initialised"
+    )
     arm: Literal["lattice", "identity"] = Field(
         "lattice", description="identity hands slots to the decoder unchanged (a control)"
     )
 
 
+class RuleSection(Section):
+    """The shared rule: channels of a cell meet, in all cells alike.  It learns like cell parameters, but by AdamW."""
+
+    kind: Literal["none", "linear", "mlp"] = Field(
+        "none",
+        description="from a cell's state and message to what its gates are made of: one matrix, or two with a ReLU between",
+    )
+    hidden: Annotated[int, Field(ge=1, le=128)] | None = Field(
+        None, description=f"mlp: numbers between its two matrices; none = {HIDDEN}"
+    )
+
+    @model_validator(mode="after")
+    def _hidden_has_an_effect(self) -> RuleSection:
+        if self.hidden is not None and self.kind != "mlp":
+            raise ValueError(f"hidden: is for kind = mlp and does nothing for {self.kind}; leave it out")
+        return self
+
+    @property
+    def hidden_numbers(self) -> int | None:
+        """Numbers between the matrices of the rule: 0 if it is linear, None if there is none."""
+        if self.kind == "mlp":
+            return self.hidden or HIDDEN
+        return 0 if self.kind == "linear" else None
+
+
 class Optimizer(Section):
-    """Text and ports learn by AdamW, cells and connections by `name`.  The rate warms up, and then falls as a cosine."""
+    """Cells and connections learn by `name`, all else by AdamW.  The rate warms up, and then falls as a cosine."""
 
     name: Literal["adamw", "galore", "adam8bit", "adafactor", "lion"] = Field(
         "adamw", description="of cells and connections: AdamW in fp32, or one that keeps about a quarter of its moments' bytes"
@@ -347,6 +375,7 @@ class RunConfig(Section):
     data: Data = Data()
     text: TextSection = TextSection()
     lattice: LatticeSection = LatticeSection()
+    rule: RuleSection = RuleSection()
     connections: Connections = Connections()
     plasticity: PlasticitySection = PlasticitySection()
     optimizer: Optimizer = Optimizer()
@@ -409,6 +438,14 @@ class RunConfig(Section):
                     f"stages.{i}.shape: a face of {stage.shape[0]}x{stage.shape[1]} cells is smaller than text.grid "
                     f"{self.text.grid}x{self.text.grid}; each slot needs a cell of its own"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _rule_has_cells(self) -> RunConfig:
+        if self.rule.kind != "none" and self.lattice.arm == "identity":
+            raise ValueError(
+                f"rule.kind: {self.rule.kind} needs cells, and there are none with lattice.arm = identity; use none"
+            )
         return self
 
     @model_validator(mode="after")

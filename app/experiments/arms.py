@@ -32,10 +32,10 @@ from monitors.quality import Quality, score
 from presets.schema import RunConfig
 from presets.task_name import is_task
 
-ARMS: dict[str, dict[str, dict[str, str]]] = {
+ARMS: dict[str, dict[str, dict[str, str | None]]] = {
     "trained": {},
     "frozen": {"connections": {"learning": "frozen"}, "lattice": {"cells": "frozen"}},
-    "identity": {"lattice": {"arm": "identity"}},
+    "identity": {"lattice": {"arm": "identity"}, "rule": {"kind": "none", "hidden": None}},
 }
 """What each arm changes in the config.  Ports, encoder and decoder are trained in all three."""
 
@@ -112,7 +112,7 @@ def scored_on(scored: tuple[Pair, ...]) -> str:
     return f"scored on {formats.count(len(scored))} sentences"
 
 
-def _changed(base: RunConfig, changes: dict[str, dict[str, str]], seed: int) -> RunConfig:
+def _changed(base: RunConfig, changes: dict[str, dict[str, str | None]], seed: int) -> RunConfig:
     data = base.model_dump()
     for section, values in (*changes.items(), ("run", {"seed": seed})):
         data[section] = data[section] | values

@@ -30,7 +30,7 @@ LOOK_SENTENCES = 128
 FIRST_LOOK = 5
 """Looks start after this many intervals, since before that no loss is near a target."""
 
-NO_CONNECTIONS = ("cells", "gain", "labels", "mean_state", "centroids", "plasticity.")
+NO_CONNECTIONS = ("cells", "rule.", "gain", "labels", "mean_state", "centroids", "plasticity.")
 """How the names of a lattice's tensors begin that are no connections.  All other tensors count, so that none is overlooked."""
 
 

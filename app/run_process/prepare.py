@@ -83,8 +83,8 @@ def prepare_device(config: RunConfig) -> torch.device:
 
 def _without_triton(config: RunConfig, device: torch.device) -> str | None:
     """The kernel that a GPU gets if triton is not installed; None if the plan's own assumption holds."""
-    missing = device.type == "cuda" and config.run.kernel == "auto" and importlib.util.find_spec("triton") is None
-    return "compiled" if missing else None
+    triton = device.type == "cuda" and config.run.kernel == "auto" and config.rule.kind == "none"
+    return "compiled" if triton and importlib.util.find_spec("triton") is None else None
 
 
 def read_corpus(config: RunConfig) -> Corpus:

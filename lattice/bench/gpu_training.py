@@ -94,6 +94,7 @@ def components(state: TrainingState) -> dict[str, int]:
         own = {name: tensor for name, tensor in [*lattice.named_parameters(), *lattice.named_buffers()]}
         for name, tensor in own.items():
             owner = {"cells": "cell_parameters", "gain": "cell_parameters", "weights": "connections", "index": "connections"}
+            owner |= {name: "cell_parameters"} if name.startswith("rule.") else {}
             parts[owner.get(name, "plasticity" if name.startswith("plasticity.") else "clusters")].append(tensor)
         if lattice.pattern is not None:
             parts["connections"].append(lattice.pattern.slots)

@@ -25,6 +25,7 @@ import torch
 from lattice.data.batches import Schedule, TokenizedCorpus
 from lattice.data.corpus import load_corpus
 from lattice.kernels import TickOptions, choose, propagate
+from lattice.kernels.kernel import RuleNumbers
 from lattice.kernels.native import KernelUnavailable
 from lattice.kernels.propagate import Kernel
 from lattice.kernels.sparse import TILE, Pattern
@@ -32,6 +33,7 @@ from lattice.model.lattice3d import initial_cells, initial_weights
 from lattice.observing.decode_monitor import DecodeMonitor
 from lattice.random_streams import generator
 from lattice.training.build import build_trainer
+from presets.rule_size import HIDDEN, rule_size
 from presets.schema import Connections, RunConfig
 from presets.topology import Topology
 
@@ -94,7 +96,13 @@ def copy_rate(repeats: int) -> float:
     return 2 * source.nbytes / statistics.median(timed({"copy": lambda: target.copy_(source)}, repeats)["copy"])
 
 
+RULES = {"linear": 0, "mlp": HIDDEN}
+"""Shared rules that are timed, with their hidden numbers."""
+
 TICK_KERNELS = ("native", "native-bf16", "compiled", "reference")
+
+
+_Variant = tuple[Kernel | None, torch.dtype, torch.Tensor, Pattern | None, RuleNumbers | None]
 
 
 def tick_bytes(
@@ -122,7 +130,8 @@ def bench_tick(
 
     `implementations` are some of TICK_KERNELS.  One that can't run here gets a remark.  All is fp32, except for the states of
     `native-bf16`.  Connections learn by gradient, like cells.  In rows called `held`, they have no gradient, as if frozen or
-    plastic.  In rows called `sparse`, the share SPARSITY of them is pruned, and the rest is stored compactly.
+    plastic.  In rows called `sparse`, the share SPARSITY of them is pruned, and the rest is stored compactly.  In rows called
+    `native linear` and `native mlp`, there is a shared rule.
     """
     topology, device = Topology(shape), torch.device("cpu")
     x, y, _ = shape
@@ -139,20 +148,34 @@ def bench_tick(
             kernels[name] = choose(name.removesuffix("-bf16"), topology, CHANNELS, device, dtype)[0], dtype
         except KernelUnavailable as error:
             remarks.append(f"{name}: {error}")
-    # Name of the row -> kernel, dtype of the states, connections and their pattern.
-    dense = {name: (*kernel, weights, None) for name, kernel in kernels.items()}
-    sparse = {
-        f"{name} sparse {SPARSITY:.0%}": (kernel, dtype, compact, pattern)
+    # Name of the row -> kernel, dtype of the states, connections, their pattern, and the shared rule.
+    dense: dict[str, _Variant] = {name: (*kernel, weights, None, None) for name, kernel in kernels.items()}
+    ruled: dict[str, _Variant] = {}
+    for kind, hidden in RULES.items() if "native" in kernels else ():
+        drawn = 0.1 * torch.randn(rule_size(CHANNELS, hidden), generator=generator(0, "bench rule"))
+        kernel, _ = choose("native", topology, CHANNELS, device, torch.float32, hidden)
+        ruled[f"native {kind}"] = kernel, torch.float32, weights, None, RuleNumbers(drawn.requires_grad_(), hidden)
+    sparse: dict[str, _Variant] = {
+        f"{name} sparse {SPARSITY:.0%}": (kernel, dtype, compact, pattern, None)
         for name, (kernel, dtype) in kernels.items()
         if kernel is not None and kernel.sparse
     }
-    held = {f"{name} held": (*kernel, connections.detach(), p) for name, (*kernel, connections, p) in (dense | sparse).items()}
+    held: dict[str, _Variant] = {
+        f"{name} held": (kernel, dtype, connections.detach(), pattern, None)
+        for name, (kernel, dtype, connections, pattern, _) in (dense | sparse).items()
+    }
     offsets = len(topology.offsets)
     rows, threads_before = [], torch.get_num_threads()
 
-    def face(kernel: Kernel | None, dtype: torch.dtype, connections: torch.Tensor, pattern: Pattern | None) -> torch.Tensor:
-        ticks = 1 if pattern is None else SPARSE_TICKS
-        return propagate(drive.to(dtype), connections, cells, topology, ticks, kernel, None, pattern, TickOptions(face=True))
+    def face(
+        kernel: Kernel | None,
+        dtype: torch.dtype,
+        connections: torch.Tensor,
+        pattern: Pattern | None,
+        rule: RuleNumbers | None,
+    ) -> torch.Tensor:
+        ticks, options = 1 if pattern is None else SPARSE_TICKS, TickOptions(face=True)
+        return propagate(drive.to(dtype), connections, cells, topology, ticks, kernel, None, pattern, options, rule)
 
     def forward(*variant: Any) -> None:
         with torch.no_grad():
@@ -162,10 +185,10 @@ def bench_tick(
         face(*variant).sum().backward()
 
     # The last two of each are the numbers per cell that are moved: of parameters, and of states.
-    passes = [("forward", forward, dense | sparse, 6 * CHANNELS + offsets, 3 * CHANNELS)]
+    passes = [("forward", forward, dense | sparse | ruled, 6 * CHANNELS + offsets, 3 * CHANNELS)]
     if both:
         numbers = 24 * CHANNELS + 2 * offsets, 9 * CHANNELS
-        passes.append(("forward+backward", forward_and_backward, dense | sparse | held, *numbers))
+        passes.append(("forward+backward", forward_and_backward, dense | sparse | ruled | held, *numbers))
     try:
         for threads in sorted({1, threads_before}):
             torch.set_num_threads(threads)
@@ -173,7 +196,7 @@ def bench_tick(
             for kind, call, variants, of_parameters, of_states in passes:
                 calls = {name: functools.partial(call, *variant) for name, variant in variants.items()}
                 times = timed(calls, repeats)
-                for name, (_, dtype, _, sparsely) in variants.items():
+                for name, (_, dtype, _, sparsely, _) in variants.items():
                     taken = times[name] = [seconds / (SPARSE_TICKS if sparsely else 1) for seconds in times[name]]
                     median = statistics.median(taken)
                     size = topology.cells * (4 * of_parameters + dtype.itemsize * of_states)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from lattice.kernels import reference
-from lattice.kernels.kernel import NORM_EPSILON, Gradients, Kernel, Parameters
+from lattice.kernels.kernel import NORM_EPSILON, Gradients, Kernel, Parameters, RuleNumbers
 from lattice.kernels.sparse import Pattern
+from presets.rule_size import rule_size
 from presets.topology import Topology
 
 
@@ -19,12 +20,13 @@ def disagreement(
     device: torch.device,
     pattern: Pattern | None = None,
     functional: bool = False,
+    hidden: int | None = None,
 ) -> float:
     """The largest error of a driven tick and of its gradients, as a share of the largest value of each tensor.
 
-    Compared are the next state and the gradients of state, message, weights, cells and drive; the result is NaN if one of the
-    kernel's is.  The backward runs twice: it writes the gradients of parameters first, and then adds to them.  `functional`
-    adds something to the message, as clusters do.
+    Compared are the next state and the gradients of state, message, weights, cells, rule and drive; the result is NaN if one of
+    the kernel's is.  The backward runs twice: it writes the gradients of parameters first, and then adds to them.  `functional`
+    adds something to the message, as clusters do.  There is a shared rule if `hidden` is not None, and it is linear if it is 0.
     """
     draw, (x, y, z) = torch.Generator().manual_seed(0), topology.shape
     kept = len(topology.offsets) if pattern is None else pattern.kept
@@ -40,21 +42,27 @@ def disagreement(
     extra = extras[0] if functional else None
     drive, upstream = drawn(batch, x, y, channels).to(dtype), drawn(*shape).to(dtype)
 
-    learning = [t.clone().requires_grad_() for t in (state, weights, cells, *extras)]
+    rule = None if hidden is None else RuleNumbers(0.3 * drawn(rule_size(channels, hidden)), hidden)
+    numbers = [] if rule is None else [rule.numbers]
+
+    learning = [t.clone().requires_grad_() for t in (state, weights, cells, *extras, *numbers)]
     dense = learning[1] if pattern is None else pattern.expand(learning[1])
-    after = reference.tick(learning[0], dense, learning[2], topology, NORM_EPSILON, learning[3] if functional else None)
+    shared = None if hidden is None else RuleNumbers(learning[-1], hidden)
+    heard = learning[3] if functional else None
+    after = reference.tick(learning[0], dense, learning[2], topology, NORM_EPSILON, heard, shared)
     wanted = list(torch.autograd.grad(after, learning, upstream))
     after = after.detach().clone()
     after[..., 0] += drive
 
-    parameters = Parameters(weights, cells, pattern)
+    parameters = Parameters(weights, cells, pattern, rule=rule)
     found = [kernel.forward(state, parameters, extra, drive)]
     of_cells, of_weights = torch.full_like(cells, torch.nan), torch.full_like(weights, torch.nan)
-    of_drive = torch.zeros(drive.shape, device=device)
+    of_drive, of_rule = torch.zeros(drive.shape, device=device), None if rule is None else torch.zeros_like(rule.numbers)
     for fresh in (True, False):
-        gradients = Gradients(of_cells, of_weights, of_drive)
+        gradients = Gradients(of_cells, of_weights, of_drive, of_rule)
         of_state, of_message = kernel.backward(upstream.clone(), state, parameters, extra, gradients, fresh)
-    found += [of_state, of_weights / 2, of_cells / 2, *([of_message] if functional else []), of_drive / 2]
+    found += [of_state, of_weights / 2, of_cells / 2, *([of_message] if functional else [])]
+    found += [*([] if of_rule is None else [of_rule / 2]), of_drive / 2]
     wanted = [after, *wanted, wanted[0][..., 0]]
     errors = [
         (one.float() - other.float()).abs().max() / other.float().abs().max() for one, other in zip(found, wanted, strict=True)

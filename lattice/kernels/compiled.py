@@ -116,7 +116,11 @@ class CompiledKernel:
     name = "compiled"
     sparse = False
 
-    def __init__(self, topology: Topology, channels: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, topology: Topology, channels: int, device: torch.device, dtype: torch.dtype, hidden: int | None = None
+    ) -> None:
+        if hidden is not None:
+            raise KernelUnavailable("the compiled kernel has no shared rule (rule.kind)")
         self._topology, self._device, self._dtype = topology, device, dtype
         # Every lattice shape is a specialisation of its own; what an earlier stage compiled is of no use to this one.
         torch._dynamo.reset()

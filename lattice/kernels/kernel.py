@@ -18,6 +18,32 @@ class KernelUnavailable(RuntimeError):
 
 
 @dataclass(frozen=True)
+class RuleNumbers:
+    """The shared rule R: [s, m], 2C numbers, to what is added to [u_z, u_h], 2C numbers.  All cells share it.
+
+    Linear if `hidden` is 0: W x + b.  Else W2 relu(W1 x + b1) + b2 with `hidden` numbers between the layers.
+    """
+
+    numbers: torch.Tensor
+    """Contiguous [N] in fp32: W [2C, 2C] and b [2C], or W1 [H, 2C], b1 [H], W2 [2C, H] and b2 [2C], one after the other."""
+    hidden: int
+
+    def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
+        """R of [B, X, Y, 2C, Z], of the same shape."""
+        width = inputs.shape[3]
+        if not self.hidden:
+            return _affine(inputs, *self.numbers.split([width * width, width]))
+        h = self.hidden
+        weight1, bias1, weight2, bias2 = self.numbers.split([h * width, h, width * h, width])
+        return _affine(torch.relu(_affine(inputs, weight1, bias1)), weight2, bias2)
+
+
+def _affine(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """W x + b along the fourth axis; `weight` is flat."""
+    return torch.einsum("oi,bxyiz->bxyoz", weight.view(len(bias), -1), inputs) + bias[:, None]
+
+
+@dataclass(frozen=True)
 class Parameters:
     """What all ticks of a run compute with."""
 
@@ -28,6 +54,8 @@ class Parameters:
     pattern: Pattern | None = None
     """Which offsets the weights belong to; None if every cell has all K connections."""
     epsilon: float = NORM_EPSILON
+    rule: RuleNumbers | None = None
+    """The shared rule; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +68,8 @@ class Gradients:
     """[K, X, Y, Z] or [kept, X, Y, Z], as the weights; None if the connections do not learn."""
     drive: torch.Tensor | None
     """[B, X, Y, C]; None if the drive does not learn."""
+    rule: torch.Tensor | None = None
+    """[N], as the rule's numbers; None if there is no rule, or if it does not learn."""
 
 
 @dataclass(frozen=True)

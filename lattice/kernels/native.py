@@ -24,9 +24,10 @@ import torch
 from lattice.kernels import pages
 from lattice.kernels.kernel import Gradients, KernelUnavailable, Parameters, Transposed
 from lattice.kernels.sparse import TILE
+from presets.rule_size import BLOCKS
 from presets.topology import Topology
 
-SOURCES = ("vectors.h", "tiles.h", "tick.c")
+SOURCES = ("vectors.h", "tiles.h", "rule.h", "tick.c")
 
 PRECISIONS = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 """The dtypes of states that it takes, and their names."""
@@ -71,15 +72,18 @@ def cache_dir() -> Path:
 
 
 @functools.lru_cache
-def library(channels: int, dtype: torch.dtype = torch.float32) -> ctypes.CDLL:
-    """The compiled tick for this channel count and dtype of states, fp32 or bf16.
+def library(channels: int, dtype: torch.dtype = torch.float32, hidden: int | None = None) -> ctypes.CDLL:
+    """The compiled tick for this channel count, dtype of states (fp32 or bf16), and shared rule with so many hidden numbers.
 
+    `hidden` is 0 for a linear rule, and None without one.
     Raises KernelUnavailable if it can't be built or loaded.
     """
     folder = resources.files("lattice.kernels")
-    defines = [f"-DCHANNELS={channels}", f"-DTILE={TILE}", f"-DMAX_OFFSETS={MAX_OFFSETS}"]
+    defines = [f"-DCHANNELS={channels}", f"-DTILE={TILE}", f"-DMAX_OFFSETS={MAX_OFFSETS}", f"-DMAX_BLOCKS={BLOCKS}"]
     if dtype == torch.bfloat16:
         defines.append("-DBF16")
+    if hidden is not None:
+        defines.append(f"-DHIDDEN={hidden}")
     return compiled("tick.c", {name: folder.joinpath(name).read_text() for name in SOURCES}, *defines)
 
 
@@ -148,10 +152,13 @@ class NativeKernel:
     name = "native"
     sparse = True
 
-    def __init__(self, topology: Topology, channels: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, topology: Topology, channels: int, dtype: torch.dtype = torch.float32, hidden: int | None = None
+    ) -> None:
         if len(topology.offsets) > MAX_OFFSETS:
             raise KernelUnavailable(f"the native kernel takes {MAX_OFFSETS} offsets at most, not {len(topology.offsets)}")
-        self._library = library(channels, dtype)
+        self._library = library(channels, dtype, hidden)
+        self._hidden = hidden
         self._dtype = dtype
         self._topology = topology
         self._steps = [(ctypes.c_int32 * len(topology.offsets))(*axis) for axis in zip(*topology.offsets, strict=True)]
@@ -164,8 +171,8 @@ class NativeKernel:
     ) -> torch.Tensor:
         out = self.empty_state(state.shape)
         now, given, then = self._states(state, drive, out)
-        epsilon = ctypes.c_float(parameters.epsilon)
-        self._call("tick_forward", parameters, len(state), now, parameters.cells, extra, given, epsilon, then)
+        epsilon, rule = ctypes.c_float(parameters.epsilon), self._numbers(parameters)
+        self._call("tick_forward", parameters, len(state), now, parameters.cells, rule, extra, given, epsilon, then)
         return out
 
     def backward(
@@ -182,9 +189,12 @@ class NativeKernel:
             transposed = self.transposed(parameters)
         grad_message = self.empty_state(state.shape)
         now, of_state, of_message = self._states(state, grad_out, grad_message)
+        rule, of_rule = self._numbers(parameters), gradients.rule
+        partial = None if of_rule is None else torch.empty(BLOCKS, of_rule.numel())
         self._call(
-            "tick_backward_cells", parameters, len(state), now, parameters.cells, extra, of_state,
+            "tick_backward_cells", parameters, len(state), now, parameters.cells, rule, extra, of_state,
             ctypes.c_float(parameters.epsilon), ctypes.c_int32(fresh), of_message, of_state, gradients.cells, gradients.weights,
+            of_rule, partial,
         )  # fmt: skip
         outputs = None if transposed is None else ctypes.byref(_Transposed.of(transposed))
         self._call("tick_backward_state", parameters, len(state), outputs, of_message, of_state, gradients.drive)
@@ -205,6 +215,12 @@ class NativeKernel:
         offset, weight = pages.empty((count,), torch.uint8), pages.empty((count, TILE))
         self._call("tick_transpose", parameters, 1, pointer(start, torch.int64), pointer(offset, torch.uint8), weight)
         return Transposed(start, offset, weight)
+
+    def _numbers(self, parameters: Parameters) -> torch.Tensor | None:
+        """The numbers of the shared rule.  The kernel is compiled for its kind and size."""
+        rule = parameters.rule
+        assert (None if rule is None else rule.hidden) == self._hidden, "the kernel was compiled for another shared rule"
+        return None if rule is None else rule.numbers
 
     def _states(self, *states: torch.Tensor | None) -> list[ctypes.c_void_p]:
         return [pointer(state, self._dtype) for state in states]

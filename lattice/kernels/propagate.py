@@ -10,10 +10,11 @@ import torch
 
 from lattice.kernels import pages, reference
 from lattice.kernels.compiled import CompiledKernel
-from lattice.kernels.kernel import NORM_EPSILON, Gradients, Kernel, KernelUnavailable, Parameters
+from lattice.kernels.kernel import NORM_EPSILON, Gradients, Kernel, KernelUnavailable, Parameters, RuleNumbers
 from lattice.kernels.native import PRECISIONS, NativeKernel
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.kernels.triton_kernel import TritonKernel
+from presets.rule_size import rule_size
 from presets.topology import Topology
 
 IMPLEMENTATIONS = ("auto", "native", "triton", "compiled", "reference")
@@ -121,6 +122,13 @@ class _Run:
     pattern: Pattern | None
     ticks: int
     options: TickOptions
+    hidden: int
+    """Hidden numbers of the shared rule, if there is one."""
+
+    def parameters(self, weights: torch.Tensor, cells: torch.Tensor, numbers: torch.Tensor | None) -> Parameters:
+        """What the ticks compute with; `numbers` are those of the shared rule."""
+        rule = None if numbers is None else RuleNumbers(numbers, self.hidden)
+        return Parameters(weights, cells, self.pattern, self.options.epsilon, rule)
 
     @property
     def segment(self) -> int:
@@ -154,7 +162,9 @@ class _Context(Protocol):
     needs_input_grad: tuple[bool, ...]
 
     @property
-    def saved_tensors(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]: ...
+    def saved_tensors(
+        self,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]: ...
     def save_for_backward(self, *tensors: torch.Tensor | None) -> None: ...
 
 
@@ -176,6 +186,7 @@ class _Propagate(torch.autograd.Function):
         weights: torch.Tensor,
         cells: torch.Tensor,
         gain: torch.Tensor | None,
+        numbers: torch.Tensor | None,
         run: _Run,
         keep: bool,
     ) -> torch.Tensor:
@@ -183,8 +194,8 @@ class _Propagate(torch.autograd.Function):
         batch, x, y, channels = drive.shape[-4:]
         state = run.kernel.empty_state((batch, x, y, channels, weights.shape[-1]), zero=True)
         state[..., 0] = drive if drive.dim() == 4 else drive[0]
-        parameters = Parameters(weights, cells, run.pattern, run.options.epsilon)
-        observer, faces = run.options.observer, []
+        parameters, faces = run.parameters(weights, cells, numbers), []
+        observer = run.options.observer
         states: dict[int, torch.Tensor] = {}
         last_segment = (run.ticks - 1) // run.segment * run.segment
         for tick in range(run.ticks):
@@ -197,7 +208,7 @@ class _Propagate(torch.autograd.Function):
                 faces.append(state[..., -1].contiguous())
         if observer is not None:
             observer.observe(run.ticks, state, True)
-        ctx.save_for_backward(drive, weights, cells, gain)
+        ctx.save_for_backward(drive, weights, cells, gain, numbers)
         ctx.states, ctx.run = states, run
         if not run.options.face:
             return state
@@ -206,7 +217,7 @@ class _Propagate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: _Context, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (grad,) = grads
-        drive, weights, cells, gain = ctx.saved_tensors
+        drive, weights, cells, gain, numbers = ctx.saved_tensors
         drive = drive.detach()
         states, run = ctx.states, ctx.run
         if not states:
@@ -226,7 +237,8 @@ class _Propagate(torch.autograd.Function):
             grad = run.kernel.empty_state((*drive.shape[-4:], weights.shape[-1]), zero=True)
         else:
             grad = grad.clone(memory_format=torch.contiguous_format)  # kernels overwrite it, and it is not ours
-        parameters = Parameters(weights, cells, run.pattern, run.options.epsilon)
+        grad_numbers = torch.zeros_like(numbers) if numbers is not None and ctx.needs_input_grad[4] else None
+        parameters = run.parameters(weights, cells, numbers)
         after_the_drive = torch.zeros_like(grad_drive[0]) if drive.dim() == 5 and len(drive) < run.ticks else grad_drive
         transposed = kernel.transposed(parameters)
         for tick in reversed(range(run.ticks)):
@@ -239,7 +251,7 @@ class _Propagate(torch.autograd.Function):
             driven = grad_drive
             if drive.dim() == 5:
                 driven = grad_drive[tick] if tick < len(drive) else after_the_drive
-            gradients = Gradients(grad_cells, grad_weights, driven)
+            gradients = Gradients(grad_cells, grad_weights, driven, grad_numbers)
             if observer is not None:
                 observer.signal(tick, grad, state)
             extra = None if functional is None else functional.message(state)
@@ -251,7 +263,7 @@ class _Propagate(torch.autograd.Function):
             del state, extra, grad_message  # before the next tick makes its own
         totals = zip((grad_weights, grad_cells, grad_gain), (*inside, gain_inside), strict=True)
         given = [None if there else total for total, there in totals]
-        return grad_drive.to(drive.dtype), *given, None, None
+        return grad_drive.to(drive.dtype), *given, grad_numbers, None, None
 
 
 def _totals(*parameters: torch.Tensor | None) -> tuple[list[torch.Tensor | None], list[bool]]:
@@ -280,6 +292,7 @@ def propagate(
     functional: Functional | None = None,
     pattern: Pattern | None = None,
     options: TickOptions = _DEFAULT,
+    rule: RuleNumbers | None = None,
 ) -> torch.Tensor:
     """The state after `ticks` ticks from silence, with `drive` added to the input face before each of them.
 
@@ -302,6 +315,8 @@ def propagate(
     if options.read_from is not None and not (options.face and 0 <= options.read_from < ticks):
         raise ValueError(f"read_from: {options.read_from} is no tick of {ticks}, or the whole state is asked for")
     expected["cells"] = (cells.shape, (6, x, y, drive.shape[-1], z))
+    if rule is not None:
+        expected["rule"] = (rule.numbers.shape, (rule_size(drive.shape[-1], rule.hidden),))
     for name, (found, wanted) in expected.items():
         if tuple(found) != wanted:
             raise ValueError(f"{name}: shape {tuple(found)} does not fit the topology, expected {wanted}")
@@ -310,8 +325,9 @@ def propagate(
     if kernel is not None:
         keep = torch.is_grad_enabled()
         gain = functional.gain if functional is not None else None
-        run = _Run(kernel, functional, pattern, ticks, options)
-        return _Propagate.apply(drive.contiguous(), weights, cells, gain, run, keep)
+        numbers, hidden = (None, 0) if rule is None else (rule.numbers.contiguous(), rule.hidden)
+        run = _Run(kernel, functional, pattern, ticks, options, hidden)
+        return _Propagate.apply(drive.contiguous(), weights, cells, gain, numbers, run, keep)
     observer, faces = options.observer, []
     state = torch.zeros(*drive.shape[-4:], z, dtype=drive.dtype, device=drive.device)
     for tick in range(ticks):
@@ -321,7 +337,7 @@ def propagate(
         if observer is not None:
             observer.observe(tick, before, False)
         extra = functional.gain * functional.spread(functional.means(state)) if functional is not None else None
-        state = reference.tick(state, weights, cells, topology, options.epsilon, extra)
+        state = reference.tick(state, weights, cells, topology, options.epsilon, extra, rule)
         if observer is not None and state.requires_grad:
             state.register_hook(partial(_signal, observer, tick, before.detach()))
         if options.read_from is not None and tick >= options.read_from:
@@ -338,10 +354,16 @@ def _signal(observer: Observer, tick: int, before: torch.Tensor, grad: torch.Ten
 
 
 def choose(
-    implementation: str, topology: Topology, channels: int, device: torch.device, dtype: torch.dtype
+    implementation: str,
+    topology: Topology,
+    channels: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    hidden: int | None = None,
 ) -> tuple[Kernel | None, str]:
     """The kernel of an implementation (None for the reference), and one line that says what runs and why.
 
+    `hidden` are the hidden numbers of the shared rule, 0 if it is linear, None if there is none.
     Raises KernelUnavailable if a named implementation can't run here; `auto` falls back to another one instead.
     """
     if implementation not in IMPLEMENTATIONS:
@@ -354,21 +376,21 @@ def choose(
     reasons = []
     if implementation == "native" or (implementation == "auto" and native_fits):
         try:
-            return NativeKernel(topology, channels, dtype), f"tick kernel: native (C, {PRECISIONS[dtype]})"
+            return NativeKernel(topology, channels, dtype, hidden), f"tick kernel: native (C, {PRECISIONS[dtype]})"
         except KernelUnavailable as error:
             if implementation == "native":
                 raise
             reasons.append(str(error))
     if implementation == "triton" or (implementation == "auto" and device.type == "cuda"):
         try:
-            return TritonKernel(topology, channels, device, dtype), f"tick kernel: triton ({str(dtype)[6:]} states)"
+            return TritonKernel(topology, channels, device, dtype, hidden), f"tick kernel: triton ({str(dtype)[6:]} states)"
         except KernelUnavailable as error:
             if implementation == "triton":
                 raise
             reasons.append(str(error))
     if implementation in ("compiled", "auto"):
         try:
-            kernel = CompiledKernel(topology, channels, device, dtype)
+            kernel = CompiledKernel(topology, channels, device, dtype, hidden)
             because = f", slower and larger on a GPU, because {'; '.join(reasons)}" if device.type == "cuda" and reasons else ""
             return kernel, f"tick kernel: compiled (torch.compile){because}"
         except KernelUnavailable as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from lattice.kernels.kernel import RuleNumbers
 from presets.topology import Offset, Topology
 
 
@@ -37,11 +38,13 @@ def tick(
     topology: Topology,
     epsilon: float,
     extra: torch.Tensor | None = None,
+    rule: RuleNumbers | None = None,
 ) -> torch.Tensor:
     """The next state after one tick of the gated cell (docs/lattice.md): [B, X, Y, C, Z], of the same dtype.
 
     weights [K, X, Y, Z]; cells [6, X, Y, C, Z] = a_z, b_z, c_z, a_h, b_h, c_h.  extra [B, X, Y, C, Z], the functional tier, is
-    added to the message before it is normalised.  Computes in the dtype of the parameters (fp32).
+    added to the message before it is normalised.  The shared `rule` adds to what the gates are made of.  Computes in the dtype
+    of the parameters (fp32).
     """
     s = state.to(weights.dtype)
     m = message(s, weights, topology)
@@ -49,6 +52,9 @@ def tick(
         m = m + extra
     m = m * torch.rsqrt(m.square().mean(dim=3, keepdim=True) + epsilon)
     a_z, b_z, c_z, a_h, b_h, c_h = cells
-    z = torch.sigmoid(a_z * s + b_z * m + c_z)
-    h = torch.tanh(a_h * s + b_h * m + c_h)
+    u_z, u_h = a_z * s + b_z * m + c_z, a_h * s + b_h * m + c_h
+    if rule is not None:
+        met_z, met_h = rule(torch.cat([s, m], dim=3)).chunk(2, dim=3)
+        u_z, u_h = u_z + met_z, u_h + met_h
+    z, h = torch.sigmoid(u_z), torch.tanh(u_h)
     return (s + z * (h - s)).to(state.dtype)

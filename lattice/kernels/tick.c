@@ -10,7 +10,8 @@
  *           connections x channels: the C sums of the message stay in registers
  *
  * Every output element is written by exactly one thread and summed in a fixed order: results do not depend on the number of
- * threads.  Compiled at first use with -DCHANNELS=C, -DTILE and -DMAX_OFFSETS (native.py).
+ * threads.  Compiled at first use with -DCHANNELS=C, -DTILE, -DMAX_OFFSETS and -DMAX_BLOCKS (native.py).  If there is a
+ * shared rule (rule.h), also with -DHIDDEN; without it nothing of a rule is compiled.
  */
 #include "tiles.h"
 
@@ -24,6 +25,10 @@
 #define GROUP 24
 #else
 #define GROUP 6
+#endif
+
+#ifdef HIDDEN
+#include "rule.h"
 #endif
 
 /* m[c] += sum_k w_k * at[o_k][c] for the tile whose first cell is at[0]. */
@@ -71,9 +76,10 @@ static inline void prefetch_grad_cells(float *p, int64_t sample) {
 /* Weight gradients lie in one stream for each offset, and are prefetched so many tiles before they are written. */
 #define TILES_AHEAD 3
 
-/* out = tick(state); then out[z = 0] += drive [B, X, Y, C], which is the next tick's input; `drive` may be null. */
-void tick_forward(const Geometry *g, const Connections *net, const number *state, const float *cells, const float *extra,
-                  const number *drive, float epsilon, number *out) {
+/* out = tick(state); then out[z = 0] += drive [B, X, Y, C], which is the next tick's input; `drive` may be null.  `rule` are the
+ * numbers of the shared rule; null without one. */
+void tick_forward(const Geometry *g, const Connections *net, const number *state, const float *cells, const float *rule,
+                  const float *extra, const number *drive, float epsilon, number *out) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, block = CHANNELS * Z, sample = columns * block;
 #pragma omp parallel for schedule(static)
     for (int64_t strip = 0; strip < strips(g); strip++) {
@@ -89,6 +95,12 @@ void tick_forward(const Geometry *g, const Connections *net, const number *state
                 const number *at = state + here;
                 vec m[CHANNELS];
                 message(tile, at, extra ? extra + here : 0, Z, n, epsilon, m);
+#ifdef HIDDEN
+                Row row;
+                vec met[OUTPUTS];
+                for (int c = 0; c < CHANNELS; c++) row.in[c] = load_numbers(at + c * Z), row.in[CHANNELS + c] = m[c];
+                rule_forward(rule, &row, met);
+#endif
                 UNROLL for (int c = 0; c < CHANNELS; c++) {
                     const float *p = cells + base + c * Z;
                     if (b == 0) {
@@ -97,9 +109,13 @@ void tick_forward(const Geometry *g, const Connections *net, const number *state
                         __builtin_prefetch(out + here + ahead + c * LANES, 1);
                     }
                     const vec s = load_numbers(at + c * Z);
-                    const vec u = load_lanes(p, 0, n) * s + load_lanes(p + sample, 0, n) * m[c] + load_lanes(p + 2 * sample, 0, n);
+                    vec u = load_lanes(p, 0, n) * s + load_lanes(p + sample, 0, n) * m[c] + load_lanes(p + 2 * sample, 0, n);
                     p += 3 * sample;
-                    const vec v = load_lanes(p, 0, n) * s + load_lanes(p + sample, 0, n) * m[c] + load_lanes(p + 2 * sample, 0, n);
+                    vec v = load_lanes(p, 0, n) * s + load_lanes(p + sample, 0, n) * m[c] + load_lanes(p + 2 * sample, 0, n);
+#ifdef HIDDEN
+                    u += met[c];
+                    v += met[CHANNELS + c];
+#endif
                     vec z, h;
                     gates(u, v, &z, &h);
                     vec after = s + z * (h - s);
@@ -127,12 +143,16 @@ static inline void sum_up(vec *sum, vec v, int sample, int fresh, float *p, int 
     else store_lanes(p, fresh ? v : v + load_lanes(p, 0, n), n);
 }
 
+#ifndef HIDDEN
+typedef void Row; /* there is no rule, and all pointers to rows are null */
+#endif
+
 /* The part of one tile's and sample's backward that needs only the tile's own output gradient.  It is inlined with a constant
- * `which`; grad_weights may be null. */
+ * `which`; grad_weights may be null.  The row takes what the gradients of the rule need. */
 static inline __attribute__((always_inline)) void backward_tile(
-    const Geometry *g, const Tile *tile, const number *at, const float *p, const float *extra, const number *grad_out,
-    float epsilon, const int which, int fresh, Sums *sums, number *grad_message, number *grad_state, float *grad_cells,
-    float *grad_weights) {
+    const Geometry *g, const Tile *tile, const number *at, const float *p, const float *rule, const float *extra,
+    const number *grad_out, float epsilon, const int which, int fresh, Sums *sums, Row *row, number *grad_message,
+    number *grad_state, float *grad_cells, float *grad_weights) {
     const int n = tile->n;
     const int64_t Z = g->size_z, size = g->size_x * g->size_y * Z, sample = CHANNELS * size;
     const int64_t ahead = to_lines_ahead(tile, Z), newest = ahead + (g->size_y + 1) * CHANNELS * Z;
@@ -141,6 +161,11 @@ static inline __attribute__((always_inline)) void backward_tile(
     vec m[CHANNELS], grad_m[CHANNELS];
     const vec factor = message(tile, at, extra, Z, n, epsilon, m);
     vec projection = {0};
+#ifdef HIDDEN
+    vec met[OUTPUTS], grad_in[INPUTS];
+    for (int c = 0; c < CHANNELS; c++) row->in[c] = load_numbers(at + c * Z), row->in[CHANNELS + c] = m[c];
+    rule_forward(rule, row, met);
+#endif
     for (int c = 0; c < CHANNELS; c++, p += Z, grad_cells += Z) {
         if (which & FIRST) {
             prefetch_cells(cells_ahead + c * LANES, sample);
@@ -153,8 +178,12 @@ static inline __attribute__((always_inline)) void backward_tile(
         const vec a_z = load_lanes(p, 0, n), b_z = load_lanes(p + sample, 0, n), c_z = load_lanes(p + 2 * sample, 0, n);
         const vec a_h = load_lanes(p + 3 * sample, 0, n), b_h = load_lanes(p + 4 * sample, 0, n);
         const vec c_h = load_lanes(p + 5 * sample, 0, n);
-        vec z, h;
-        gates(a_z * s + b_z * m[c] + c_z, a_h * s + b_h * m[c] + c_h, &z, &h);
+        vec u = a_z * s + b_z * m[c] + c_z, v = a_h * s + b_h * m[c] + c_h, z, h;
+#ifdef HIDDEN
+        u += met[c];
+        v += met[CHANNELS + c];
+#endif
+        gates(u, v, &z, &h);
         const vec dz = grad * (h - s) * z * (1.0f - z), dh = grad * z * (1.0f - h * h);
         sum_up(&sums->cells[0][c], dz * s, which, fresh, grad_cells, n);
         sum_up(&sums->cells[1][c], dz * m[c], which, fresh, grad_cells + sample, n);
@@ -163,9 +192,25 @@ static inline __attribute__((always_inline)) void backward_tile(
         sum_up(&sums->cells[4][c], dh * m[c], which, fresh, grad_cells + 4 * sample, n);
         sum_up(&sums->cells[5][c], dh, which, fresh, grad_cells + 5 * sample, n);
         grad_m[c] = dz * b_z + dh * b_h;
+        const vec direct = grad * (1.0f - z) + dz * a_z + dh * a_h;
+#ifdef HIDDEN
+        row->grad_out[c] = dz;
+        row->grad_out[CHANNELS + c] = dh;
+        grad_in[c] = direct;
+        grad_in[CHANNELS + c] = grad_m[c];
+#else
         projection += grad_m[c] * m[c];
-        store_numbers(grad_state + c * Z, grad * (1.0f - z) + dz * a_z + dh * a_h, n);
+        store_numbers(grad_state + c * Z, direct, n);
+#endif
     }
+#ifdef HIDDEN
+    rule_backward(rule, row, grad_in);
+    for (int c = 0; c < CHANNELS; c++) {
+        grad_m[c] = grad_in[CHANNELS + c];
+        projection += grad_m[c] * m[c];
+        store_numbers(grad_state + c * Z, grad_in[c], n);
+    }
+#endif
     projection *= 1.0f / CHANNELS;
     for (int c = 0; c < CHANNELS; c++) {
         grad_m[c] = factor * (grad_m[c] - m[c] * projection);
@@ -190,33 +235,67 @@ static inline __attribute__((always_inline)) void backward_tile(
         for (int k = 0; k < tile->silent; k++) store_lanes(grad_weights + tile->silent_slot[k] * size, (vec){0}, n);
 }
 
+/* Blocks of strips, which the threads share out.  With a rule they are few, since each sums the rule's gradients by itself, and at
+ * most that many threads take part.  Without one each strip is a block. */
+static inline int64_t blocks(const Geometry *g) {
+#ifdef HIDDEN
+    return strips(g) < MAX_BLOCKS ? strips(g) : MAX_BLOCKS;
+#else
+    return strips(g);
+#endif
+}
+
 /* First half of the backward.  Writes grad_message [B, X, Y, C, Z] and the direct part of grad_state, which may be grad_out.
- * Adds to grad_cells and grad_weights, or overwrites them if `fresh`; grad_weights may be null. */
-void tick_backward_cells(const Geometry *g, const Connections *net, const number *state, const float *cells, const float *extra,
-                         const number *grad_out, float epsilon, int32_t fresh, number *grad_message, number *grad_state,
-                         float *grad_cells, float *grad_weights) {
-    const int64_t Z = g->size_z, columns = g->size_x * g->size_y, block = CHANNELS * Z, sample = columns * block;
+ * Adds to grad_cells and grad_weights, or overwrites them if `fresh`; grad_weights may be null.  Adds to grad_rule, too, which
+ * may be null, by way of `partial` [MAX_BLOCKS, numbers of the rule]. */
+void tick_backward_cells(const Geometry *g, const Connections *net, const number *state, const float *cells, const float *rule,
+                         const float *extra, const number *grad_out, float epsilon, int32_t fresh, number *grad_message,
+                         number *grad_state, float *grad_cells, float *grad_weights, float *grad_rule, float *partial) {
+    const int64_t Z = g->size_z, columns = g->size_x * g->size_y, of_column = CHANNELS * Z, sample = columns * of_column;
 #pragma omp parallel for schedule(static)
-    for (int64_t strip = 0; strip < strips(g); strip++) {
-        Tile tiles[STRIP];
-        const int count = place_strip(tiles, g, strip);
-        gather_inputs(tiles, count, g, net, CHANNELS);
-        for (const Tile *tile = tiles; tile < tiles + count; tile++) {
-            const int64_t base = tile->column * block + tile->z0;
-            float *of_weights = grad_weights ? grad_weights + tile->column * Z + tile->z0 : 0;
-            Sums sums;
-            for (int64_t b = 0; b < g->batch; b++) {
-                const int64_t here = b * sample + base;
-#define BACKWARD_TILE(WHICH)                                                                                                    \
-    backward_tile(g, tile, state + here, cells + base, extra ? extra + here : 0, grad_out + here, epsilon, WHICH, fresh, &sums, \
-                  grad_message + here, grad_state + here, grad_cells + base, of_weights)
-                if (g->batch == 1) BACKWARD_TILE(FIRST | LAST);
-                else if (b == 0) BACKWARD_TILE(FIRST);
-                else if (b + 1 < g->batch) BACKWARD_TILE(0);
-                else BACKWARD_TILE(LAST);
+    for (int64_t block = 0; block < blocks(g); block++) {
+#ifdef HIDDEN
+        RuleSums of_rule;
+        of_rule.count = 0;
+        if (grad_rule) memset(of_rule.sums, 0, sizeof of_rule.sums);
+#endif
+        for (int64_t strip = block * strips(g) / blocks(g); strip < (block + 1) * strips(g) / blocks(g); strip++) {
+            Tile tiles[STRIP];
+            const int count = place_strip(tiles, g, strip);
+            gather_inputs(tiles, count, g, net, CHANNELS);
+            for (const Tile *tile = tiles; tile < tiles + count; tile++) {
+                const int64_t base = tile->column * of_column + tile->z0;
+                float *of_weights = grad_weights ? grad_weights + tile->column * Z + tile->z0 : 0;
+                Sums sums;
+                for (int64_t b = 0; b < g->batch; b++) {
+                    const int64_t here = b * sample + base;
+#ifdef HIDDEN
+                    Row *row = &of_rule.row[of_rule.count];
+#else
+                    Row *row = 0;
+#endif
+#define BACKWARD_TILE(WHICH)                                                                                                   \
+    backward_tile(g, tile, state + here, cells + base, rule, extra ? extra + here : 0, grad_out + here, epsilon, WHICH, fresh, \
+                  &sums, row, grad_message + here, grad_state + here, grad_cells + base, of_weights)
+                    if (g->batch == 1) BACKWARD_TILE(FIRST | LAST);
+                    else if (b == 0) BACKWARD_TILE(FIRST);
+                    else if (b + 1 < g->batch) BACKWARD_TILE(0);
+                    else BACKWARD_TILE(LAST);
+#ifdef HIDDEN
+                    if (grad_rule && ++of_rule.count == ROWS) sum_rows(&of_rule);
+#endif
+                }
             }
         }
+#ifdef HIDDEN
+        if (grad_rule) finish_rows(&of_rule, partial + block * RULE_NUMBERS);
+#endif
     }
+#ifdef HIDDEN
+    if (grad_rule)
+        for (int64_t block = 0; block < blocks(g); block++)
+            for (int64_t i = 0; i < RULE_NUMBERS; i++) grad_rule[i] += partial[block * RULE_NUMBERS + i];
+#endif
 }
 
 /* Counts the sparse connections that read each tile t, start[t + 1] - start[t]. */

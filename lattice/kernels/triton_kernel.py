@@ -38,7 +38,11 @@ class TritonKernel:
     name = "triton"
     sparse = True
 
-    def __init__(self, topology: Topology, channels: int, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, topology: Topology, channels: int, device: torch.device, dtype: torch.dtype, hidden: int | None = None
+    ) -> None:
+        if hidden is not None:
+            raise KernelUnavailable("the triton kernel has no shared rule (rule.kind)")
         """Raises KernelUnavailable if triton is missing, can't compile for the device, or computes something else there."""
         x, y, z = topology.shape
         if x * y * -(-z // Z_BLOCK) > LARGEST_GRID or channels * z > LARGEST_GRID:

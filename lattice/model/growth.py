@@ -2,7 +2,7 @@
 
 Every field of the cells is interpolated trilinearly from the old shape to the new one, so faces go to faces.  Distances grow,
 too: the i-th stride of an axis becomes the i-th stride of the new stage.  Offsets that the old lattice did not have keep their
-fresh start.  Ports, encoder and decoder do not depend on the shape, and carry over as they are.
+fresh start.  Ports, encoder, decoder and the shared rule do not depend on the shape, and carry over as they are.
 """
 
 from __future__ import annotations
@@ -55,7 +55,9 @@ def _along(axis: int, distance: int) -> Offset:
 
 @torch.no_grad()
 def carry_over(old: TextLattice, new: TextLattice) -> None:
-    """Copies encoder, decoder and ports into `new`, and interpolates the lattice into its lattice, which must be dense.
+    """Copies encoder, decoder, ports and the shared rule into `new`, and interpolates the lattice into its lattice.
+
+    That lattice must be dense.
 
     The pattern of a pruned lattice is not carried over, since it means nothing in another shape.  The new stage prunes anew.
     """
@@ -74,6 +76,8 @@ def _carry_lattice(old: Lattice, new: Lattice) -> None:
     weights = old.dense()
     for k, before in matching_offsets(old.topology, new.topology).items():
         new.weights[k] = resample(weights[before : before + 1], shape)[0]
+    if new.rule is not None and old.rule is not None:
+        new.rule.load_state_dict(old.rule.state_dict())
     if new.gain is not None and old.gain is not None:
         new.gain.copy_(resample(old.gain.permute(2, 0, 1, 3), shape).permute(1, 2, 0, 3))
     if new.clusters and old.clusters:

@@ -17,6 +17,7 @@ from lattice.kernels import Functional, TickOptions, propagate
 from lattice.kernels.kernel import NORM_EPSILON
 from lattice.kernels.propagate import Kernel
 from lattice.kernels.sparse import Pattern, moved
+from lattice.model.shared_rule import SharedRule
 from lattice.plasticity.plasticity import Plasticity
 from presets.schema import Connections
 from presets.topology import Topology
@@ -158,6 +159,8 @@ class Build:
     """Starting value of the gain by which cells hear the mean of their cluster; 0 = they do not hear it."""
     kernel: Kernel | None = None
     """None runs the reference."""
+    rule: SharedRule | None = None
+    """The shared rule by which channels meet; None if there is none."""
     plasticity: Plasticity | None = None
     """The local rule that changes the connections; None if there is none."""
     segment: int = 0
@@ -179,6 +182,8 @@ class Lattice(nn.Module):
 
     A dense lattice keeps all K offsets and has no `index`.  A pruned one has an `index` [kept, X, Y, tiles] of the offsets that
     each tile of cells keeps (lattice.kernels.sparse), and holds nothing in memory for the others.
+
+    With a shared rule, `rule` holds its parameters.
 
     With functional clusters, there are also
 
@@ -203,7 +208,7 @@ class Lattice(nn.Module):
         )
         self.kernel = build.kernel
         self.segment = build.segment
-        self.epsilon = build.epsilon
+        self.epsilon, self.rule = build.epsilon, build.rule
         self.plasticity = build.plasticity
         self._watched = False
         self.excitatory = build.start.excitatory
@@ -332,7 +337,8 @@ class Lattice(nn.Module):
         functional = None if bypass else self.functional
         observer = self.plasticity if self._watched else None
         options = TickOptions(observer, self.segment, face, read_from, self.epsilon)
-        return propagate(drive, weights, self.cells, self.topology, ticks, self.kernel, functional, self.pattern, options)
+        rule = None if self.rule is None else self.rule()
+        return propagate(drive, weights, self.cells, self.topology, ticks, self.kernel, functional, self.pattern, options, rule)
 
 
 def block_labels(shape: tuple[int, int, int], clusters: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ from lattice.kernels import choose
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.model.coder import Decoder, Encoder
 from lattice.model.lattice3d import Build, Lattice, transposed_ports
+from lattice.model.shared_rule import SharedRule
 from lattice.plasticity.plasticity import Plasticity
 from lattice.random_streams import generator
 from presets.schema import RunConfig
@@ -59,7 +60,12 @@ class TextLattice(nn.Module):
             )
             for port in (self.input_port, self.output_port):
                 port.fit(*here.shape[:2])
-            kernel, self.kernel_line = choose(config.run.kernel, topology, section.channels, device, self.state_dtype)
+            hidden, cells_learn = config.rule.hidden_numbers, section.cells == "gradient"
+            kernel, self.kernel_line = choose(config.run.kernel, topology, section.channels, device, self.state_dtype, hidden)
+            rule = None
+            if hidden is not None:
+                random = generator(seed, "rule", stage)
+                rule = SharedRule(section.channels, hidden, random, section.port_channels, cells_learn)
             learning, ticks = config.connections.learning, config.training.checkpoint_ticks
             plasticity = None
             if here.waves or learning in ("plastic", "hybrid"):
@@ -74,10 +80,11 @@ class TextLattice(nn.Module):
                 memory_ticks=section.memory_ticks,
                 epsilon=section.norm_epsilon,
                 kernel=kernel,
+                rule=rule,
                 plasticity=plasticity,
                 segment=0 if ticks == "auto" else ticks,  # if "auto", training sets what the plan finds best
                 connections_learn=learning in ("gradient", "hybrid") and here.profile != "freeze",
-                cells_learn=section.cells == "gradient",
+                cells_learn=cells_learn,
             )
             self.lattice = Lattice(topology, build, generator(seed, "lattice", stage))
         self.to(device)

@@ -11,19 +11,22 @@ if TYPE_CHECKING:
 def groups(model: TextLattice, weight_decay: float) -> list[dict[str, Any]]:
     """The groups {params, part, weight_decay} of trained parameters, without empty ones.
 
-    `part` is text, ports, cells or connections.
+    `part` is text, ports, cells, rule or connections.
     """
     lattice = model.lattice
     own = {id(p) for p in lattice.parameters()} if lattice is not None else set()
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     connections = [p for _, p in trainable if lattice is not None and p is lattice.weights]
-    cells = [p for _, p in trainable if lattice is not None and id(p) in own and p is not lattice.weights]
+    rule = [p for name, p in trainable if name.startswith("lattice.rule.")]
+    own -= {id(p) for p in (*connections, *rule)}
+    cells = [p for _, p in trainable if id(p) in own]
     ports = [p for name, p in trainable if name.startswith(("input_port.", "output_port."))]
     text = [p for name, p in trainable if name.startswith(("encoder.", "decoder."))]
     parts = [
         {"params": text, "part": "text", "weight_decay": weight_decay},
         {"params": ports, "part": "ports", "weight_decay": weight_decay},
         {"params": cells, "part": "cells", "weight_decay": 0.0},
+        {"params": rule, "part": "rule", "weight_decay": 0.0},
         {"params": connections, "part": "connections", "weight_decay": 0.0},
     ]
     return [part for part in parts if part["params"]]

@@ -1,4 +1,4 @@
-"""One optimizer for all parts of the model: AdamW for text and ports, the rule that the config names for cells and connections.
+"""One optimizer for all parts of the model: for cells and connections the rule that the config names, AdamW for all others.
 
 With the name `adamw` there are no rules, and torch's fused AdamW takes all parts.
 """

@@ -36,9 +36,9 @@ def position(config: RunConfig, progress: Progress) -> int:
 
 
 def relative_rate(config: RunConfig, stage: Stage, part: str) -> float:
-    """Factor on the schedule's rate for a part of the model: text, ports, cells or connections."""
+    """Factor on the schedule's rate for a part of the model: text, ports, cells, rule or connections."""
     section = config.optimizer
-    rates = {"text": 1.0, "ports": section.port_rate, "cells": section.cell_rate}
+    rates = {"text": 1.0, "ports": section.port_rate, "cells": section.cell_rate, "rule": 1.0}
     return rates[part] if part in rates else PROFILE_RATE[stage.profile]
 
 

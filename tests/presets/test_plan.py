@@ -80,6 +80,9 @@ VARIANTS = {
     "freeze profile": ["stages.0.profile=freeze"],
     "frozen cells": ["lattice.cells=frozen", "stages.0.clustering.clusters=5"],
     "identity": ["lattice.arm=identity"],
+    "linear rule": ["rule.kind=linear"],
+    "mlp rule": ["rule.kind=mlp", "rule.hidden=7", "stages.0.sparsity=0.5"],
+    "frozen rule": ["rule.kind=mlp", "lattice.cells=frozen"],
     "other text sizes": ["text.grid=3", "text.encoder_layers=2", "text.decoder_layers=3", "text.decoder_parameters=900_000"],
     "other channels": ["lattice.channels=5", "stages.0.strides.x=[3]"],
     "fewer port channels": ["lattice.port_channels=7", "lattice.memory_ticks=4"],
@@ -111,7 +114,9 @@ def test_parameters_and_gradients_are_those_of_the_model_that_is_built(
     lattice = dict(model.lattice.named_parameters()) if model.lattice is not None else {}
     text = {name: tensor for name, tensor in model.named_parameters() if not name.startswith("lattice.")}
     assert components["text"] == taken(text.values())
-    assert components["cell_parameters"] == taken(lattice[name] for name in ("cells", "gain") if name in lattice)
+    assert components["cell_parameters"] == taken(
+        tensor for name, tensor in lattice.items() if name in ("cells", "gain") or name.startswith("rule.")
+    )
     connections = [lattice["weights"]] if lattice else []
     connections += [buffers["lattice.index"], model.lattice.pattern.slots] if "lattice.index" in buffers else []
     assert components["connections"] == taken(connections)
@@ -164,14 +169,18 @@ def measured_peak(step: Callable[[], None]) -> int:
     return peak
 
 
-@pytest.mark.parametrize("clusters", [0, 16])
-def test_the_plan_covers_the_measured_peak_of_a_native_backward_and_little_more(clusters: int, torch: ModuleType) -> None:
+@pytest.mark.parametrize(
+    ("clusters", "rule"), [(0, []), (16, []), (0, ["rule.kind=mlp"])], ids=["plain", "clusters", "mlp rule"]
+)
+def test_the_plan_covers_the_measured_peak_of_a_native_backward_and_little_more(
+    clusters: int, rule: list[str], torch: ModuleType
+) -> None:
     from lattice.kernels.native import KernelUnavailable
     from lattice.model.text_lattice import TextLattice
 
     # A wide lattice with few ticks and small text parts: what a tick needs beside the states weighs most.
     changes = ["run.kernel=native", "stages.0.shape=[32, 32, 5]", "stages.0.ticks=4"]
-    changes += ["text.vocabulary=260", "text.max_tokens=4", f"stages.0.clustering.clusters={clusters}"]
+    changes += ["text.vocabulary=260", "text.max_tokens=4", f"stages.0.clustering.clusters={clusters}", *rule]
     whole = load("tiny", None, [*changes, "training.batch=16"]).config
     parts = plan(load("tiny", None, [*changes, "training.batch=32", "training.micro_batch=16"]).config)[0].components
     try:
@@ -362,6 +371,10 @@ def test_large_and_the_last_stage_of_progressive_fit_24_gb_on_a_gpu_with_more_th
         (["run.device=cuda:0"], "triton"),
         (["run.precision=bf16"], "either"),
         (["run.precision=fp16"], "triton"),
+        (["rule.kind=linear"], "native"),
+        (["rule.kind=linear", "run.device=cpu", "run.precision=fp16"], "reference"),
+        (["rule.kind=mlp", "run.device=cuda"], "reference"),
+        (["rule.kind=mlp", "run.kernel=reference"], "reference"),
         ([], "either"),
         (["run.kernel=compiled", "run.device=cuda"], "compiled"),
     ],

@@ -202,6 +202,23 @@ def test_an_option_of_another_optimizer_is_refused_and_its_owner_is_named(name: 
         assert f"{option}: is for name = {owner} and does nothing for {name}" in complaint(optimizer=given)
 
 
+def test_hidden_numbers_belong_to_an_mlp_and_have_a_default() -> None:
+    found = {kind: config(rule={"kind": kind}).rule.hidden_numbers for kind in ("none", "linear", "mlp")}
+    assert found == {"none": None, "linear": 0, "mlp": 32}
+    assert config().rule.kind == "none"
+    assert config(rule={"kind": "mlp", "hidden": 7}).rule.hidden_numbers == 7
+    for kind in ("none", "linear"):
+        assert f"hidden: is for kind = mlp and does nothing for {kind}" in complaint(rule={"kind": kind, "hidden": 7})
+    for size in (0, 129):
+        complaint(rule={"kind": "mlp", "hidden": size})
+    complaint(rule={"kind": "quadratic"})
+
+
+def test_a_rule_without_a_lattice_is_refused() -> None:
+    said = complaint(rule={"kind": "mlp"}, lattice={"arm": "identity"})
+    assert "rule.kind: mlp needs cells, and there are none with lattice.arm = identity; use none" in said
+
+
 def test_galore_takes_a_share_or_a_whole_rank_or_a_budget_and_only_one_of_them() -> None:
     for rank in (0.1, 1.0, 2, 32):
         assert config(optimizer={"name": "galore", "tensor_rank": rank}).optimizer.tensor_rank == rank

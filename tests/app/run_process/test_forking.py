@@ -249,6 +249,7 @@ def test_a_fork_with_nothing_left_to_train_is_refused(plain, tmp_path):
         (14, "text.slot_width=16", "text.slot_width: the checkpoint was trained with 32, and its tensors do not fit 16"),
         (14, "lattice.channels=6", "lattice.channels: the checkpoint was trained with 12"),
         (14, "lattice.arm=identity", "lattice.arm: the checkpoint was trained with lattice"),
+        (14, "rule.kind=mlp", "rule.kind: the checkpoint was trained with none, and its tensors do not fit mlp"),
         (14, "decode.evry=3", "unknown key; did you mean 'every'?"),
         (14, "run.seed=9", "held-out sentences were trained on by"),
         (14, "data.held_out=0.4", "held-out sentences were trained on by"),

@@ -148,6 +148,15 @@ def test_cells_and_weights_are_interpolated_offset_by_offset(build):
         assert torch.equal(new.lattice.weights[k], resample(old.lattice.weights[before][None], (6, 6, 8))[0])
 
 
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_the_shared_rule_carries_over_unchanged(build, kind):
+    old, new = scramble(build(0, f"rule.kind={kind}")), build(1, f"rule.kind={kind}")
+    carry_over(old, new)
+    before, after = old.lattice.rule.state_dict(), new.lattice.rule.state_dict()
+    assert before and before.keys() == after.keys()
+    assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+
 def test_offsets_without_a_forebear_keep_their_fresh_start(build):
     old, new = scramble(build(0)), build(1, "stages.1.strides.x=[2]")
     fresh = new.lattice.weights.detach().clone()

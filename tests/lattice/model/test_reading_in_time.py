@@ -9,6 +9,7 @@ import torch
 
 from lattice.data.tokenizer import pad
 from lattice.kernels import Functional, TickOptions, choose, propagate
+from lattice.kernels.kernel import RuleNumbers
 from lattice.kernels.sparse import Pattern
 from lattice.model.text_lattice import TextLattice
 from lattice.observing.decode_monitor import DecodeMonitor
@@ -16,6 +17,7 @@ from lattice.training import changes, checkpoint
 from lattice.training.checkpointer import Checkpointer
 from monitors.events import Decoded, Plastic, Trained
 from presets.layers import ConfigError, load
+from presets.rule_size import rule_size
 from presets.topology import Topology
 from tests.lattice.conftest import StopAt
 
@@ -29,8 +31,8 @@ TIME = (
 # Ticks
 
 
-def run(kernel: str, topology: Topology, pattern: Pattern | None, segment: int, functional: bool):
-    """Faces, and the gradients of drive, weights and cells, from numbers that are always the same."""
+def run(kernel: str, topology: Topology, pattern: Pattern | None, segment: int, functional: bool, hidden: int | None):
+    """Faces, and the gradients of drive, weights, cells and more, from numbers that are always the same."""
     stream = torch.Generator().manual_seed(3)
     (x, y, z), channels, drives, ticks = topology.shape, 5, 4, 7
     drive = torch.randn(drives, 2, x, y, channels, generator=stream).requires_grad_()
@@ -39,32 +41,36 @@ def run(kernel: str, topology: Topology, pattern: Pattern | None, segment: int, 
     cells = (torch.randn(6, x, y, channels, z, generator=stream) * 0.5).requires_grad_()
     gain = torch.randn(x, y, channels, z, generator=stream).requires_grad_()
     tier = Functional(gain, torch.arange(x * y * z).view(x, y, z) % 3, 3) if functional else None
-    chosen, _ = choose(kernel, topology, channels, CPU, torch.float32)
+    numbers = (torch.randn(rule_size(channels, hidden), generator=stream) * 0.3).requires_grad_()
+    rule = None if hidden is None else RuleNumbers(numbers, hidden)
+    chosen, _ = choose(kernel, topology, channels, CPU, torch.float32, hidden)
     options = TickOptions(segment=segment, face=True, read_from=2, epsilon=1.0)
-    faces = propagate(drive, weights, cells, topology, ticks, chosen, tier, pattern, options)
+    faces = propagate(drive, weights, cells, topology, ticks, chosen, tier, pattern, options, rule)
     (faces * torch.randn(faces.shape, generator=stream)).sum().backward()
-    return faces.detach(), drive.grad, weights.grad, cells.grad, gain.grad
+    return faces.detach(), drive.grad, weights.grad, cells.grad, gain.grad, numbers.grad
 
 
 @pytest.mark.parametrize("boundary", ["walls", "periodic"])
 @pytest.mark.parametrize(
-    ("kernel", "sparse", "segment", "functional"),
+    ("kernel", "sparse", "segment", "functional", "hidden"),
     [
-        ("native", False, 0, False),
-        ("native", True, 3, False),
-        ("native", False, 3, True),
-        ("compiled", False, 3, False),
-        ("compiled", False, 0, True),
+        ("native", False, 0, False, None),
+        ("native", True, 3, False, None),
+        ("native", False, 3, True, None),
+        ("native", True, 3, False, 6),
+        ("native", False, 0, True, 0),
+        ("compiled", False, 3, False, None),
+        ("compiled", False, 0, True, None),
     ],
 )
-def test_faces_and_gradients_are_those_of_the_reference(kernel, boundary, sparse, segment, functional):
+def test_faces_and_gradients_are_those_of_the_reference(kernel, boundary, sparse, segment, functional, hidden):
     topology = Topology((4, 3, 20), ((), (2,), (3,)), boundary)
     pattern = None
     if sparse:
         order = torch.rand(len(topology.offsets), 4, 3, 2, generator=torch.Generator().manual_seed(5)).argsort(0)
         pattern = Pattern(order[:9].to(torch.uint8).contiguous(), len(topology.offsets))
-    found = run(kernel, topology, pattern, segment, functional)
-    wanted = run("reference", topology, pattern, 0, functional)
+    found = run(kernel, topology, pattern, segment, functional, hidden)
+    wanted = run("reference", topology, pattern, 0, functional, hidden)
     assert found[0].shape == (5, 2, 4, 3, 5)
     for one, other in zip(found, wanted, strict=True):
         if other is not None:
@@ -155,6 +161,12 @@ def test_ports_leave_the_other_channels_alone_which_start_with_a_spread_of_time_
     assert gates[:4].abs().max() < 0.05 and gates[4:].max() < -0.1 and gates.min() > -torch.log(torch.tensor(4.0)) - 0.05
 
 
+def test_a_shared_rule_moves_the_channels_that_no_port_touches_from_the_start(config_of, tokenizer):
+    rule = TextLattice(config_of(*TIME, "rule.kind=mlp"), 0, tokenizer.vocabulary, CPU).lattice.rule
+    moved = rule.second.ne(0).any(1)  # of u_z and u_h of 6 channels, the last 2 of which are free
+    assert moved.tolist() == [False] * 10 + [True] * 2
+
+
 # Training
 
 
@@ -181,9 +193,10 @@ def test_a_run_that_reads_in_time_learns_grows_decodes_and_resumes_exactly(bench
         ("training.checkpoint_ticks=2", "training.micro_batch=4"),
         ("run.precision=bf16",),
         ("run.kernel=reference",),
+        ("rule.kind=mlp", "rule.hidden=8", "training.checkpoint_ticks=2"),
         ("lattice.arm=identity",),
     ],
-    ids=["plastic", "rewired", "clustered", "in segments", "bf16", "reference", "identity"],
+    ids=["plastic", "rewired", "clustered", "in segments", "bf16", "reference", "shared rule", "identity"],
 )
 def test_all_that_holds_for_faces_holds_in_time(bench, settings):
     run = bench(*TIME, *settings, callbacks=[DecodeMonitor()])

@@ -25,6 +25,7 @@ OPTIMIZERS = {
     "lion": ("optimizer.name=lion",),
 }
 CLUSTERS = tuple(f"stages.{i}.clustering.clusters=3" for i in (0, 1))
+RULE = ("rule.kind=mlp",)
 PRUNED = tuple(f"stages.{i}.sparsity=0.5" for i in (0, 1))
 UNCOUNTED = ("/step", "/retained")
 
@@ -37,7 +38,7 @@ def kept(trainer) -> dict[str, torch.Tensor]:
 
 @each_optimizer
 def test_the_plan_counts_every_byte_that_is_kept(bench, settings):
-    trainer = bench(*settings, *CLUSTERS, *PRUNED).trainer
+    trainer = bench(*settings, *CLUSTERS, *PRUNED, *RULE).trainer
     trainer.step(list(range(16)))
     found = sum(value.nbytes for name, value in kept(trainer).items() if not name.endswith(UNCOUNTED))
     lattice = trainer.state.model.lattice
@@ -49,7 +50,7 @@ def test_the_plan_counts_every_byte_that_is_kept(bench, settings):
 @each_optimizer
 def test_a_resumed_run_with_pruning_and_rewiring_equals_the_uninterrupted_one(bench, settings, tmp_path):
     rewiring = [f"stages.{i}.rewiring.{setting}" for i in (0, 1) for setting in ("every=3", "regrow=random")]
-    settings = (*settings, *CLUSTERS, *PRUNED, *rewiring)
+    settings = (*settings, *CLUSTERS, *PRUNED, *RULE, *rewiring)
     whole = bench(*settings)
     assert whole.trainer.run() == "finished"
     saver = Checkpointer(tmp_path, "data")
