@@ -19,6 +19,8 @@ from presets.stage import Stage
 from presets.task_name import is_task, split
 from presets.topology import REACH_FLOOR, reach, ticks_for_reach
 
+MAX_ENCODER_LAYERS, MAX_FEED_FORWARD = 8, 2048
+
 MAX_SLOT_NUMBERS = 1024
 """Most numbers that a sentence may take between encoder and decoder."""
 
@@ -105,8 +107,10 @@ class TextSection(Section):
     slot_width: Annotated[int, Field(ge=4, le=256)] = Field(64, description="numbers per slot")
     width: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(128, description="width of encoder and decoder layers")
     heads: Annotated[int, Field(ge=1, le=16)] = Field(4, description="attention heads")
-    encoder_layers: Annotated[int, Field(ge=1, le=8)] = Field(1, description="encoder layers")
-    encoder_feed_forward: Annotated[int, Field(ge=16, le=2048)] = Field(256, description="encoder feed-forward width")
+    encoder_layers: Annotated[int, Field(ge=1, le=MAX_ENCODER_LAYERS)] = Field(1, description="encoder layers")
+    encoder_feed_forward: Annotated[int, Field(ge=16, le=MAX_FEED_FORWARD)] = Field(
+        256, description="encoder feed-forward width"
+    )
     decoder_layers: Annotated[int, Field(ge=1, le=8)] = Field(2, description="decoder layers")
     decoder_parameters: Annotated[int, Field(ge=10_000, le=4_000_000)] = Field(
         800_000, description="decoder size; its feed-forward width is solved from it"

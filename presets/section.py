@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import typing
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.config import JsonDict
 
 LIVE: JsonDict = {"live": True}
@@ -17,3 +18,11 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _none_may_be_a_name(cls, value: Any, info: ValidationInfo) -> Any:
+        """`--set regrow=none` gives no value, and means the one of that name where there is one."""
+        if value is None and info.field_name and "none" in typing.get_args(cls.model_fields[info.field_name].annotation):
+            return "none"
+        return value

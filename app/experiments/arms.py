@@ -1,10 +1,12 @@
 """`experiment arms`: what the lattice adds.
 
-The same encoder, decoder and ports are trained with a lattice that learns, with a frozen one, and without any.
+The same encoder, decoder and ports are trained with a lattice that learns, with a frozen one, and without any.  The last arm
+has no lattice either, but an encoder with as many more parameters.
 """
 
 from __future__ import annotations
 
+import bisect
 import json
 import statistics
 import sys
@@ -29,15 +31,24 @@ from lattice.training.build import build_trainer
 from lattice.training.trainer import TrainingFailed
 from monitors import gauges
 from monitors.quality import Quality, score
-from presets.schema import RunConfig
+from presets.schema import MAX_ENCODER_LAYERS, MAX_FEED_FORWARD, RunConfig, TextSection
 from presets.task_name import is_task
+from presets.text_memory import encoder_size
 
-ARMS: dict[str, dict[str, dict[str, str | None]]] = {
+Changes = dict[str, dict[str, Any]]
+"""Values of settings by their name in a section, by section."""
+
+NO_LATTICE: Changes = {"lattice": {"arm": "identity"}, "rule": {"kind": "none", "hidden": None}}
+
+ARMS: dict[str, Changes] = {
     "trained": {},
     "frozen": {"connections": {"learning": "frozen"}, "lattice": {"cells": "frozen"}},
-    "identity": {"lattice": {"arm": "identity"}, "rule": {"kind": "none", "hidden": None}},
+    "identity": NO_LATTICE,
 }
 """What each arm changes in the config.  Ports, encoder and decoder are trained in all three."""
+
+LARGER = "larger encoder"
+"""The arm without a lattice whose encoder has at least as many more parameters as lattice and ports would have."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +58,11 @@ class ArmResult:
     arm: str
     seed: int | None
     quality: Quality
-    controls: dict[str, float]
-    """BLEU under each control."""
+    controls: dict[str, Quality]
+    """The scores under each control."""
     steps: int
     cpu_s: float
+    parameters: int
 
     def as_json(self) -> dict[str, Any]:
         scores = {
@@ -64,15 +76,17 @@ class ArmResult:
             "seed": self.seed,
             "steps": self.steps,
             "cpu_s": self.cpu_s,
-            "controls": self.controls,
+            "parameters": self.parameters,
+            "controls": {name: quality.bleu for name, quality in self.controls.items()},
+            "exact_under_controls": {name: quality.exact for name, quality in self.controls.items()},
         } | scores
 
 
 def run(request: ExperimentRequest) -> None:
     """Trains every arm with every seed and prints the scores.  Raises Stop.
 
-    The effect is BLEU trained minus BLEU frozen.  For a bundled task it is that of exact answers, in percent of the sentences:
-    an answer of one or two words has no BLEU.
+    Effects are BLEU of the trained lattice minus BLEU of each other arm.  For a bundled task they are in percent of exact
+    answers: an answer of one or two words has no BLEU.
     """
     source, seeds = request.source, request.seeds
     base = configure.with_steps(source.load().config, source.steps)
@@ -83,36 +97,68 @@ def run(request: ExperimentRequest) -> None:
         raise Stop(ExitCode.USAGE, str(error)) from error
     results = [] if base.data.task == "reconstruct" else _baselines(corpus, scored)
     for seed in range(base.run.seed, base.run.seed + seeds):
+        of_seed: dict[str, ArmResult] = {}
         for name, changes in ARMS.items():
-            results.append(_train_arm(name, seed, _changed(base, changes, seed), corpus, scored))
-            quality = results[-1].quality
-            print(f"{name}, seed {seed}: BLEU {formats.score(quality.bleu)}, exact {quality.exact:.1%}", file=sys.stderr)
+            of_seed[name] = _train_arm(name, seed, _changed(base, changes, seed), corpus, scored)
+        text = _larger_encoder(base.text, of_seed["trained"].parameters - of_seed["identity"].parameters)
+        if text is None:
+            print(f"{LARGER}: left out, the largest encoder has fewer parameters than this lattice", file=sys.stderr)
+        else:
+            config = _changed(base, NO_LATTICE | {"text": text}, seed)
+            of_seed[LARGER] = _train_arm(LARGER, seed, config, corpus, scored)
+        results.extend(of_seed.values())
     measure = "exact" if is_task(base.data.train) else "bleu"
-    of_seeds = range(base.run.seed, base.run.seed + seeds)
-    effects = [_score(results, "trained", s, measure) - _score(results, "frozen", s, measure) for s in of_seeds]
-    effect, (low, high) = statistics.mean(effects), interval(effects)
+    effects = {arm: _effect(results, arm, measure) for arm in ("frozen", "identity", LARGER) if _of(results, arm)}
     if request.as_json:
         rows = [result.as_json() for result in results]
-        found = {"effect": effect, "low": low, "high": high, "seeds": seeds, "measure": measure}
-        print(json.dumps({"name": "arms", "arms": rows} | found))
+        told = {"name": "arms", "arms": rows, "effects": effects, "seeds": seeds, "measure": measure}
+        print(json.dumps(told | effects["frozen"]))
         return
-    table = Table("arm", "seed", "BLEU", "chrF", "exact", "shuffled", "bypass", "CPU-minutes", box=None, pad_edge=False)
+    table = Table(
+        "arm", "seed", "BLEU", "chrF", "exact", "shuffled", "bypass", "parameters", "CPU-minutes", box=None, pad_edge=False
+    )
     for result in results:
-        quality, controls = result.quality, [formats.score(result.controls.get(name)) for name in CONTROLS[1:]]
-        scores = (formats.score(quality.bleu), formats.score(quality.chrf), f"{quality.exact:.1%}")
+        quality, controls = result.quality, [_told(result.controls.get(name), measure) for name in CONTROLS[1:]]
+        scores = (_told(quality, "bleu"), formats.score(quality.chrf), _told(quality, "exact"))
         told_seed = "-" if result.seed is None else str(result.seed)
-        table.add_row(result.arm, told_seed, *scores, *controls, f"{result.cpu_s / 60:.1f}")
+        parameters = formats.count(result.parameters) if result.parameters else "-"
+        table.add_row(result.arm, told_seed, *scores, *controls, parameters, f"{result.cpu_s / 60:.1f}")
     Console(highlight=False).print(table)
-    spread = f" ({low:.1f} to {high:.1f}, 95 % bootstrap over {seeds} seeds)" if low is not None else " (one seed: no interval)"
     unit = "BLEU" if measure == "bleu" else "% of exact answers"
-    print(f"the lattice's training adds {effect:.1f} {unit} over a frozen lattice{spread}; {scored_on(scored)}")
+    print(f"the trained lattice has, in {unit}, {scored_on(scored)}:")
+    for arm, found in effects.items():
+        low, high = found["low"], found["high"]
+        spread = "one seed: no interval" if low is None else f"{low:.1f} to {high:.1f}, 95 % bootstrap over {seeds} seeds"
+        print(f"  {found['effect']:+.1f} against {arm} ({spread})")
 
 
 def scored_on(scored: tuple[Pair, ...]) -> str:
     return f"scored on {formats.count(len(scored))} sentences"
 
 
-def _changed(base: RunConfig, changes: dict[str, dict[str, str | None]], seed: int) -> RunConfig:
+def _told(quality: Quality | None, measure: str) -> str:
+    """BLEU, or the percentage of exact answers."""
+    if quality is None:
+        return "-"
+    return formats.score(quality.bleu) if measure == "bleu" else f"{quality.exact:.1%}"
+
+
+def _larger_encoder(text: TextSection, more: int) -> dict[str, int] | None:
+    """Settings of the shallowest encoder that has at least `more` parameters more, and of those of the narrowest.
+
+    None if an encoder can't have so many.
+    """
+    wanted = encoder_size(text) + more
+    for layers in range(text.encoder_layers, MAX_ENCODER_LAYERS + 1):
+        widths = range(text.encoder_feed_forward, MAX_FEED_FORWARD + 1)
+        sizes = [{"encoder_layers": layers, "encoder_feed_forward": width} for width in widths]
+        found = bisect.bisect_left(sizes, wanted, key=lambda size: encoder_size(text.model_copy(update=size)))
+        if found < len(sizes):
+            return sizes[found]
+    return None
+
+
+def _changed(base: RunConfig, changes: Changes, seed: int) -> RunConfig:
     data = base.model_dump()
     for section, values in (*changes.items(), ("run", {"seed": seed})):
         data[section] = data[section] | values
@@ -134,8 +180,10 @@ def _train_arm(name: str, seed: int, config: RunConfig, corpus: Corpus, scored: 
     chunk = chunk_size(state.config, state.stage, state.plan.micro_batch)
     possible = [control for control in CONTROLS if control != "bypass" or state.model.lattice is not None]
     scores = {control: evaluate(state.model, sentences, text.tokenizer, chunk, control)[0] for control in possible}
-    controls = {control: quality.bleu for control, quality in scores.items() if control != "none"}
-    return ArmResult(name, seed, scores["none"], controls, state.progress.step, cpu)
+    quality = scores.pop("none")
+    print(f"{name}, seed {seed}: BLEU {_told(quality, 'bleu')}, exact {_told(quality, 'exact')}", file=sys.stderr)
+    parameters = sum(p.numel() for p in state.model.parameters())
+    return ArmResult(name, seed, quality, scores, state.progress.step, cpu, parameters)
 
 
 def _baselines(corpus: Corpus, scored: tuple[Pair, ...]) -> list[ArmResult]:
@@ -143,10 +191,21 @@ def _baselines(corpus: Corpus, scored: tuple[Pair, ...]) -> list[ArmResult]:
     frequent = Counter(pair.target for pair in corpus.train).most_common(1)[0][0]
     replies = {"copy": [pair.source for pair in scored], "most frequent reply": [frequent] * len(scored)}
     references = [pair.target for pair in scored]
-    return [ArmResult(name, None, score(said, references), {}, 0, 0.0) for name, said in replies.items()]
+    return [ArmResult(name, None, score(said, references), {}, 0, 0.0, 0) for name, said in replies.items()]
 
 
-def _score(results: list[ArmResult], arm: str, seed: int, measure: str) -> float:
-    """BLEU of an arm, or the percentage of its exact answers."""
-    quality = next(result.quality for result in results if (result.arm, result.seed) == (arm, seed))
-    return quality.bleu if measure == "bleu" else 100 * quality.exact
+def _of(results: list[ArmResult], arm: str) -> list[ArmResult]:
+    """The results of an arm, by seed."""
+    return sorted((result for result in results if result.arm == arm), key=lambda result: result.seed or 0)
+
+
+def _effect(results: list[ArmResult], arm: str, measure: str) -> dict[str, float | None]:
+    """BLEU, or percentage of exact answers, of the trained lattice minus that of an arm: mean over seeds and interval."""
+    pairs = zip(_of(results, "trained"), _of(results, arm), strict=True)
+    effects = [_score(trained, measure) - _score(other, measure) for trained, other in pairs]
+    low, high = interval(effects)
+    return {"effect": statistics.mean(effects), "low": low, "high": high}
+
+
+def _score(result: ArmResult, measure: str) -> float:
+    return result.quality.bleu if measure == "bleu" else 100 * result.quality.exact

@@ -27,7 +27,7 @@ Before = Annotated[
     left_out=("target", "every", "to_end", "arms", "own_arms", "out", "plot"),
 )
 def experiment_arms(options: ExperimentOptions) -> None:
-    """What the lattice adds: trained against frozen against no lattice at all, at equal steps."""
+    """What the lattice adds: trained against frozen, no lattice, and no lattice but a larger encoder, at equal steps."""
     from app.experiments import arms as command
 
     command.run(_request(options))

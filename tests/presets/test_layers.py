@@ -248,3 +248,10 @@ def test_errors_of_a_file_name_the_file(tmp_path: Path) -> None:
         f"{file}: run.sead: unknown key; did you mean 'seed'?",
         f"{file}: decode.every: input should be greater than or equal to 1 (got 0)",
     ]
+
+
+def test_none_is_the_value_of_that_name_where_there_is_one_and_no_value_elsewhere() -> None:
+    config = load("tiny", assignments=("stages.0.rewiring.regrow=none", "rule.kind=none", "rule.hidden=none")).config
+    assert config.stages[0].rewiring.regrow == config.rule.kind == "none" and config.rule.hidden is None
+    with pytest.raises(ConfigError, match=r"lattice\.boundary: must be walls or periodic"):
+        load("tiny", assignments=("lattice.boundary=none",))

@@ -219,7 +219,8 @@ def test_an_experiment_pairs_runs_on_a_task(cli):
     where = ("--data", LIFT, "--test", "task:lift,words=5-9,held=32", "--seeds", 1)
     told = cli("experiment", "arms", *QUICK, *where, "--json")
     assert told.code == 0, told.err
-    assert [arm["arm"] for arm in told.json["arms"]] == ["copy", "most frequent reply", "trained", "frozen", "identity"]
+    trained = ["trained", "frozen", "identity", "larger encoder"]
+    assert [arm["arm"] for arm in told.json["arms"]] == ["copy", "most frequent reply", *trained]
     assert {arm["count"] for arm in told.json["arms"]} == {32}
 
 
