@@ -67,8 +67,8 @@ class Loaded:
 
 
 def preset_names() -> list[str]:
-    """The names of the presets that come with the program, smallest lattice first."""
-    order = ["tiny", "baseline", "small", "medium", "large", "progressive"]
+    """The names of the presets that come with the program, the quickest to train first."""
+    order = ["tiny", "walker", "baseline", "small", "medium", "large", "progressive"]
     found = {path.name[: -len(".toml")] for path in resources.files("presets").iterdir() if path.name.endswith(".toml")}
     return [name for name in order if name in found] + sorted(found - set(order))
 

@@ -28,8 +28,8 @@ def write(folder: Path, text: str) -> Path:
 # Presets
 
 
-def test_presets_are_listed_smallest_lattice_first() -> None:
-    assert preset_names() == ["tiny", "baseline", "small", "medium", "large", "progressive"]
+def test_presets_are_listed_the_quickest_to_train_first() -> None:
+    assert preset_names() == ["tiny", "walker", "baseline", "small", "medium", "large", "progressive"]
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -47,7 +47,7 @@ def test_another_name_of_a_preset_loads_the_same_config(alias: str, name: str) -
 
 def test_an_unknown_preset_is_answered_with_the_nearest_one() -> None:
     assert [str(p) for p in problems("larg")] == ["--preset: unknown preset 'larg'; did you mean 'large'?"]
-    assert "allowed: tiny, baseline" in str(problems("zzz")[0])
+    assert "allowed: tiny, walker" in str(problems("zzz")[0])
 
 
 @pytest.mark.parametrize("text", ['say "so"\\n', "Решётка", "\U0001f600", "tab\there", "del\x7f", "line\nbreak", "'''"])

@@ -565,5 +565,5 @@ def test_morphology_refuses_what_it_can_not_read(cli, home, tmp_path):
 
 def test_presets_json_lists_every_shipped_preset_with_its_aliases(cli):
     rows = {row["preset"]: row for row in cli("presets", "--json").json["presets"]}
-    assert {"tiny", "baseline", "small", "medium", "large", "progressive"} <= set(rows)
+    assert {"tiny", "walker", "baseline", "small", "medium", "large", "progressive"} <= set(rows)
     assert rows["medium"]["aliases"] == ["production_medium"] and rows["large"]["aliases"] == ["production_large"]

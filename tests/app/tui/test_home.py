@@ -11,6 +11,7 @@ from app.exit_codes import ExitCode, Stop
 from app.tui.app import LatticeApp
 from app.tui.screens.dialogs import StartDialog, number_in, wrong_data, wrong_steps
 from app.tui.screens.run import RunScreen
+from presets.layers import preset_names
 from presets.plan import plan
 
 
@@ -93,7 +94,7 @@ def test_an_engine_that_refuses_is_quoted(use, runs_dir, monkeypatch):
 
 def test_a_preset_that_is_too_big_asks_first_and_read_only_starts_nothing(use, runs_dir, large_is_too_big):
     async def look(screen):
-        await screen.press("down", "down", "down", "down", "enter")
+        await screen.press(*["down"] * preset_names().index("large"), "enter")
         await screen.shows("does not fit", "start it all the same")
 
     use(LatticeApp(runs_dir), (120, 30), look)
