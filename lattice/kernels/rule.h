@@ -14,7 +14,7 @@
 #define RULE_NUMBERS (FIRST_LAYER * (INPUTS + 1) + (HIDDEN ? OUTPUTS * (HIDDEN + 1) : 0))
 
 /* Rows whose products are summed at once.  More of them spare loads of the sums, but fall out of the cache. */
-#define ROWS 8
+#define ROWS 16
 
 /* What one tile and sample leave for the gradients of the rule. */
 typedef struct {
