@@ -13,19 +13,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from presets.rule_size import HIDDEN
+from presets.lattice_section import LatticeSection, RuleSection
+from presets.plasticity_section import PlasticitySection
 from presets.section import LIVE, Count, Section
 from presets.stage import Stage
 from presets.task_name import is_task, split
+from presets.text_section import TextSection
 from presets.topology import REACH_FLOOR, reach, ticks_for_reach
-
-MAX_ENCODER_LAYERS, MAX_FEED_FORWARD = 8, 2048
-
-MAX_SLOT_NUMBERS = 1024
-"""Most numbers that a sentence may take between encoder and decoder."""
-
-MIN_FEED_FORWARD = 16
-"""Smallest width of a decoder's feed-forward layer."""
 
 
 class Run(Section):
@@ -88,77 +82,6 @@ class Data(Section):
         return self
 
 
-class TextSection(Section):
-    """Tokenizer, encoder and decoder."""
-
-    vocabulary: Annotated[int, Field(ge=260, le=2048)] = Field(2048, description="most BPE tokens, bytes included")
-    max_tokens: Annotated[int, Field(ge=4, le=256)] = Field(32, description="longer sentences are cut (and counted)")
-    grid: Annotated[int, Field(ge=1, le=16)] = Field(
-        4, description="G: a sentence becomes G x G slots, each on its own patch (face), or one after the other (time)"
-    )
-    reading: Literal["face", "time"] = Field(
-        "face",
-        description="face = all slots drive the lattice at once, each its own patch, until the last tick; time = slot t drives "
-        "the whole input face before tick t, and is read from the whole output face `lag` ticks later",
-    )
-    lag: Annotated[int, Field(ge=0, le=128)] | None = Field(
-        None, description="time: ticks between the tick that a slot drives and the one after which it is read"
-    )
-    slot_width: Annotated[int, Field(ge=4, le=256)] = Field(64, description="numbers per slot")
-    width: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(128, description="width of encoder and decoder layers")
-    heads: Annotated[int, Field(ge=1, le=16)] = Field(4, description="attention heads")
-    encoder_layers: Annotated[int, Field(ge=1, le=MAX_ENCODER_LAYERS)] = Field(1, description="encoder layers")
-    encoder_feed_forward: Annotated[int, Field(ge=16, le=MAX_FEED_FORWARD)] = Field(
-        256, description="encoder feed-forward width"
-    )
-    decoder_layers: Annotated[int, Field(ge=1, le=8)] = Field(2, description="decoder layers")
-    decoder_parameters: Annotated[int, Field(ge=10_000, le=4_000_000)] = Field(
-        800_000, description="decoder size; its feed-forward width is solved from it"
-    )
-
-    @property
-    def slots(self) -> int:
-        """Slots of a sentence."""
-        return self.grid**2
-
-    @property
-    def patches(self) -> int:
-        """Patches along each side of a face: each slot has its own, or the whole face is one."""
-        return self.grid if self.reading == "face" else 1
-
-    @model_validator(mode="after")
-    def _slots_fit(self) -> TextSection:
-        if (numbers := self.grid**2 * self.slot_width) > MAX_SLOT_NUMBERS:
-            raise ValueError(
-                f"slot_width: {self.grid}x{self.grid} slots of {self.slot_width} are {numbers} numbers per sentence; "
-                f"at most {MAX_SLOT_NUMBERS} (slot_width <= {MAX_SLOT_NUMBERS // self.grid**2} with this grid)"
-            )
-        if self.width % self.heads:
-            raise ValueError(f"heads: {self.heads} does not divide width {self.width}")
-        return self
-
-    @model_validator(mode="after")
-    def _decoder_fits(self) -> TextSection:
-        if self.decoder_feed_forward() < MIN_FEED_FORWARD:
-            raise ValueError(
-                f"decoder_parameters: {self.decoder_parameters} is too few for a vocabulary of {self.vocabulary} at width "
-                f"{self.width}; at least {self.decoder_size(MIN_FEED_FORWARD)} are needed"
-            )
-        return self
-
-    def decoder_size(self, feed_forward: int) -> int:
-        """Number of parameters of lattice.model.coder's decoder with the full vocabulary and this feed-forward width."""
-        width, slot = self.width, self.slot_width
-        tables = (self.vocabulary + self.max_tokens + 1) * width + self.grid**2 * slot
-        norms = 2 * slot + 2 * width
-        layer = 6 * width * width + 2 * slot * width + 7 * width + feed_forward * (2 * width + 1)
-        return tables + norms + self.decoder_layers * layer
-
-    def decoder_feed_forward(self) -> int:
-        """The feed-forward width for which the decoder's size is closest to `decoder_parameters`."""
-        return round((self.decoder_parameters - self.decoder_size(0)) / (self.decoder_layers * (2 * self.width + 1)))
-
-
 class Connections(Section):
     """How connection weights start and learn."""
 
@@ -169,105 +92,6 @@ class Connections(Section):
     bias_local: Annotated[float, Field(ge=0, le=2)] = Field(0.5, description="start: added to the neighbour towards the input")
     bias_distant: Annotated[float, Field(ge=0, le=2)] = Field(0.7, description="start: added to strides towards the input")
     excitatory: bool = Field(False, description="start: no weight is negative")
-
-
-class PlasticitySection(Section):
-    """The local learning rule of connections, for connections.learning = plastic or hybrid, and for discovery waves."""
-
-    rule: Literal["stdp", "bcm", "oja", "three_factor"] = Field(
-        "stdp",
-        description="stdp = timing of firing, bcm = rate with a sliding threshold, oja = rate with decay, "
-        "three_factor = activity x learning signal",
-    )
-    rate: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.001, description="change of |w| per update at a mean product of 1, times the profile's factor", json_schema_extra=LIVE
-    )
-    A_plus: Annotated[float, Field(ge=0)] = Field(
-        1.0, description="STDP: potentiation, in units of rate", json_schema_extra=LIVE
-    )
-    A_minus: Annotated[float, Field(ge=0)] = Field(
-        1.05, description="STDP: depression, in units of rate", json_schema_extra=LIVE
-    )
-    tau_plus: Annotated[float, Field(gt=0)] = Field(2.0, description="STDP: decay of pre_trace in ticks")
-    tau_minus: Annotated[float, Field(gt=0)] = Field(2.0, description="STDP: decay of post_trace in ticks")
-    mu: Annotated[float, Field(ge=0, le=4)] = Field(0.0, description="STDP: 0 = hard bounds, 1 = soft (weight-dependent) ones")
-    tau_theta: Annotated[float, Field(gt=0)] = Field(100.0, description="BCM: steps over which theta follows activity squared")
-    tau_e: Annotated[float, Field(ge=0)] = Field(0.0, description="three_factor: decay of the eligibility in ticks")
-    w_min: Annotated[float, Field(ge=0)] = Field(0.0, description="least |w|")
-    w_max: Annotated[float, Field(gt=0)] = Field(2.0, description="largest |w|")
-    winners: Annotated[int, Field(ge=0)] = Field(0, description="cells per neighbourhood that learn; 0 = no competition")
-    neighbourhood: Annotated[int, Field(ge=1, le=16)] = Field(4, description="side of a neighbourhood in cells")
-    inhibition: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.5, description="share of its change that a cell which does not win makes with the opposite sign"
-    )
-    conserve: bool = Field(True, description="keep every cell's sum of |w|")
-    homeostasis: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="rate at which firing thresholds seek target_rate; 0 = fixed thresholds", json_schema_extra=LIVE
-    )
-    target_rate: Annotated[float, Field(gt=0, lt=1)] = Field(0.3, description="share of ticks in which a cell should fire")
-    sentences: Count = Field(8, description="sentences of a batch that are observed")
-    quiet: Annotated[float, Field(ge=0, le=10)] = Field(
-        0.0,
-        description="pairs of tiles are skipped if the product of their activities is below this share of the mean; 0 = none",
-        json_schema_extra=LIVE,
-    )
-
-    @model_validator(mode="after")
-    def _bounds_hold(self) -> PlasticitySection:
-        if self.w_max <= self.w_min:
-            raise ValueError(f"w_max: {self.w_max} is not above w_min {self.w_min}")
-        if self.winners > self.neighbourhood**3:
-            raise ValueError(f"winners: {self.winners} is more than the {self.neighbourhood**3} cells of a neighbourhood")
-        return self
-
-
-class LatticeSection(Section):
-    """Settings of the lattice that are the same in all stages."""
-
-    channels: Annotated[int, Field(ge=2, le=32)] = Field(12, description="C, numbers in a cell's state")
-    port_channels: Annotated[int, Field(ge=1, le=32)] | None = Field(
-        None, description="channels that ports drive and read, the first ones; the others only remember; none = all"
-    )
-    memory_ticks: Annotated[float, Field(ge=1, le=1000)] = Field(
-        1.0,
-        description="time constants of the channels that only remember start between 1 and this many ticks (chrono "
-        "initialisation); 1 = all channels start alike",
-    )
-    norm_epsilon: Annotated[float, Field(gt=0, le=10)] = Field(
-        1e-3, description="added to a message's mean square before it is normalised; larger = silent neighbours stay silent"
-    )
-    boundary: Literal["walls", "periodic"] = Field("walls", description="walls reads zero outside; periodic wraps x and y")
-    cells: Literal["gradient", "frozen"] = Field(
-        "gradient", description="cell parameters and the shared rule learn, or stay as initialised"
-    )
-    arm: Literal["lattice", "identity"] = Field(
-        "lattice", description="identity hands slots to the decoder unchanged (a control)"
-    )
-
-
-class RuleSection(Section):
-    """The shared rule: channels of a cell meet, in all cells alike.  It learns like cell parameters, but by AdamW."""
-
-    kind: Literal["none", "linear", "mlp"] = Field(
-        "none",
-        description="from a cell's state and message to what its gates are made of: one matrix, or two with a ReLU between",
-    )
-    hidden: Annotated[int, Field(ge=1, le=128)] | None = Field(
-        None, description=f"mlp: numbers between its two matrices; none = {HIDDEN}"
-    )
-
-    @model_validator(mode="after")
-    def _hidden_has_an_effect(self) -> RuleSection:
-        if self.hidden is not None and self.kind != "mlp":
-            raise ValueError(f"hidden: is for kind = mlp and does nothing for {self.kind}; leave it out")
-        return self
-
-    @property
-    def hidden_numbers(self) -> int | None:
-        """Numbers between the matrices of the rule: 0 if it is linear, None if there is none."""
-        if self.kind == "mlp":
-            return self.hidden or HIDDEN
-        return 0 if self.kind == "linear" else None
 
 
 class Optimizer(Section):

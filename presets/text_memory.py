@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from presets.schema import Data, RunConfig, TextSection
+from presets.schema import Data, RunConfig
 from presets.stage import Stage
 from presets.task_name import is_task, sentences
+from presets.text_section import TextSection
 
 CONTROL_POINTS = 3 * 3
 """Points of C numbers through which a slot drives its patch of the face."""

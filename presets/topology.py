@@ -2,7 +2,7 @@
 
 A topology is a list of offsets (dx, dy, dz) that all cells share.  Cell i reads cell i + offset, so there is no index table.
 Offsets have two tiers: the 26 Moore neighbours (*local*), and a few far cells along the axes (*distant*).  The third tier,
-*functional*, goes through the means of clusters and has no offsets (lattice.kernels.propagate.Functional).
+*functional*, goes through the means of clusters and has no offsets (lattice.kernels.functional.Functional).
 
 With the boundary `walls`, cells outside read as zero.  `periodic` wraps x and y.  z always ends in walls: the input and output
 faces lie there, and a wrap would join them in one hop.

@@ -31,9 +31,10 @@ from lattice.training.build import build_trainer
 from lattice.training.trainer import TrainingFailed
 from monitors import gauges
 from monitors.quality import Quality, score
-from presets.schema import MAX_ENCODER_LAYERS, MAX_FEED_FORWARD, RunConfig, TextSection
+from presets.schema import RunConfig
 from presets.task_name import is_task
 from presets.text_memory import encoder_size
+from presets.text_section import MAX_ENCODER_LAYERS, MAX_FEED_FORWARD, TextSection
 
 Changes = dict[str, dict[str, Any]]
 """Values of settings by their name in a section, by section."""

@@ -19,7 +19,7 @@ import torch
 from lattice.bench.plasticity_cost import STRIDES, TICKS, ConnectionRow
 from lattice.bench.timings import CHANNELS, Row, copy_rate, timed
 from lattice.random_streams import generator
-from presets.schema import PlasticitySection
+from presets.plasticity_section import PlasticitySection
 from presets.topology import Topology
 
 STDP_SHAPE = (16, 16, 16)

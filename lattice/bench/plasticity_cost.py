@@ -31,8 +31,8 @@ from lattice.plasticity.c_library import plain
 from lattice.plasticity.plasticity import Plasticity
 from lattice.random_streams import generator
 from lattice.training.build import build_trainer
+from presets.plasticity_section import PlasticitySection as Settings
 from presets.schema import Connections, RunConfig
-from presets.schema import PlasticitySection as Settings
 from presets.topology import Topology
 
 SHAPES = ((16, 16, 16), (64, 64, 32))

@@ -7,6 +7,7 @@ The fast ones save only the states, and recompute messages and gates in the back
 the ticks in place, so that a step holds one gradient buffer and not one per tick.
 """
 
-from lattice.kernels.propagate import Functional, TickOptions, choose, propagate
+from lattice.kernels.functional import Functional
+from lattice.kernels.propagate import TickOptions, choose, propagate
 
 __all__ = ["Functional", "TickOptions", "choose", "propagate"]

@@ -32,7 +32,7 @@ from lattice.plasticity.products import Work, message, products
 from lattice.plasticity.slabs import slabs
 from lattice.plasticity.spikes import spikes
 from lattice.plasticity.update import Wish, learn
-from presets.schema import PlasticitySection as Settings
+from presets.plasticity_section import PlasticitySection as Settings
 from presets.topology import Topology, hops_from
 
 LEAST_THRESHOLD, MOST_THRESHOLD = 1e-4, 10.0

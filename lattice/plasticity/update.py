@@ -23,7 +23,7 @@ from lattice.plasticity import competition, rules
 from lattice.plasticity.c_library import ConnectionGeometry, library
 from lattice.plasticity.products import present
 from lattice.plasticity.slabs import slabs
-from presets.schema import PlasticitySection as Settings
+from presets.plasticity_section import PlasticitySection as Settings
 from presets.topology import Topology
 
 MAX_KEPT = 128

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ValidationError
 
 from presets import schema
 from presets.layers import flatten, load, preset_names
-from presets.schema import MAX_SLOT_NUMBERS, RunConfig, TextSection
+from presets.schema import RunConfig
 from presets.stage import Clustering, Stage
+from presets.text_section import MAX_SLOT_NUMBERS, MIN_FEED_FORWARD, TextSection
 from presets.topology import REACH_FLOOR, reach
 
 
@@ -158,7 +159,7 @@ def test_a_decoder_too_small_for_its_vocabulary_is_refused_with_the_size_that_wo
     message = complaint(text={"decoder_parameters": 100_000})
     assert "decoder_parameters: 100000 is too few for a vocabulary of 2048 at width 128" in message
     enough = int(re.search(r"at least (\d+) are needed", message).group(1))
-    assert TextSection(decoder_parameters=enough).decoder_feed_forward() == schema.MIN_FEED_FORWARD
+    assert TextSection(decoder_parameters=enough).decoder_feed_forward() == MIN_FEED_FORWARD
     assert "too few" in complaint(text={"decoder_parameters": enough - 1000})
 
 

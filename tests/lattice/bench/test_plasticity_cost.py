@@ -6,7 +6,7 @@ import pytest
 
 from lattice.bench import plasticity_cost
 from lattice.bench.plasticity_cost import RULES, TrainedLattice, bench_update, sweep
-from presets.schema import PlasticitySection
+from presets.plasticity_section import PlasticitySection
 
 
 def test_timings_of_one_update_belong_together(monkeypatch):

@@ -14,7 +14,7 @@ from lattice.data.tokenizer import SPECIAL, Tokenizer, pad
 from lattice.model.coder import Decoder, Encoder
 from lattice.model.lattice3d import CONTROL, interpolation, transposed_ports
 from presets.layers import load
-from presets.schema import MAX_SLOT_NUMBERS
+from presets.text_section import MAX_SLOT_NUMBERS
 
 WORDS = ["The cat sat on the mat.", "The dog ran to the cat.", "Кошка сидит на окне.", "猫が窓に座る。"] * 3
 VOCABULARY = 320

@@ -18,8 +18,8 @@ from lattice.plasticity.c_library import plain
 from lattice.plasticity.plasticity import LEAST_THRESHOLD, MOST_THRESHOLD, Plasticity
 from lattice.plasticity.products import present
 from lattice.training.rewiring import highest
+from presets.plasticity_section import PlasticitySection as Settings
 from presets.schema import Connections
-from presets.schema import PlasticitySection as Settings
 from presets.topology import Topology
 
 CHANNELS, TICKS, THRESHOLD = 4, 4, 0.05

@@ -15,7 +15,7 @@ from lattice.plasticity import rules
 from lattice.plasticity import update as module
 from lattice.plasticity.products import present
 from lattice.plasticity.update import Changed, Wish, learn, plain_learn
-from presets.schema import PlasticitySection as Settings
+from presets.plasticity_section import PlasticitySection as Settings
 from presets.topology import Topology
 
 RULES = ("stdp", "soft stdp", "oja", "signed")

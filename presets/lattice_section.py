@@ -1,0 +1,59 @@
+"""The settings of what all cells have in common: their states, and the rule that they share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from presets.rule_size import HIDDEN
+from presets.section import Section
+
+
+class LatticeSection(Section):
+    """Settings of the lattice that are the same in all stages."""
+
+    channels: Annotated[int, Field(ge=2, le=32)] = Field(12, description="C, numbers in a cell's state")
+    port_channels: Annotated[int, Field(ge=1, le=32)] | None = Field(
+        None, description="channels that ports drive and read, the first ones; the others only remember; none = all"
+    )
+    memory_ticks: Annotated[float, Field(ge=1, le=1000)] = Field(
+        1.0,
+        description="time constants of the channels that only remember start between 1 and this many ticks (chrono "
+        "initialisation); 1 = all channels start alike",
+    )
+    norm_epsilon: Annotated[float, Field(gt=0, le=10)] = Field(
+        1e-3, description="added to a message's mean square before it is normalised; larger = silent neighbours stay silent"
+    )
+    boundary: Literal["walls", "periodic"] = Field("walls", description="walls reads zero outside; periodic wraps x and y")
+    cells: Literal["gradient", "frozen"] = Field(
+        "gradient", description="cell parameters and the shared rule learn, or stay as initialised"
+    )
+    arm: Literal["lattice", "identity"] = Field(
+        "lattice", description="identity hands slots to the decoder unchanged (a control)"
+    )
+
+
+class RuleSection(Section):
+    """The shared rule: channels of a cell meet, in all cells alike.  It learns like cell parameters, but by AdamW."""
+
+    kind: Literal["none", "linear", "mlp"] = Field(
+        "none",
+        description="from a cell's state and message to what its gates are made of: one matrix, or two with a ReLU between",
+    )
+    hidden: Annotated[int, Field(ge=1, le=128)] | None = Field(
+        None, description=f"mlp: numbers between its two matrices; none = {HIDDEN}"
+    )
+
+    @model_validator(mode="after")
+    def _hidden_has_an_effect(self) -> RuleSection:
+        if self.hidden is not None and self.kind != "mlp":
+            raise ValueError(f"hidden: is for kind = mlp and does nothing for {self.kind}; leave it out")
+        return self
+
+    @property
+    def hidden_numbers(self) -> int | None:
+        """Numbers between the matrices of the rule: 0 if it is linear, None if there is none."""
+        if self.kind == "mlp":
+            return self.hidden or HIDDEN
+        return 0 if self.kind == "linear" else None
