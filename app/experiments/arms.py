@@ -46,7 +46,7 @@ ARMS: dict[str, Changes] = {
     "frozen": {"connections": {"learning": "frozen"}, "lattice": {"cells": "frozen"}},
     "identity": NO_LATTICE,
 }
-"""What each arm changes in the config.  Ports, encoder and decoder are trained in all three."""
+"""What each arm changes in the config.  Ports, encoder and decoder are trained in all of them."""
 
 LARGER = "larger encoder"
 """The arm without a lattice whose encoder has at least as many more parameters as lattice and ports would have."""
@@ -145,9 +145,9 @@ def _told(quality: Quality | None, measure: str) -> str:
 
 
 def _larger_encoder(text: TextSection, more: int) -> dict[str, int] | None:
-    """Settings of the shallowest encoder that has at least `more` parameters more, and of those of the narrowest.
+    """Settings of an encoder with at least `more` parameters more than this one; None if no encoder can have so many.
 
-    None if an encoder can't have so many.
+    Layers are added only if the widest feed-forward layer is not enough.
     """
     wanted = encoder_size(text) + more
     for layers in range(text.encoder_layers, MAX_ENCODER_LAYERS + 1):

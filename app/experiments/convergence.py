@@ -25,7 +25,7 @@ ARMS = (
     Arm("off-unbiased", (*UNBIASED, *OFF)),
     Arm("on-biased", (), WAVES),
     Arm("on-unbiased", UNBIASED, WAVES),
-    Arm("identity", ("lattice.arm=identity", "rule.kind=none", *OFF)),
+    Arm("identity", ("lattice.arm=identity", "rule.kind=none", "rule.hidden=none", *OFF)),
 )
 
 RATES: Space = {"optimizer.learning_rate": SearchRange(1.5e-3, 1e-2)}

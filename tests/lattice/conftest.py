@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -13,12 +14,14 @@ from lattice.data.batches import TokenizedCorpus, corpus_tokenizer
 from lattice.data.corpus import Corpus, Pair
 from lattice.data.grammar import generate
 from lattice.data.tokenizer import Tokenizer
+from lattice.training import changes, checkpoint
 from lattice.training.build import build_trainer
 from lattice.training.callbacks import Callback
+from lattice.training.checkpointer import Checkpointer
 from lattice.training.health import Recovery
 from lattice.training.state import TrainingState
 from lattice.training.trainer import Trainer
-from monitors.events import AnyEvent, Event
+from monitors.events import AnyEvent, Event, Trained
 from presets.layers import load
 from presets.schema import RunConfig
 
@@ -87,3 +90,26 @@ def bench(corpus: Corpus, tokenizer: Tokenizer, config_of: Callable[..., RunConf
         return Bench(trainer, heard)
 
     return build
+
+
+def stopped_and_resumed(
+    bench: Callable[..., Bench], settings: tuple[str, ...], folder: Path
+) -> tuple[dict[str, torch.Tensor], ...]:
+    """Checks that a run that stops after step 4 and resumes equals the uninterrupted one.  Returns its tensors, by part."""
+    whole = bench(*settings)
+    assert whole.trainer.run() == "finished"
+    saver = Checkpointer(folder, "data")
+    first = bench(*settings, callbacks=(saver, StopAt(4)))
+    assert first.trainer.run() == "stopped"
+    saver.save(first.trainer.state)
+    saved, _ = checkpoint.load_newest(folder)
+    second = bench(*settings)
+    changes.resume(second.trainer.state, saved.model, saved.optimizer, saved.state)
+    assert second.trainer.run() == "finished"
+    expected = {event.step: event.loss for event in whole.heard.of(Trained)}
+    assert {event.step: event.loss for event in second.heard.of(Trained)} == {s: v for s, v in expected.items() if s > 4}
+    parts = list(second.trainer.state.tensors())
+    for mine, theirs in zip(parts, whole.trainer.state.tensors(), strict=True):
+        assert mine.keys() == theirs.keys()
+        assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+    return parts

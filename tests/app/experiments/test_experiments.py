@@ -112,6 +112,12 @@ def test_every_arm_of_every_experiment_is_a_config_of_its_own():
         assert len({config.model_dump_json() for config in configs}) == len(arms) == len({arm.name for arm in arms})
 
 
+def test_the_arm_without_a_lattice_leaves_the_shared_rule_out_however_it_is_set():
+    source = experiment.Source("tiny", None, ["rule.kind=mlp", "rule.hidden=8"], {}, None, None)
+    rules = {arm.name: source.config(arm, 0).rule.hidden_numbers for arm in convergence.ARMS}
+    assert rules.pop("identity") is None and set(rules.values()) == {8}
+
+
 def test_sparsity_trains_to_the_last_step_the_others_stop_at_the_target_unless_told(run):
     def steps(name, *options):
         found = run(name, "--seeds", 1, "--target", 50, "--json", *options).json

@@ -6,13 +6,11 @@ import pytest
 import torch
 
 from lattice.optimizers.partwise import PartWise
-from lattice.training import changes, checkpoint
-from lattice.training.checkpointer import Checkpointer
 from lattice.training.rewiring import change_pattern
 from monitors.events import Trained
 from presets.layers import load
 from presets.optimizer_state import state_bytes, tensor_rank
-from tests.lattice.conftest import StopAt
+from tests.lattice.conftest import stopped_and_resumed
 
 OPTIMIZERS = {
     "adamw": (),
@@ -51,21 +49,7 @@ def test_the_plan_counts_every_byte_that_is_kept(bench, settings):
 def test_a_resumed_run_with_pruning_and_rewiring_equals_the_uninterrupted_one(bench, settings, tmp_path):
     rewiring = [f"stages.{i}.rewiring.{setting}" for i in (0, 1) for setting in ("every=3", "regrow=random")]
     settings = (*settings, *CLUSTERS, *PRUNED, *RULE, *rewiring)
-    whole = bench(*settings)
-    assert whole.trainer.run() == "finished"
-    saver = Checkpointer(tmp_path, "data")
-    first = bench(*settings, callbacks=(saver, StopAt(4)))
-    assert first.trainer.run() == "stopped"
-    saver.save(first.trainer.state)
-    saved, _ = checkpoint.load_newest(tmp_path)
-    second = bench(*settings)
-    changes.resume(second.trainer.state, saved.model, saved.optimizer, saved.state)
-    assert second.trainer.run() == "finished"
-    expected = {event.step: event.loss for event in whole.heard.of(Trained)}
-    assert {event.step: event.loss for event in second.heard.of(Trained)} == {s: v for s, v in expected.items() if s > 4}
-    for mine, theirs in zip(second.trainer.state.tensors(), whole.trainer.state.tensors(), strict=True):
-        assert mine.keys() == theirs.keys()
-        assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+    stopped_and_resumed(bench, settings, tmp_path)
 
 
 @pytest.mark.slow
