@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 
+from presets.gru_size import gru_size
 from presets.optimizer_state import CELL_VECTORS, state_bytes
 from presets.rule_size import BLOCKS, rule_size
 from presets.schema import RunConfig
@@ -98,6 +99,17 @@ def total_bytes(config: RunConfig, stage: Stage, micro_batch: int, kernel: str |
     return sum(component_bytes(config, stage, micro_batch, kernel).values())
 
 
+def lattice_size(config: RunConfig, stage: Stage) -> int:
+    """Number of parameters of a stage's lattice, its rule and its ports, once its sparsity is reached.
+
+    It is counted as for `lattice.arm` = lattice, whatever that is.
+    """
+    section, cells = config.lattice, math.prod(stage.shape)
+    per_cell = (CELL_VECTORS + stage.clustering.functional) * section.channels + stage.kept()
+    rule = rule_size(section.channels, config.rule.hidden_numbers)
+    return cells * per_cell + rule + ports_size(config.text, section.port_channels or section.channels)
+
+
 def component_bytes(config: RunConfig, stage: Stage, micro_batch: int, kernel: str | None = None) -> dict[str, int]:
     """Bytes by component, in the order of the table.  `kernel=None` is the assumed kernel."""
     channels, itemsize = config.lattice.channels, STATE_BYTES[config.run.precision]
@@ -110,6 +122,8 @@ def component_bytes(config: RunConfig, stage: Stage, micro_batch: int, kernel: s
     if config.lattice.arm == "lattice":
         text += ports_size(config.text, config.lattice.port_channels or channels)
         cells = math.prod(stage.shape)
+    elif units := config.lattice.gru_units:
+        text += gru_size(config.text.slot_width, units)
     cell_parameters = (CELL_VECTORS + functional) * channels * cells
     hidden = config.rule.hidden_numbers
     rule = rule_size(channels, hidden)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from presets.gru_size import GRU_WIDTH, MAX_GRU_WIDTH
 from presets.rule_size import HIDDEN
 from presets.section import Section
 
@@ -29,9 +30,24 @@ class LatticeSection(Section):
     cells: Literal["gradient", "frozen"] = Field(
         "gradient", description="cell parameters and the shared rule learn, or stay as initialised"
     )
-    arm: Literal["lattice", "identity"] = Field(
-        "lattice", description="identity hands slots to the decoder unchanged (a control)"
+    arm: Literal["lattice", "identity", "gru"] = Field(
+        "lattice",
+        description="controls: identity hands slots to the decoder unchanged, gru reads them in time with a recurrent network",
     )
+    gru_width: Annotated[int, Field(ge=1, le=MAX_GRU_WIDTH)] | None = Field(
+        None, description=f"gru: units of the recurrent network; none = {GRU_WIDTH}"
+    )
+
+    @model_validator(mode="after")
+    def _gru_width_has_an_effect(self) -> LatticeSection:
+        if self.gru_width is not None and self.arm != "gru":
+            raise ValueError(f"gru_width: is for arm = gru and does nothing for {self.arm}; leave it out")
+        return self
+
+    @property
+    def gru_units(self) -> int | None:
+        """Units of the recurrent network in the lattice's place; None if there is none."""
+        return (self.gru_width or GRU_WIDTH) if self.arm == "gru" else None
 
 
 class RuleSection(Section):

@@ -173,7 +173,7 @@ def _choose(config: RunConfig, stage: Stage, budget: int, kernel: str | None, le
     if training.checkpoint_ticks != "auto":
         segments = [training.checkpoint_ticks]
     else:
-        segments = [0] if config.lattice.arm == "identity" else [0, segment_ticks(stage)]
+        segments = [0] if config.lattice.arm != "lattice" else [0, segment_ticks(stage)]
 
     def choice(segment: int, size: int) -> _Choice:
         segmented = _in_segments(config, segment)

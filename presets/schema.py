@@ -236,7 +236,14 @@ class RunConfig(Section):
         if self.text.reading == "face":
             if lag is not None:
                 raise ValueError("text.lag: does nothing with text.reading = face; leave it out, or read in time")
+            if self.lattice.arm == "gru":
+                raise ValueError(
+                    "lattice.arm: gru reads slots one after the other, and with text.reading = face they come all at once; set "
+                    "text.reading=time and a text.lag, or use identity"
+                )
             return self
+        if self.lattice.arm == "gru" and lag is None:
+            raise ValueError("text.lag: reading in time needs one; a recurrent network can do with 0")
         for i, stage in enumerate(self.stages if self.lattice.arm == "lattice" else ()):
             topology = stage.topology("walls")
             enough = ticks_for_reach(topology) - 1
@@ -270,9 +277,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _rule_has_cells(self) -> RunConfig:
-        if self.rule.kind != "none" and self.lattice.arm == "identity":
+        if self.rule.kind != "none" and self.lattice.arm != "lattice":
             raise ValueError(
-                f"rule.kind: {self.rule.kind} needs cells, and there are none with lattice.arm = identity; use none"
+                f"rule.kind: {self.rule.kind} needs cells, and there are none with lattice.arm = {self.lattice.arm}; use none"
             )
         return self
 

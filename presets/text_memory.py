@@ -1,7 +1,7 @@
 """The memory that text takes in a run, counted without torch.
 
-This is the memory of encoder, decoder and ports, as lattice.model.coder and lattice.model.lattice3d build them, of what they
-keep for the backward, and of the sentences themselves.
+This is the memory of encoder, decoder and ports, as lattice.model.coder and lattice.model.lattice3d build them, of a recurrent
+network in the lattice's place, of what they keep for the backward, and of the sentences themselves.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from presets.text_section import TextSection
 
 CONTROL_POINTS = 3 * 3
 """Points of C numbers through which a slot drives its patch of the face."""
+
+GRU_NUMBERS = 13
+"""Numbers per unit and step that torch's GRU takes on the CPU at the peak of its backward (measured: 11.7 to 12.5)."""
 
 TEXT_BYTES = 57
 """Bytes of memory per byte of text: strings, tokens, and what reading them leaves (measured at 36 000 and 59 000 sentences)."""
@@ -46,7 +49,7 @@ def ports_size(text: TextSection, channels: int) -> int:
 
 
 def activations(config: RunConfig, stage: Stage) -> int:
-    """Numbers kept for the backward of one sentence in encoder, decoder, loss and ports; estimated, without attention maps."""
+    """Numbers kept for the backward of one sentence in text, loss, and ports or GRU; estimated, without attention maps."""
     text, slots = config.text, config.text.grid**2
     tokens = text.max_tokens + 1
     encoded = slots * math.ceil(text.max_tokens / slots)
@@ -54,7 +57,9 @@ def activations(config: RunConfig, stage: Stage) -> int:
     per_token = 16 * text.width + 2 * text.decoder_feed_forward()
     decoder = text.decoder_layers * (tokens * per_token + slots * 2 * text.width)
     loss = 3 * tokens * text.vocabulary  # logits, their log-softmax, and the gradient
-    if config.lattice.arm == "identity":
+    if units := config.lattice.gru_units:
+        return encoder + decoder + loss + (slots + (text.lag or 0)) * (text.slot_width + GRU_NUMBERS * units)
+    if config.lattice.arm != "lattice":
         return encoder + decoder + loss
     faces = 1 if text.reading == "face" else slots
     ports = config.lattice.channels * (slots * CONTROL_POINTS + faces * math.prod(stage.shape[:2]))

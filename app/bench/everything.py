@@ -39,7 +39,7 @@ def run(preset: str, assignments: list[str], repeats: int, memory: float, plot: 
     check_plot(plot)
     config = configure.load(preset, None, assignments).config
     if config.lattice.arm != "lattice":
-        raise Stop(ExitCode.USAGE, "lattice.arm: the identity arm has no tick; set lattice.arm=lattice")
+        raise Stop(ExitCode.USAGE, f"lattice.arm: the {config.lattice.arm} arm has no tick; set lattice.arm=lattice")
     prepare(config)
     parts: dict[str, list[Row]] = {}
     remarks: list[str] = []

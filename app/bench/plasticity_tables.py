@@ -22,7 +22,7 @@ def plasticity(preset: str, assignments: list[str], steps: int, repeats: int, as
     """
     config = configure.load(preset, None, assignments).config
     if config.lattice.arm != "lattice":
-        raise Stop(ExitCode.USAGE, "lattice.arm: the identity arm has no connections; set lattice.arm=lattice")
+        raise Stop(ExitCode.USAGE, f"lattice.arm: the {config.lattice.arm} arm has no connections; set lattice.arm=lattice")
     prepare(config)
     rows = [row for shape in SHAPES for row in bench_update(shape, repeats, config.plasticity)]
     trained = TrainedLattice(config, steps)

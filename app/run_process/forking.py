@@ -49,7 +49,7 @@ from presets.layers import ConfigError, to_toml
 from presets.live import live_settings, with_settings
 from presets.schema import RunConfig
 
-BUILT_IN = ("text.", "lattice.channels", "lattice.port_channels", "lattice.arm", "rule.")
+BUILT_IN = ("text.", "lattice.channels", "lattice.port_channels", "lattice.arm", "lattice.gru_width", "rule.")
 """Settings that shape a checkpoint's tensors, or that its tokenizer comes from."""
 
 BUILT_INTO_STAGE = ("shape", "strides.x", "strides.y", "strides.z", "clustering.clusters", "clustering.clustering_integration")

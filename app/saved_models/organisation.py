@@ -48,7 +48,7 @@ def report(run: str, data: Path | None, surrogates: int, best: bool, device: str
     opened = open_run(folder, choose_device(device), best)
     trained = opened.model
     if trained.lattice is None:
-        raise Stop(ExitCode.USAGE, f"{folder.name} was trained without a lattice (lattice.arm = identity)")
+        raise Stop(ExitCode.USAGE, f"{folder.name} was trained without a lattice (lattice.arm = {opened.config.lattice.arm})")
     tokens = _tokens(opened, data)
     topology, seed = trained.lattice.topology, opened.config.run.seed
     fresh = _fresh(opened)

@@ -25,11 +25,14 @@ from monitors.text_safety import printable
 def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, runs_dir: Path | None, as_json: bool) -> None:
     """Scores a run on the sentences of `data` and prints the scores.
 
-    Raises Stop if the model or the data can't be read, or if `control` is unknown.
+    Raises Stop if the model or the data can't be read, or if `control` is unknown or says nothing of this model.
     """
     if control not in CONTROLS:
         raise Stop(ExitCode.USAGE, f"--control: {control!r} is not one of {', '.join(CONTROLS)}")
     opened = open_run(find_run(runs_dir, run), choose_device(device), best)
+    if control == "bypass" and opened.model.lattice is None:
+        arm = opened.config.lattice.arm
+        raise Stop(ExitCode.USAGE, f"--control: there are no messages to bypass with lattice.arm = {arm}; use none or shuffled")
     left_out: dict[str, int] = {}
     try:
         pairs = pairs_to_score(data, opened.config, left_out)

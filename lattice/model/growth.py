@@ -2,7 +2,8 @@
 
 Every field of the cells is interpolated trilinearly from the old shape to the new one, so faces go to faces.  Distances grow,
 too: the i-th stride of an axis becomes the i-th stride of the new stage.  Offsets that the old lattice did not have keep their
-fresh start.  Ports, encoder, decoder and the shared rule do not depend on the shape, and carry over as they are.
+fresh start.  Ports, encoder, decoder, the shared rule and a recurrent network in the lattice's
+place do not depend on the shape, and carry over as they are.
 """
 
 from __future__ import annotations
@@ -55,15 +56,15 @@ def _along(axis: int, distance: int) -> Offset:
 
 @torch.no_grad()
 def carry_over(old: TextLattice, new: TextLattice) -> None:
-    """Copies encoder, decoder, ports and the shared rule into `new`, and interpolates the lattice into its lattice.
+    """Copies encoder, decoder, ports, shared rule and recurrent network into `new`, and interpolates the lattice.
 
-    That lattice must be dense.
+    The lattice of `new` must be dense.
 
     The pattern of a pruned lattice is not carried over, since it means nothing in another shape.  The new stage prunes anew.
     """
-    for part in ("encoder", "decoder", "input_port", "output_port"):
-        if hasattr(old, part):
-            getattr(new, part).load_state_dict(getattr(old, part).state_dict())
+    for part in ("encoder", "decoder", "input_port", "output_port", "recurrent"):
+        if (module := getattr(old, part, None)) is not None:
+            getattr(new, part).load_state_dict(module.state_dict())
     if old.lattice is not None and new.lattice is not None:
         _carry_lattice(old.lattice, new.lattice)
 

@@ -1,6 +1,7 @@
 """The whole model: tokens -> encoder -> slots -> input port -> lattice -> output port -> slots -> decoder -> tokens.
 
-With `arm = "identity"` there is no lattice and there are no ports.  This is a control: how good are the text parts alone?
+With `arm = "identity"` there is no lattice and there are no ports.  This is a control: how good are the text parts alone?  With
+`arm = "gru"` a recurrent network (lattice.model.recurrent) reads the slots in the lattice's place.
 An evaluation has two more controls: `shuffled` decodes each sentence from the slots of another one, and `bypass` sets all
 messages to zero.  Text that comes back under either control did not go through the lattice.
 """
@@ -16,6 +17,7 @@ from lattice.kernels import choose
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.model.coder import Decoder, Encoder
 from lattice.model.lattice3d import Build, Lattice, transposed_ports
+from lattice.model.recurrent import Recurrent
 from lattice.model.shared_rule import SharedRule
 from lattice.plasticity.plasticity import Plasticity
 from lattice.random_streams import generator
@@ -52,7 +54,11 @@ class TextLattice(nn.Module):
                 text.decoder_parameters,
             )  # fmt: skip
         self.lattice: Lattice | None = None
+        self.recurrent: Recurrent | None = None
         self.kernel_line = "no lattice (identity arm)"
+        if (units := section.gru_units) is not None and text.lag is not None:
+            self.recurrent = Recurrent(text.slot_width, units, text.lag, generator(seed, "gru"))
+            self.kernel_line = f"GRU of {units} units, no lattice (gru arm)"
         if section.arm == "lattice":
             topology = here.topology(section.boundary)
             self.input_port, self.output_port = transposed_ports(
@@ -102,6 +108,8 @@ class TextLattice(nn.Module):
         `control` is one of CONTROLS.
         """
         slots, there = self._encoded(tokens, control)
+        if self.recurrent is not None:
+            return self.recurrent(slots, there)
         if self.lattice is None:
             return slots
         drive, bypass = self._drive(slots, there), control == "bypass"

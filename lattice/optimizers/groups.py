@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def groups(model: TextLattice, weight_decay: float) -> list[dict[str, Any]]:
     """The groups {params, part, weight_decay} of trained parameters, without empty ones.
 
-    `part` is text, ports, cells, rule or connections.
+    `part` is text, ports, cells, rule or connections.  A recurrent network in the lattice's place is text.
     """
     lattice = model.lattice
     own = {id(p) for p in lattice.parameters()} if lattice is not None else set()
@@ -21,7 +21,7 @@ def groups(model: TextLattice, weight_decay: float) -> list[dict[str, Any]]:
     own -= {id(p) for p in (*connections, *rule)}
     cells = [p for _, p in trainable if id(p) in own]
     ports = [p for name, p in trainable if name.startswith(("input_port.", "output_port."))]
-    text = [p for name, p in trainable if name.startswith(("encoder.", "decoder."))]
+    text = [p for name, p in trainable if name.startswith(("encoder.", "decoder.", "recurrent."))]
     parts = [
         {"params": text, "part": "text", "weight_decay": weight_decay},
         {"params": ports, "part": "ports", "weight_decay": weight_decay},

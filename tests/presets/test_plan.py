@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 import presets
-from presets.components import FLOAT, KERNELS, assumed_kernel
+from presets.components import FLOAT, KERNELS, assumed_kernel, component_bytes, lattice_size
+from presets.gru_size import GRU_WIDTH, gru_size, least_gru_width
 from presets.layers import load, preset_names
 from presets.plan import GB, Lesson, StagePlan, explain, on_device, plan
 from presets.text_memory import TEXT_BYTES
@@ -87,6 +88,7 @@ VARIANTS = {
     "other channels": ["lattice.channels=5", "stages.0.strides.x=[3]"],
     "fewer port channels": ["lattice.port_channels=7", "lattice.memory_ticks=4"],
     "reading in time": TIME,
+    "recurrent network": ["lattice.arm=gru", "lattice.gru_width=20", "text.reading=time", "text.lag=2"],
 }
 
 
@@ -470,6 +472,34 @@ def test_a_stage_that_fits_is_explained_in_one_line_and_offers_nothing() -> None
     stage = planned("baseline")
     assert stage.savings == {}
     assert explain(stage).startswith("stage baseline fits: ")
+
+
+@pytest.mark.parametrize("changes", [[], ["lattice.arm=identity"], ["stages.0.sparsity=0.5", "stages.0.rewiring.prune_at=9"]])
+@pytest.mark.parametrize("rule", [["rule.kind=none"], ["rule.kind=linear"]])
+def test_the_size_of_a_lattice_is_that_of_all_but_encoder_and_decoder(changes: list[str], rule: list[str]) -> None:
+    if "lattice.arm=identity" in changes:
+        rule = ["rule.kind=none"]
+    config = load("baseline", None, ["stages.0.clustering.clusters=5", *changes, *rule]).config
+    built = load("baseline", None, ["stages.0.clustering.clusters=5", *changes[:1], "lattice.arm=lattice", *rule]).config
+    bare = load("baseline", None, ["lattice.arm=identity", "rule.kind=none"]).config
+    counted = [component_bytes(each, each.stages[0], 1) for each in (built, bare)]
+    kept = built.stages[0].kept() * 16**3
+    whole, text = ((each["text"] + each["cell_parameters"]) // FLOAT for each in counted)
+    assert lattice_size(config, config.stages[0]) == whole - text + kept
+
+
+def test_a_recurrent_network_has_by_default_the_least_width_with_the_parameters_of_walkers_lattice() -> None:
+    walker = load("walker").config
+    wanted, slot = lattice_size(walker, walker.stages[0]), walker.text.slot_width
+    assert gru_size(slot, GRU_WIDTH - 1) < wanted <= gru_size(slot, GRU_WIDTH)
+    assert least_gru_width(slot, wanted) == GRU_WIDTH
+
+
+@pytest.mark.parametrize("slot", [4, 64, 255])
+def test_the_least_width_of_a_recurrent_network_is_exact(slot: int) -> None:
+    for width in (1, 2, 3, 47, 48, 1000, 4096):
+        size = gru_size(slot, width)
+        assert [least_gru_width(slot, size + more) for more in (-1, 0, 1)] == [width, width, width + 1]
 
 
 def test_the_identity_arm_holds_no_lattice() -> None:

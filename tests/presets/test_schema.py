@@ -216,8 +216,24 @@ def test_hidden_numbers_belong_to_an_mlp_and_have_a_default() -> None:
 
 
 def test_a_rule_without_a_lattice_is_refused() -> None:
-    said = complaint(rule={"kind": "mlp"}, lattice={"arm": "identity"})
-    assert "rule.kind: mlp needs cells, and there are none with lattice.arm = identity; use none" in said
+    for arm in ("identity", "gru"):
+        said = complaint(rule={"kind": "mlp"}, lattice={"arm": arm}, text={"reading": "time", "lag": 2})
+        assert f"rule.kind: mlp needs cells, and there are none with lattice.arm = {arm}; use none" in said
+
+
+def test_a_recurrent_network_reads_in_time_alone_and_its_width_is_its_own() -> None:
+    time = {"reading": "time", "lag": 0}
+    found = config(lattice={"arm": "gru"}, text=time).lattice
+    assert (found.gru_width, found.gru_units) == (None, 48)
+    assert config(lattice={"arm": "gru", "gru_width": 7}, text=time).lattice.gru_units == 7
+    assert config().lattice.gru_units is None
+    assert "lattice.arm: gru reads slots one after the other" in complaint(lattice={"arm": "gru"})
+    assert "text.lag: reading in time needs one" in complaint(lattice={"arm": "gru"}, text={"reading": "time"})
+    for arm in ("lattice", "identity"):
+        said = complaint(lattice={"arm": arm, "gru_width": 7})
+        assert f"gru_width: is for arm = gru and does nothing for {arm}; leave it out" in said
+    for width in (0, 4097):
+        complaint(lattice={"arm": "gru", "gru_width": width}, text=time)
 
 
 def test_galore_takes_a_share_or_a_whole_rank_or_a_budget_and_only_one_of_them() -> None:

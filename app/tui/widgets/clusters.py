@@ -110,8 +110,8 @@ def none_formed(view: View) -> str:
     config, stage = view.config, view.snapshot.stage
     if config is None or stage >= len(config.stages):
         return "No clustering is recorded."
-    if config.lattice.arm == "identity":
-        return "This run has no lattice (lattice.arm = identity)."
+    if (arm := config.lattice.arm) != "lattice":
+        return f"This run has no lattice (lattice.arm = {arm})."
     count = config.stages[stage].clustering.clusters
     if not count:
         return f"Stage {printable(config.stages[stage].name)} has no functional clusters (clustering.clusters = 0)."
@@ -121,7 +121,7 @@ def none_formed(view: View) -> str:
 def no_cells(view: View) -> str:
     """Why there is no cut if no volume has been recorded."""
     config: RunConfig | None = view.config
-    if config is not None and config.lattice.arm == "identity":
+    if config is not None and config.lattice.arm != "lattice":
         return ""
     if not view.is_live and view.position.event == view.position.total:
         return "This run recorded no cells to cut through."

@@ -92,8 +92,8 @@ def none_recorded(view: View) -> str:
     config, stage = view.config, view.snapshot.stage
     if config is None or stage >= len(config.stages):
         return "No plasticity is recorded."
-    if config.lattice.arm == "identity":
-        return "This run has no lattice, so no connections (lattice.arm = identity)."
+    if (arm := config.lattice.arm) != "lattice":
+        return f"This run has no lattice, so no connections (lattice.arm = {arm})."
     learning, here = config.connections.learning, config.stages[stage]
     if learning == "frozen":
         said = "Connections stay as they were initialised (connections.learning = frozen)"

@@ -25,6 +25,7 @@ from monitors.runs import RunFolder
 from monitors.volumes import Volume
 from presets.layers import load
 
+GRU = ("lattice.arm=gru", "text.reading=time", "text.lag=2")
 CARD = Gpu(0, "NVIDIA H200", "GPU-5c1a", GpuMemory(10_000_000_000, 130_000_000_000, 140_000_000_000), 0.93, 612.4, 700.0, 61.0)
 
 
@@ -177,8 +178,9 @@ def test_with_16_colours_clusters_are_letters(use, fixed_view, monkeypatch):
         ((), "Stage grow has no functional clusters (clustering.clusters = 0)"),
         (("stages.1.clustering={clusters=8}",), "8 clusters of neighbouring cells, as the stage began; no clustering by"),
         (("lattice.arm=identity",), "This run has no lattice (lattice.arm = identity)"),
+        (GRU, "This run has no lattice (lattice.arm = gru)"),
     ],
-    ids=["none", "as built", "identity"],
+    ids=["none", "as built", "identity", "gru"],
 )
 def test_without_a_clustering_the_panel_says_from_the_config_why(use, fixed_view, settings, said):
     async def look(screen):
@@ -327,8 +329,9 @@ def test_plasticity_and_rewiring_are_told_in_numbers(use, lit_view):
         (("stages.1.waves=40",), "learn by gradient in this run, after the 40 discovery waves that begin this stage"),
         (("connections.learning=plastic",), "No plasticity is recorded yet in this stage (connections.learning = plastic)"),
         (("lattice.arm=identity",), "This run has no lattice, so no connections"),
+        (GRU, "so no connections (lattice.arm = gru)"),
     ],
-    ids=["gradient", "frozen", "freeze", "waves", "plastic", "identity"],
+    ids=["gradient", "frozen", "freeze", "waves", "plastic", "identity", "gru"],
 )
 def test_without_plasticity_the_panel_says_from_the_config_why_and_shows_no_number(use, fixed_view, settings, said):
     async def look(screen):
