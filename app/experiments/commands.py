@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,18 +20,35 @@ Before = Annotated[
     float, typer.Option("--before", min=0.01, max=0.99, help="Share of the steps on a lattice of half the size.")
 ]
 
+Tests = Annotated[
+    list[Path], typer.Option("--test", help="Text to score on, or task:NAME; without it the held-out sentences. Repeatable.")
+]
+EveryScore = Annotated[
+    int, typer.Option("--every", min=0, help="Steps between scores on held-out sentences; 0 = only at the end.")
+]
+Score = Annotated[
+    float | None,
+    typer.Option("--target", help="Tell the steps and CPU seconds to this score: BLEU, or on a task % of exact answers."),
+]
+EqualCpu = Annotated[
+    bool, typer.Option("--equal-cpu", help="Also train the arms without a lattice for as many CPU seconds as the trained one.")
+]
+
 
 @experiment(
     experiment_app,
     "arms",
     ExperimentOptions(seeds=1),
-    left_out=("target", "every", "to_end", "arms", "own_arms", "out", "plot"),
+    own_before="arms",
+    left_out=("test", "target", "every", "to_end"),
 )
-def experiment_arms(options: ExperimentOptions) -> None:
-    """What the lattice adds: trained against frozen, no lattice, and no lattice but a larger encoder, at equal steps."""
-    from app.experiments import arms as command
+def experiment_arms(
+    options: ExperimentOptions, tests: Tests = [], every: EveryScore = 0, target: Score = None, equal_cpu: EqualCpu = False
+) -> None:
+    """What the lattice adds: trained against no rule, frozen, no lattice, a larger encoder, and a recurrent network."""
+    from app.experiments.arms import command
 
-    command.run(_request(options))
+    command.run(_request(options), command.ArmsOptions(tests, target, every, equal_cpu))
 
 
 @experiment(experiment_app, "convergence", ExperimentOptions(seeds=5))

@@ -12,9 +12,10 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from app import configure, formats
 from app.exit_codes import ExitCode, Stop
@@ -58,12 +59,13 @@ class Source:
     def load(self, *settings: str) -> Loaded:
         return configure.load(self.preset, self.config_file, [*self.assignments, *settings], self.given)
 
-    def config(self, arm: Arm, seed: int) -> RunConfig:
-        """An arm's config.  Raises Stop."""
+    def config(self, arm: Arm, seed: int, free: Collection[str] = ()) -> RunConfig:
+        """An arm's config, which may differ from the others in the settings `free` of the sections SHARED.  Raises Stop."""
         base = self.load()
         defaults = [setting for setting in arm.defaults if base.origin(setting.partition("=")[0]) == "default"]
         config = self.load(*defaults, *arm.settings).config
-        if changed := [section for section in SHARED if getattr(config, section) != getattr(base.config, section)]:
+        fixed, own = ({name: getattr(of, name).model_dump(exclude={*free}) for name in SHARED} for of in (base.config, config))
+        if changed := [section for section in SHARED if fixed[section] != own[section]]:
             raise Stop(ExitCode.USAGE, f"arm {arm.name}: all arms share the section {changed[0]}; set it with --set instead")
         return configure.with_steps(config.model_copy(update={"run": config.run.model_copy(update={"seed": seed})}), self.steps)
 
@@ -153,7 +155,7 @@ class Experiment:
         except DataError as error:
             raise Stop(ExitCode.USAGE, str(error)) from error
         self.scored = len(scored)
-        self._ledger = Ledger(out)
+        self._ledger = Ledger(out, Outcome.of_row)
         self._data_key = [corpus.fingerprint(), dataclasses.replace(corpus, train=(), valid=scored).fingerprint()]
         self._text = ExperimentText.of(base, corpus, scored)
 
@@ -171,7 +173,8 @@ class Experiment:
     def one(self, arm: Arm, seed: int, conditions: Conditions, trial: int | None = None) -> Outcome:
         """The outcome of one run.  A run that the results file has already is not trained again."""
         config = self.source.config(arm, seed)
-        key, what = self._key(config, conditions), f"{arm.name}, seed {seed}" + ("" if trial is None else f", trial {trial}")
+        key = run_key(config, dataclasses.asdict(conditions), self._data_key)
+        what = f"{arm.name}, seed {seed}" + ("" if trial is None else f", trial {trial}")
         if found := self._ledger.find(arm.name, seed, key):
             print(f"{what}: already in the results file", file=sys.stderr)
             return found
@@ -181,10 +184,11 @@ class Experiment:
         print(f"{what}: {told(outcome, conditions)}", file=sys.stderr)
         return outcome
 
-    def _key(self, config: RunConfig, conditions: Conditions) -> str:
-        """Hash of config (seed included), conditions, text and version."""
-        of = [config.model_dump(mode="json", exclude={"purpose"}), dataclasses.asdict(conditions), self._data_key, VERSION]
-        return hashlib.blake2b(json.dumps(of, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+def run_key(config: RunConfig, conditions: dict[str, Any], text: list[str]) -> str:
+    """Hash of config (seed included), conditions, text (its fingerprints) and version."""
+    of = [config.model_dump(mode="json", exclude={"purpose"}), conditions, text, VERSION]
+    return hashlib.blake2b(json.dumps(of, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def told(outcome: Outcome, conditions: Conditions) -> str:

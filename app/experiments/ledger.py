@@ -5,24 +5,41 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from app.exit_codes import ExitCode, Stop
-from app.experiments.measure import Outcome
 
 OPENING = b'{"key": '
 """How every line begins."""
 
 
-class Ledger:
+class Finished(Protocol):
+    """A dataclass with the numbers of a finished run."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def arm(self) -> str: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+Run = TypeVar("Run", bound=Finished)
+
+
+class Ledger(Generic[Run]):
     """Finished runs by (arm, seed, key).  The key is a hash of everything that decides the numbers of a run."""
 
-    def __init__(self, path: Path | None) -> None:
-        """Without a path, results are kept in memory only.  Raises Stop if the file has other lines than results."""
-        self._path = path
-        self._found: dict[tuple[str, int, str], Outcome] = {}
+    def __init__(self, path: Path | None, of_row: Callable[[Mapping[str, Any]], Run]) -> None:
+        """Without a path, results are kept in memory only.  `of_row` makes a run of a row of the file.
+
+        Raises Stop if the file has other lines than results of this kind.
+        """
+        self._path, self._of_row = path, of_row
+        self._found: dict[tuple[str, int, str], Run] = {}
         if path is not None:
             self._read(path)
 
@@ -41,21 +58,17 @@ class Ledger:
             raise Stop(ExitCode.FAILED, f"--out {path}: {error.strerror or error}") from error
 
     def _remember(self, path: Path, number: int, line: bytes) -> None:
-        names = {field.name for field in dataclasses.fields(Outcome)}
         try:
             row = json.loads(line)
-            fields: dict[str, Any] = {
-                name: tuple(value) if isinstance(value, list) else value for name, value in row.items() if name in names
-            }
-            outcome = Outcome(**fields)
+            outcome = self._of_row(row)
             self._found[outcome.arm, outcome.seed, row["key"]] = outcome
         except (ValueError, TypeError, KeyError, AttributeError):
             raise _foreign(path, number) from None
 
-    def find(self, arm: str, seed: int, key: str) -> Outcome | None:
+    def find(self, arm: str, seed: int, key: str) -> Run | None:
         return self._found.get((arm, seed, key))
 
-    def add(self, key: str, outcome: Outcome, about: Mapping[str, object]) -> None:
+    def add(self, key: str, outcome: Run, about: Mapping[str, object]) -> None:
         """Adds a run, also to the file.  `about` (experiment, settings, ...) is for readers of the file.
 
         Raises Stop if the file can't be written.
@@ -74,4 +87,5 @@ class Ledger:
 
 
 def _foreign(path: Path, number: int) -> Stop:
-    return Stop(ExitCode.USAGE, f"--out {path}: line {number} is no result of an experiment; name a new file or one of results")
+    told = f"line {number} is no result of such an experiment; name a new file or one of its results"
+    return Stop(ExitCode.USAGE, f"--out {path}: {told}")

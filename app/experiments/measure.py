@@ -5,14 +5,18 @@ The time that looks take is not part of the run's cost.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from app.exit_codes import ExitCode, Stop
 from app.experiments.statistics import Need, crossing, value_at
+from app.experiments.training_time import TrainingTime
 from lattice.data.batches import Sentences, TokenizedCorpus
 from lattice.data.corpus import Corpus, Pair
 from lattice.kernels.native import KernelUnavailable
@@ -21,7 +25,6 @@ from lattice.training.build import build_trainer
 from lattice.training.callbacks import Callback
 from lattice.training.state import TrainingState
 from lattice.training.trainer import Trainer, TrainingFailed
-from monitors import gauges
 from presets.schema import RunConfig
 
 LOOK_SENTENCES = 128
@@ -92,6 +95,15 @@ class Outcome:
     retained: tuple[tuple[int, str, float, float], ...] = ()
     """(step, part, share kept, share that a random projection keeps) of gradients' energy, if the experiment looks at that."""
 
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Outcome:
+        """The outcome in a row of a results file.  Raises TypeError if something is missing."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        own: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in row.items() if name in names
+        }
+        return cls(**own)
+
     @property
     def loss(self) -> float | None:
         """The last held-out loss; None if the run failed."""
@@ -125,7 +137,7 @@ class Outcome:
 
 
 class Looks(Callback):
-    """Takes the held-out loss every so often, and counts the CPU seconds of training, from `begin` on."""
+    """Takes the held-out loss every so often, and counts the CPU seconds of training, from `time.begin` on."""
 
     def __init__(self, conditions: Conditions) -> None:
         self._conditions = conditions
@@ -134,20 +146,15 @@ class Looks(Callback):
         self.losses: list[float | None] = []
         self.waves_cpu_s = 0.0
         self._waves_from = 0.0
-        self._looking = 0.0
+        self.time = TrainingTime()
         self.trained_cpu_s = 0.0
         """CPU seconds of training up to the end of the last step."""
         self.growths: list[tuple[float | None, float | None]] = []
         self.retained: list[tuple[int, str, float, float]] = []
-        self._start = 0.0
-
-    def begin(self) -> None:
-        """Training begins now."""
-        self._start = gauges.cpu_seconds()
 
     def after_step(self, state: TrainingState) -> None:
         conditions, progress = self._conditions, state.progress
-        self.trained_cpu_s = self.trained_by_now()
+        self.trained_cpu_s = self.time.so_far()
         if progress.stage_step == 1:
             # The trainer adds a step's seconds after this call: what is new here are the stage's waves.
             self.waves_cpu_s += progress.cpu_s - self._waves_from
@@ -158,10 +165,6 @@ class Looks(Callback):
 
     def at_stage_end(self, state: TrainingState) -> None:
         self._waves_from = state.progress.cpu_s
-
-    def trained_by_now(self) -> float:
-        """CPU seconds of training so far."""
-        return gauges.cpu_seconds() - self._start - self._looking
 
     def look(self, state: TrainingState) -> None:
         """Takes the held-out loss now.  Asks for a stop if it reaches the target, unless runs go on to their end."""
@@ -174,10 +177,9 @@ class Looks(Callback):
 
     def loss_now(self, state: TrainingState) -> float | None:
         """The held-out loss; None if it is not finite.  Its time is not counted as training."""
-        clock, sentences = gauges.cpu_seconds(), state.valid_sentences
-        chunk = chunk_size(state.config, state.stage, state.plan.micro_batch)
-        loss = held_out_loss(state.model, sentences, list(range(min(LOOK_SENTENCES, len(sentences)))), chunk)
-        self._looking += gauges.cpu_seconds() - clock
+        sentences, chunk = state.valid_sentences, chunk_size(state.config, state.stage, state.plan.micro_batch)
+        with self.time.left_out():
+            loss = held_out_loss(state.model, sentences, list(range(min(LOOK_SENTENCES, len(sentences)))), chunk)
         return loss if math.isfinite(loss) else None
 
 
@@ -191,17 +193,13 @@ def train(
     looking: type[Looks] = Looks,
 ) -> Outcome:
     """Trains one run to the target, the limit or its end.  Raises Stop if it can't begin or if memory runs out."""
-    try:
+    with told_as_stop(arm, seed):
         looks, trainer, failure = _train(config, text, device, lambda: looking(conditions))
         bleu = None
         if conditions.score and not failure:
             state = trainer.state
             chunk = chunk_size(state.config, state.stage, state.plan.micro_batch)
             bleu = evaluate(state.model, text.scored, text.corpus.tokenizer, chunk)[0].bleu
-    except KernelUnavailable as error:
-        raise Stop(ExitCode.FAILED, f"arm {arm}, seed {seed}: {error}") from error
-    except torch.OutOfMemoryError as error:
-        raise Stop(ExitCode.NO_DEVICE, f"arm {arm}, seed {seed}: out of memory: {str(error).splitlines()[0]}") from error
     return Outcome(
         arm=arm,
         seed=seed,
@@ -222,12 +220,23 @@ def train(
     )
 
 
+@contextlib.contextmanager
+def told_as_stop(arm: str, seed: int) -> Iterator[None]:
+    """Raises Stop, which names the run, if it can't begin or if memory runs out."""
+    try:
+        yield
+    except KernelUnavailable as error:
+        raise Stop(ExitCode.FAILED, f"arm {arm}, seed {seed}: {error}") from error
+    except torch.OutOfMemoryError as error:
+        raise Stop(ExitCode.NO_DEVICE, f"arm {arm}, seed {seed}: out of memory: {str(error).splitlines()[0]}") from error
+
+
 def _train(
     config: RunConfig, text: ExperimentText, device: torch.device, looking: Callable[[], Looks]
 ) -> tuple[Looks, Trainer, str]:
     looks = looking()
     trainer = build_trainer(config, text.corpus, device, [looks])
-    looks.begin()
+    looks.time.begin()
     try:
         trainer.run()
     except TrainingFailed as error:

@@ -22,7 +22,6 @@ from app.pictures import check_plot
 from lattice.optimizers.retained import of_step
 from lattice.random_streams import generator
 from lattice.training.state import TrainingState
-from monitors import gauges
 
 ADAMW = "adamw"
 ARMS = (
@@ -41,9 +40,9 @@ class EnergyLooks(Looks):
     def after_step(self, state: TrainingState) -> None:
         super().after_step(state)
         if (step := state.progress.step) % self._every == 0:
-            clock, draw = gauges.cpu_seconds(), generator(state.config.run.seed, "retained", step)
-            self.retained += [(step, found.part, found.kept, found.random) for found in of_step(state.optimizer, draw)]
-            self._looking += gauges.cpu_seconds() - clock
+            with self.time.left_out():
+                draw = generator(state.config.run.seed, "retained", step)
+                self.retained += [(step, found.part, found.kept, found.random) for found in of_step(state.optimizer, draw)]
 
 
 def run(request: ExperimentRequest) -> None:

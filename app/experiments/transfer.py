@@ -41,7 +41,7 @@ class GrowthLooks(Looks):
         if state.progress.stage == len(state.config.stages) - 1:
             super().after_step(state)
         else:
-            self.trained_cpu_s = self.trained_by_now()
+            self.trained_cpu_s = self.time.so_far()
 
     def at_stage_end(self, state: TrainingState) -> None:
         super().at_stage_end(state)
@@ -51,7 +51,7 @@ class GrowthLooks(Looks):
     def on_event(self, event: AnyEvent) -> None:
         if isinstance(event, StageStarted) and self._growing is not None:
             (state, before), self._growing = self._growing, None
-            self.trained_cpu_s = self.trained_by_now()
+            self.trained_cpu_s = self.time.so_far()
             self.look(state)
             self.growths.append((before, self.losses[-1]))
 

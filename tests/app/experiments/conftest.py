@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.experiments import measure
+from app.experiments import training_time
 
 
 class Clock:
@@ -13,7 +13,7 @@ class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         self._monkeypatch = monkeypatch
-        monkeypatch.setattr(measure.gauges, "cpu_seconds", lambda: self.now)
+        monkeypatch.setattr(training_time.gauges, "cpu_seconds", lambda: self.now)
 
     def costs(self, owner: object, name: str, seconds: float) -> None:
         """Each call of this function of `owner` takes so long from now on."""

@@ -190,7 +190,7 @@ def test_results_of_other_text_are_not_taken(cli, run, trained, sentences, tmp_p
 def test_a_file_that_holds_no_results_is_refused_and_left_alone(run, trained, tmp_path, content):
     out = tmp_path / "notes.txt"
     out.write_bytes(content)
-    refused(run("convergence", *TWO, "--out", out), "line 1 is no result of an experiment")
+    refused(run("convergence", *TWO, "--out", out), "line 1 is no result of such an experiment")
     assert out.read_bytes() == content and trained == []
 
 
@@ -267,38 +267,3 @@ def test_patterns_choose_arms_in_their_order_and_own_arms_come_last():
     own = Arm("own", ("x.y=[1,2]", "x.z=two words"))
     assert choose(known, "b-*, a-?", ["own x.y=[1,2] 'x.z=two words'"]) == [known[2], known[0], known[1], own]
     assert choose(known, None, []) == known
-
-
-# What the lattice adds
-
-
-def test_arms_trains_all_four_with_every_seed_and_shows_the_controls(cli, sentences):
-    options = ("--preset", "tiny", "--steps", 4, "--set", "run.threads=1", "--data", sentences, "--seeds", 2, "--json")
-    told = cli("experiment", "arms", *options)
-    assert told.code == 0, told.err
-    assert set(told.json) == KEYS | {"measure", "effects"} and told.json["measure"] == "bleu"
-    found = [(arm["arm"], arm["seed"], sorted(arm["controls"])) for arm in told.json["arms"]]
-    both = ["bypass", "shuffled"]
-    expected = [("trained", both), ("frozen", both), ("identity", ["shuffled"]), ("larger encoder", ["shuffled"])]
-    assert found == [(name, seed, controls) for seed in (0, 1) for name, controls in expected]
-    trained, frozen, identity, larger = (arm["parameters"] for arm in told.json["arms"][:4])
-    assert trained == frozen > identity and trained <= larger < trained + 1000
-
-
-def test_a_lattice_larger_than_any_encoder_has_three_arms(cli, sentences, monkeypatch):
-    monkeypatch.setattr("app.experiments.arms.MAX_ENCODER_LAYERS", 1)
-    monkeypatch.setattr("app.experiments.arms.MAX_FEED_FORWARD", 64)
-    options = ("--preset", "tiny", "--steps", 2, "--set", "run.threads=1", "--data", sentences)
-    told = cli("experiment", "arms", *options)
-    assert told.code == 0, told.err
-    assert "larger encoder: left out" in told.err and "against identity" in told.out and "against larger" not in told.out
-
-
-def test_the_arms_of_a_task_are_told_apart_by_exact_answers(cli):
-    options = ("--preset", "tiny", "--steps", 8, "--set", "run.threads=1", "--data", "task:lift,words=3-9,count=200,held=8")
-    told = cli("experiment", "arms", *options, "--json")
-    assert told.code == 0, told.err
-    exact = {arm["arm"]: 100 * arm["exact"] for arm in told.json["arms"]}
-    assert told.json["measure"] == "exact" and told.json["effect"] == pytest.approx(exact["trained"] - exact["frozen"])
-    over = {arm: found["effect"] for arm, found in told.json["effects"].items()}
-    assert over == {arm: pytest.approx(exact["trained"] - exact[arm]) for arm in ("frozen", "identity", "larger encoder")}
