@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from presets.measure import Measure, score_by
+
 
 def bytes_(count: float) -> str:
     """A number of bytes: 1_234_567 -> "1.23 MB".  GB means 10^9 bytes."""
@@ -45,6 +47,15 @@ def count(number: int) -> str:
 def score(value: float | None) -> str:
     """BLEU or chrF, from 0 to 100; "-" for None."""
     return "-" if value is None else f"{value:.1f}"
+
+
+def judged(measure: Measure, bleu: float | None, exact: float | None) -> str:
+    """The score that a run is judged by, with the name of its measure: "BLEU 60.0", or "exact 87.5%" for exact answers.
+
+    `bleu` is 0..100 and `exact` 0..1.  "-" takes the place of a score that was not taken.
+    """
+    taken = score_by(measure, bleu, exact)
+    return f"BLEU {score(taken)}" if measure == "bleu" else "exact -" if taken is None else f"exact {taken:.1f}%"
 
 
 def loss(value: float | None) -> str:

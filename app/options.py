@@ -46,7 +46,7 @@ LogFormat = Annotated[
 Control = Annotated[
     str, typer.Option("--control", help="none, shuffled (another sentence's embeddings) or bypass (messages zeroed).")
 ]
-Best = Annotated[bool, typer.Option("--best", help="Use the checkpoint with the best BLEU, not the newest.")]
+Best = Annotated[bool, typer.Option("--best", help="Use the checkpoint with the best score, not the newest.")]
 Fps = Annotated[int | None, typer.Option("--fps", min=1, max=60, help="Most screen updates a second; fewer suit slow links.")]
 ReadOnly = Annotated[bool, typer.Option("--read-only", help="Watch only: no key starts or changes a run.")]
 Plain = Annotated[bool, typer.Option("--ascii", help="Draw with ASCII characters only.")]

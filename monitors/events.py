@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from monitors.fields import Measured, Text
+from presets.measure import Measure, score_by
 
 
 class Event(BaseModel):
@@ -88,7 +89,8 @@ class Sample(BaseModel):
 class Decoded(Event):
     """The decode monitor scored `count` held-out sentences: BLEU and chrF in 0..100, `exact` and the shares in 0..1.
 
-    `seconds` and `peak_bytes` are the cost of the scoring itself.  `best` says that no earlier score of the run was better.
+    `measure` says which of BLEU and `exact` the run is judged by; logs of version 0.1.0 do not say it and mean BLEU.  `best`
+    says that no earlier look of the run was as good by it.  `seconds` and `peak_bytes` are the cost of the look itself.
     """
 
     kind: Literal["decoded"] = "decoded"
@@ -104,6 +106,17 @@ class Decoded(Event):
     active_share: FiniteFloat
     gradient_share: Measured
     best: bool
+    measure: Measure = "bleu"
+
+    @property
+    def score(self) -> float:
+        """The score 0..100 that the run is judged by."""
+        return score_by(self.measure, self.bleu, self.exact)
+
+    @property
+    def has_questions(self) -> bool:
+        """Whether sentences have answers that differ from them; not so for the task `reconstruct`."""
+        return any(sample.source != sample.reference for sample in self.samples)
 
 
 class Saved(Event):

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from monitors.fields import Measured, Text
 from monitors.plain_files import atomic_write, open_descriptor, open_plain, remove_torn
+from presets.measure import Measure
 
 STALE_AFTER_S = 600.0
 """Seconds without a write after which a run on another host counts as lost, since its process can't be looked up from here."""
@@ -44,7 +45,8 @@ class RunInfo(BaseModel):
     """The content of `run.json`.
 
     `created` and `pid_started` (psutil's create_time) are in unix seconds, `cpu_s` is in seconds of all threads together.
-    `stage` is an index, `step` the global optimizer step.  `exit_code` is None until the process ends.
+    `stage` is an index, `step` the global optimizer step.  `exit_code` is None until the process ends.  `measure` says which
+    of `bleu` (0..100) and `exact` (0..1) the run is judged by.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -61,6 +63,8 @@ class RunInfo(BaseModel):
     stage: int = 0
     step: int = 0
     bleu: Measured = None
+    exact: Measured = None
+    measure: Measure = "bleu"
     loss: Measured = None
     elapsed_s: FiniteFloat = 0.0
     cpu_s: FiniteFloat = 0.0
@@ -238,7 +242,7 @@ def state_of(folder: RunFolder) -> str:
 
 
 def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
-    """One row {run, path, state, preset, stage, step, bleu, created} per run, newest first, without `damaged_runs`."""
+    """One row {run, path, state, preset, stage, step, ...} per run, newest first, without `damaged_runs`."""
     rows = []
     for path in _run_paths(runs_dir):
         try:
@@ -246,8 +250,8 @@ def list_runs(runs_dir: Path) -> list[dict[str, Any]]:
             state = _state(RunFolder(path), info)
         except RunFolderError:
             continue
-        progress = {"stage": info.stage, "step": info.step, "bleu": info.bleu, "created": info.created}
-        rows.append({"run": path.name, "path": str(path), "state": state, "preset": info.preset} | progress)
+        names = ("preset", "stage", "step", "measure", "bleu", "exact", "created")
+        rows.append({"run": path.name, "path": str(path), "state": state} | {name: getattr(info, name) for name in names})
     return sorted(rows, key=lambda row: (row["created"], row["run"]), reverse=True)
 
 

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from presets.lattice_section import LatticeSection, RuleSection
+from presets.measure import Measure, measure_on
 from presets.plasticity_section import PlasticitySection
 from presets.section import LIVE, Count, Section
 from presets.stage import Stage
@@ -60,6 +61,11 @@ class Data(Section):
     )
     held_out: Annotated[float, Field(gt=0, le=0.5)] = Field(0.02, description="share split off when there is no valid file")
     max_held_out: Count = Field(1000, description="most sentences split off")
+
+    @property
+    def measure(self) -> Measure:
+        """The measure that the run is judged by."""
+        return measure_on(self.train, self.valid)
 
     @model_validator(mode="after")
     def _bundled_tasks_are_pairs(self) -> Data:

@@ -34,7 +34,9 @@ from presets.schema import RunConfig
 LOSS_STEPS = 50
 """The loss of a run is the mean over this many last steps."""
 
-BLEU_MARKS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 99.0)
+SCORE_MARKS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 99.0)
+"""Marks of BLEU, and of exact answers in percent."""
+
 LOSS_MARKS = (6.0, 5.0, 4.0, 3.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 
 SETTINGS_OF_SCORES = ("data.", "run.seed")
@@ -59,8 +61,10 @@ class Course:
     step_times: array = field(default_factory=lambda: array("d"))
     last: Decoded | None = None
     best_bleu: tuple[float, int] | None = None
+    best_exact: tuple[float, int] | None = None
     best_valid_loss: tuple[float, int] | None = None
     bleu_marks: dict[float, Reached] = field(default_factory=dict)
+    exact_marks: dict[float, Reached] = field(default_factory=dict)
     loss_marks: dict[float, Reached] = field(default_factory=dict)
     edits: list[Edited] = field(default_factory=list)
     kernels: list[str] = field(default_factory=list)
@@ -77,9 +81,13 @@ class Course:
         self.last = event
         if self.best_bleu is None or event.bleu > self.best_bleu[0]:
             self.best_bleu = event.bleu, event.step
-        for mark in BLEU_MARKS:
+        if self.best_exact is None or event.exact > self.best_exact[0]:
+            self.best_exact = event.exact, event.step
+        for mark in SCORE_MARKS:
             if event.bleu >= mark:
                 self.bleu_marks.setdefault(mark, Reached(event.step, self.train_s))
+            if 100 * event.exact >= mark:
+                self.exact_marks.setdefault(mark, Reached(event.step, self.train_s))
         loss = event.valid_loss
         if loss is None:
             return
@@ -109,11 +117,14 @@ class Side:
             "parent": info.parent or None,
             "stage": info.stage,
             "step": info.step,
+            "measure": self.config.data.measure,
             "bleu": last.bleu if last else None,
             "best_bleu": course.best_bleu[0] if course.best_bleu else None,
             "best_bleu_step": course.best_bleu[1] if course.best_bleu else None,
             "chrf": last.chrf if last else None,
             "exact": last.exact if last else None,
+            "best_exact": course.best_exact[0] if course.best_exact else None,
+            "best_exact_step": course.best_exact[1] if course.best_exact else None,
             "scored_sentences": last.count if last else None,
             "valid_loss": last.valid_loss if last else None,
             "best_valid_loss": course.best_valid_loss[0] if course.best_valid_loss else None,
@@ -157,8 +168,7 @@ def compare(
         console.print()
         table = Table("steps and training time to", "", "", box=None, pad_edge=False)
         for mark in marks:
-            level = f"{mark['level']:g}"
-            title = f"BLEU {level}" if mark["measure"] == "bleu" else f"held-out loss {level}"
+            title = MARKS[mark["measure"]].format(mark["level"])
             table.add_row(title, *(f"{formats.count(at['step'])}, {formats.duration(at['train_s'])}" for at in mark["reached"]))
         console.print(table)
     for row in rows:
@@ -172,8 +182,18 @@ def compare(
         console.print(f"\nnote: {note}", markup=False)
 
 
-def _score(key: str, best: str) -> Callable[[dict[str, Any]], str]:
-    return lambda row: _best(formats.score(row[key]), row, best, formats.score)
+def _bleu(row: dict[str, Any]) -> str:
+    """BLEU; none for a run that is not judged by it, because its answers may be too short to have any."""
+    return _best(formats.score(row["bleu"]), row, "best_bleu", formats.score) if row["measure"] == "bleu" else "-"
+
+
+def _exact(row: dict[str, Any]) -> str:
+    now = _or_dash(row["exact"], _percent)
+    return now if row["measure"] == "bleu" else _best(now, row, "best_exact", _percent)
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}"
 
 
 def _best(now: str, row: dict[str, Any], best: str, show: Callable[[float], str]) -> str:
@@ -189,9 +209,10 @@ ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("preset", lambda row: row["preset"]),
     ("forked from", lambda row: row["parent"] or "-"),
     ("steps", lambda row: f"{formats.count(row['step'])}, in stage {row['stage']}"),
-    ("BLEU", _score("bleu", "best_bleu")),
+    ("BLEU", _bleu),
     ("chrF", lambda row: formats.score(row["chrf"])),
-    ("exact", lambda row: _or_dash(row["exact"], lambda share: f"{share:.1%} of {row['scored_sentences']}")),
+    ("exact", _exact),
+    ("sentences scored", lambda row: _or_dash(row["scored_sentences"], formats.count)),
     ("held-out loss", lambda row: _best(formats.loss(row["valid_loss"]), row, "best_valid_loss", formats.loss)),
     (f"loss, last {LOSS_STEPS} steps", lambda row: _or_dash(row["loss"], formats.loss)),
     ("median step", lambda row: _or_dash(row["step_s"], lambda seconds: f"{1000 * seconds:.1f} ms")),
@@ -201,6 +222,10 @@ ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("changes on the way", lambda row: formats.count(len(row["edits"]))),
 )
 """The titles of the lines that are always shown, each with a function that reads its text from a run's JSON."""
+
+
+MARKS = {"valid_loss": "held-out loss {:g}", "bleu": "BLEU {:g}", "exact": "exact {:g}%"}
+"""The titles of marks, by what is measured."""
 
 
 def _open(name: str, runs_dir: Path | None) -> Side:
@@ -240,9 +265,11 @@ def _settings(a: Side, b: Side) -> list[dict[str, Any]]:
 
 
 def _marks(a: Side, b: Side) -> list[dict[str, Any]]:
-    """The marks of held-out loss, and those of BLEU, that both runs reached, easiest first."""
+    """The marks of held-out loss that both runs reached, and of the score if one measure judges both, easiest first."""
+    judged = {a.config.data.measure, b.config.data.measure}
+    kinds = [("valid_loss", "loss_marks")] + [(measure, f"{measure}_marks") for measure in judged if len(judged) == 1]
     found = []
-    for measure, marks in (("valid_loss", "loss_marks"), ("bleu", "bleu_marks")):
+    for measure, marks in kinds:
         left, right = getattr(a.course, marks), getattr(b.course, marks)
         for level in sorted(left.keys() & right.keys(), reverse=measure == "valid_loss"):
             reached = [{"step": at.step, "train_s": at.train_s} for at in (left[level], right[level])]

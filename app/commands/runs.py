@@ -34,11 +34,12 @@ def runs(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
     if not rows and not damaged:
         print(f"no runs in {place(runs_dir)}; `lattice-tui train --preset baseline` makes one")
         return
-    table = Table("run", "state", "stage", "step", "BLEU", "created", box=None, pad_edge=False)
+    table = Table("run", "state", "stage", "step", "score", "created", box=None, pad_edge=False)
     table.columns[0].no_wrap = True
     for row in rows:
         stage = stage_title(RunFolder(Path(row["path"])), row["stage"])
-        cells = (row["run"], row["state"], stage, str(row["step"]), formats.score(row["bleu"]), formats.moment(row["created"]))
+        score = formats.judged(row["measure"], row["bleu"], row["exact"])
+        cells = (row["run"], row["state"], stage, str(row["step"]), score, formats.moment(row["created"]))
         table.add_row(*(escape(printable(cell)) for cell in cells))
     for path, _ in damaged:
         table.add_row(escape(printable(path.name)), "damaged", "-", "-", "-", "-")

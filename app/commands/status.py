@@ -26,7 +26,8 @@ def status(run: RunName = "last", runs_dir: RunsDir = None, as_json: AsJson = Fa
         return
     where = f"stage {printable(stage_title(folder, info.stage))}, step {formats.count(info.step)}"
     print(f"run {printable(info.run)} ({printable(info.preset)}): {fields['state']}, {where}")
-    print(f"loss {formats.loss(info.loss) if info.loss is not None else '-'}, BLEU {formats.score(info.bleu)}")
+    score = formats.judged(info.measure, info.bleu, info.exact)
+    print(f"loss {formats.loss(info.loss) if info.loss is not None else '-'}, {score}")
     print(
         f"trained for {formats.duration(info.elapsed_s)} ({formats.duration(info.cpu_s)} of CPU), "
         f"peak memory {formats.bytes_(info.peak_bytes)}"
@@ -45,7 +46,7 @@ def status(run: RunName = "last", runs_dir: RunsDir = None, as_json: AsJson = Fa
 
 def _status(folder: RunFolder) -> dict[str, Any]:
     info = folder.read_info()
-    names = ("stage", "step", "loss", "bleu", "elapsed_s", "cpu_s", "saving_s", "peak_bytes")
+    names = ("stage", "step", "loss", "measure", "bleu", "exact", "elapsed_s", "cpu_s", "saving_s", "peak_bytes")
     return {"run": info.run, "state": state_of(folder)} | {name: getattr(info, name) for name in names}
 
 

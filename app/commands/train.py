@@ -36,10 +36,14 @@ from monitors.runs import RunFolder
 from monitors.runs import runs_dir as place
 from monitors.text_safety import printable
 from presets.schema import RunConfig
+from presets.task_name import is_task
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from app.run_process.engine import RunOutcome
     from lattice.training.callbacks import Callback
+    from monitors.events import Decoded
 
 
 @dataclass(frozen=True)
@@ -178,26 +182,47 @@ def report(outcome: RunOutcome, runs_dir: Path | None, log_format: str, as_json:
         raise Stop(outcome.code, f"run {outcome.folder.name}: {outcome.reason}")
 
 
-def _summary(outcome: RunOutcome, runs_dir: Path | None) -> None:
-    from rich.console import Console
+def _said(final: Decoded) -> Table:
+    """What the lattice said to held-out sentences; beside the right answers, if these are not the sentences themselves."""
     from rich.table import Table
 
+    if final.has_questions:
+        table = Table("unseen question", "right answer", "what the lattice said", title="Held-out questions and their answers")
+    else:
+        table = Table("unseen sentence", "what the lattice said", title="Held-out sentences, through the lattice and back")
+    for sample in final.samples:
+        texts = (sample.source,) * final.has_questions + (sample.reference, sample.said)
+        table.add_row(*(printable(text).replace("[", r"\[") for text in texts))
+    return table
+
+
+def _scores(final: Decoded) -> str:
+    chrf = f"chrF {formats.score(final.chrf)}"
+    if final.measure == "exact":
+        return f"{final.exact:.1%} exact answers to {final.count} unseen questions ({chrf})"
+    others = f"{chrf}, {final.exact:.0%} exact; {final.signature}"
+    return f"BLEU {formats.score(final.bleu)} on {final.count} unseen sentences ({others})"
+
+
+def _examples(config: RunConfig, final: Decoded | None) -> tuple[str, str]:
+    """What may be typed after `decode RUN` and after `evaluate RUN --data`, quoted for a shell."""
+    task = next(filter(is_task, (config.data.valid, config.data.train)), None)
+    if task is None or final is None:
+        return '"your sentence"', "FILE"
+    return shlex.quote(min((sample.source for sample in final.samples), key=len)), shlex.quote(task)
+
+
+def _summary(outcome: RunOutcome, runs_dir: Path | None) -> None:
+    from rich.console import Console
+
+    from app.finding import run_config
     from lattice.training import checkpoint
 
     console, info = Console(highlight=False), outcome.folder.read_info()
     where = printable(f" --runs-dir {shlex.quote(str(runs_dir))}") if runs_dir else ""
     if outcome.final is not None:
-        table = Table("unseen sentence", "what the lattice said", title="Held-out sentences, through the lattice and back")
-        for sample in outcome.final.samples:
-            table.add_row(*(printable(text).replace("[", r"\[") for text in (sample.reference, sample.said)))
-        console.print(table)
-        final = outcome.final
-        console.print(
-            f"BLEU {formats.score(final.bleu)} on {final.count} unseen sentences (chrF {formats.score(final.chrf)}, "
-            f"{final.exact:.0%} exact; {final.signature})",
-            markup=False,
-            soft_wrap=True,
-        )
+        console.print(_said(outcome.final))
+        console.print(_scores(outcome.final), markup=False, soft_wrap=True)
     speed = info.elapsed_s / info.step if info.step else 0.0
     console.print(
         f"{formats.count(info.step)} steps in {formats.duration(info.elapsed_s)} ({1000 * speed:.0f} ms a step, "
@@ -207,7 +232,9 @@ def _summary(outcome: RunOutcome, runs_dir: Path | None) -> None:
     console.print(f"run folder: {printable(str(outcome.folder.path))}", markup=False, soft_wrap=True)
     name = printable(outcome.folder.name)
     if outcome.code == ExitCode.OK:
-        console.print(f'next:  lattice-tui decode {name} "your sentence"{where}', markup=False, soft_wrap=True)
-        console.print(f"       lattice-tui evaluate {name} --data FILE --control shuffled{where}", markup=False, soft_wrap=True)
+        text, data = _examples(run_config(outcome.folder), outcome.final)
+        console.print(f"next:  lattice-tui decode {name} {text}{where}", markup=False, soft_wrap=True)
+        line = f"       lattice-tui evaluate {name} --data {data} --control shuffled{where}"
+        console.print(line, markup=False, soft_wrap=True)
     elif checkpoint.steps(outcome.folder.checkpoints):
         console.print(f"next:  lattice-tui train --resume {name}{where}", markup=False, soft_wrap=True)

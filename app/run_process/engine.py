@@ -85,7 +85,8 @@ def start(
     folder = None
     try:
         folder = RunFolder.create(runs_dir, preset, time.time())
-        info = RunInfo.of_this_process(run=folder.name, preset=preset, created=time.time(), version=VERSION)
+        own = {"run": folder.name, "preset": preset, "created": time.time(), "version": VERSION}
+        info = RunInfo.of_this_process(**own, measure=config.data.measure)
         folder.config_toml.write_text(to_toml(config), encoding="utf-8")
         folder.write_info(info)
     except (RunFolderError, OSError) as error:
@@ -132,7 +133,7 @@ def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> R
     for reason in passed_over:
         print(f"passed over a checkpoint: {printable(reason)}", file=sys.stderr)
     same = {name: getattr(info, name) for name in ("run", "preset", "created", "parent")}
-    own = RunInfo.of_this_process(**same, version=VERSION)
+    own = RunInfo.of_this_process(**same, version=VERSION, measure=config.data.measure)
     return _train(_Job(folder, own, config, corpus, Tokenizer.from_json(saved.tokenizer), device, callbacks, saved))
 
 

@@ -29,6 +29,7 @@ from app import configure
 from app.exit_codes import ExitCode, Stop
 from app.finding import find_run, run_config
 from app.run_process import prepare
+from app.run_process.record import standing
 from app.version import VERSION
 from lattice.data.batches import TokenizedCorpus
 from lattice.data.corpus import Corpus
@@ -47,6 +48,7 @@ from monitors.volumes import Volumes
 from presets import layers
 from presets.layers import ConfigError, to_toml
 from presets.live import live_settings, with_settings
+from presets.measure import score_by
 from presets.schema import RunConfig
 
 BUILT_IN = ("text.", "lattice.channels", "lattice.port_channels", "lattice.arm", "lattice.gru_width", "rule.")
@@ -263,9 +265,10 @@ def _write(
         model, optimizer = state.tensors()
         rest = state.as_json() | {"data": fingerprint}
         path, _ = checkpoint.save(folder.checkpoints, progress.step, model, optimizer, rest, start.saved.tokenizer)
-        if checkpoint.best_path(start.parent.checkpoints) == start.saved.path and progress.bleu is not None:
-            checkpoint.mark_best(folder.checkpoints, path, progress.bleu)
-        stand = {name: getattr(progress, name) for name in ("stage", "step", "bleu", "loss", "elapsed_s", "cpu_s", "saving_s")}
+        measure, score = config.data.measure, score_by(config.data.measure, progress.bleu, progress.exact)
+        if checkpoint.best_path(start.parent.checkpoints) == start.saved.path and score is not None:
+            checkpoint.mark_best(folder.checkpoints, path, score, measure)
+        stand = standing(progress) | {"measure": measure}
         own = {"run": folder.name, "preset": preset, "parent": start.name, "created": time.time(), "version": VERSION}
         folder.write_info(RunInfo.of_this_process(state="stopped", reason="forked, not trained yet", **own, **stand))
     except BaseException as error:

@@ -89,7 +89,7 @@ class Lines(Callback):
         self._bar: Progress | None = None
         self._times: deque[float] = deque(maxlen=SPEED_WINDOW)
         self._spoken = 0.0
-        self._bleu: float | None = None
+        self._score = formats.judged(config.data.measure, None, None)
         self._stage_start = 0
 
     def on_event(self, event: AnyEvent) -> None:
@@ -151,7 +151,7 @@ class Lines(Callback):
         stage = self._config.stages[event.stage]
         done = event.step - self._stage_start
         left = pace * max(0, stage.steps - done) if pace else None
-        line = f"step {event.step}  loss {formats.loss(event.loss)}  BLEU {formats.score(self._bleu)}"
+        line = f"step {event.step}  loss {formats.loss(event.loss)}  {self._score}"
         if pace:
             line += f"  {1000 * pace:.0f} ms/step"
         if self._bar is not None:
@@ -161,14 +161,20 @@ class Lines(Callback):
             self._say(f"{line}  {formats.duration(left)} left in stage {stage.name}" if left is not None else line)
 
     def _decoded(self, event: Decoded) -> None:
-        self._bleu = event.bleu
+        self._score = formats.judged(event.measure, event.bleu, event.exact)
         sample = event.samples[event.step // self._config.decode.every % len(event.samples)]
-        self._say(
-            f"step {event.step}: BLEU {formats.score(event.bleu)}, held-out loss {formats.loss(event.valid_loss)}, "
-            f"exact {event.exact:.0%} of {event.count}"
-        )
-        self._say(f"    {printable(sample.reference)}")
-        self._say(f" -> {printable(sample.said)}")
+        loss = f"held-out loss {formats.loss(event.valid_loss)}"
+        if event.measure == "bleu":
+            self._say(f"step {event.step}: {self._score}, {loss}, exact {event.exact:.0%} of {event.count}")
+        else:
+            self._say(f"step {event.step}: {self._score} of {event.count}, {loss}")
+        if event.has_questions:
+            self._say(f"  question: {printable(sample.source)}")
+            self._say(f"  right:    {printable(sample.reference)}")
+            self._say(f"  said:     {printable(sample.said)}")
+        else:
+            self._say(f"    {printable(sample.reference)}")
+            self._say(f" -> {printable(sample.said)}")
 
     def _stop_bar(self) -> None:
         if self._bar is not None:

@@ -6,6 +6,7 @@ import time
 
 from app.wire.feed import Feed
 from lattice.training.callbacks import Callback
+from lattice.training.progress import Progress
 from lattice.training.state import TrainingState
 from monitors import torch_memory
 from monitors.event_log import EventLog
@@ -14,6 +15,12 @@ from monitors.runs import RunFolder, RunInfo
 
 INFO_EVERY_S = 1.0
 """Least seconds between two writes of `run.json` at the end of steps."""
+
+
+def standing(progress: Progress) -> dict[str, float | None]:
+    """What `run.json` says of the progress of training."""
+    names = ("stage", "step", "bleu", "exact", "loss", "elapsed_s", "cpu_s", "saving_s")
+    return {name: getattr(progress, name) for name in names}
 
 
 class Record(Callback):
@@ -40,8 +47,7 @@ class Record(Callback):
     def follow(self, training: TrainingState, **changes: object) -> None:
         """Writes the progress of training, and `changes`, into `run.json`."""
         progress = training.progress
-        fields = {name: getattr(progress, name) for name in ("stage", "step", "bleu", "loss", "elapsed_s", "cpu_s", "saving_s")}
-        self.update(**fields | {"peak_bytes": torch_memory.most_reserved(training.device)} | changes)
+        self.update(**standing(progress), peak_bytes=torch_memory.most_reserved(training.device), **changes)
 
     def update(self, **changes: object) -> None:
         """Changes fields of `run.json` and writes it."""

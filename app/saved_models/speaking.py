@@ -20,6 +20,7 @@ from lattice.data.tokenizer import pad
 from lattice.model.text_lattice import CONTROLS
 from lattice.observing.scoring import evaluate
 from monitors.text_safety import printable
+from presets.measure import measure_on
 
 
 def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, runs_dir: Path | None, as_json: bool) -> None:
@@ -50,15 +51,18 @@ def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, ru
         note = f"note: {count} of {len(pairs)} {side}s are longer than text.max_tokens = {limit} and are cut there"
         print(note, file=sys.stderr)
     fields = {"bleu": quality.bleu, "chrf": quality.chrf, "exact": quality.exact, "count": quality.count}
+    measure = measure_on(str(data))
     if as_json:
-        print(json.dumps(fields | {"signature": quality.signature, "control": control}))
+        print(json.dumps(fields | {"measure": measure, "signature": quality.signature, "control": control}))
         return
     for pair, text in list(zip(pairs, said, strict=True))[:5]:
-        print(f"  {printable(pair.target)}\n  -> {printable(text)}")
-    print(
-        f"BLEU {formats.score(quality.bleu)}  chrF {formats.score(quality.chrf)}  exact {quality.exact:.1%}  "
-        f"on {formats.count(quality.count)} sentences, control {control}, step {opened.progress.step}\n{quality.signature}"
-    )
+        question = "" if sentences.same else f"  {printable(pair.source)}\n  = "
+        print(f"{question or '  '}{printable(pair.target)}\n  -> {printable(text)}")
+    chrf, exact = f"chrF {formats.score(quality.chrf)}", f"exact {quality.exact:.1%}"
+    scores = f"BLEU {formats.score(quality.bleu)}  {chrf}  {exact}" if measure == "bleu" else f"{exact}  {chrf}"
+    print(f"{scores}  on {formats.count(quality.count)} sentences, control {control}, step {opened.progress.step}")
+    if measure == "bleu":
+        print(quality.signature)
 
 
 def decode_text(run: str, text: str, best: bool, device: str, runs_dir: Path | None, as_json: bool) -> None:

@@ -32,11 +32,15 @@ from monitors.events import (
     Warned,
 )
 from monitors.text_safety import printable
+from presets.measure import Measure
 
 MOST_LOOKS = 100
 """Looks of the decode monitor whose samples are kept for scrolling back."""
 
 MOST_LOG_LINES = 1000
+
+JUDGED: dict[Measure, str] = {"bleu": "BLEU", "exact": "exact answers"}
+"""The names of the curves of the score, by measure."""
 
 Counted = TypeVar("Counted", ClusteringSoFar, RewiringSoFar)
 
@@ -59,7 +63,8 @@ def fold(snapshot: Snapshot, events: Iterable[AnyEvent]) -> Snapshot:
                 measured = {"loss": event.loss, "learning rate": event.learning_rate, "step time": event.step_s}
                 _note(points, event.step, measured)
             case Decoded():
-                _note(points, event.step, {"BLEU": event.bleu, "chrF": event.chrf, "held-out loss": event.valid_loss})
+                scores = {JUDGED[event.measure]: event.score, "chrF": event.chrf, "held-out loss": event.valid_loss}
+                _note(points, event.step, scores)
                 looks.append(_look(event))
             case StageStarted():
                 stages = [mark for mark in stages if mark.index != event.stage]  # a resumed stage starts once more
@@ -136,7 +141,8 @@ def log_line(event: AnyEvent) -> LogLine | None:
             return _line(event, "note", f"stage {event.name} ended ({event.reason})")
         case Decoded():
             best = ", best" if event.best else ""
-            text = f"BLEU {formats.score(event.bleu)}, chrF {formats.score(event.chrf)}, {event.exact:.0%} exact{best}"
+            text = f"{formats.judged(event.measure, event.bleu, event.exact)}, chrF {formats.score(event.chrf)}"
+            text += f", {event.exact:.0%} exact{best}" if event.measure == "bleu" else best
             return _line(event, "good" if event.best else "note", text)
         case Saved():
             return _line(event, "note", f"checkpoint saved, {formats.bytes_(event.bytes)}")
@@ -178,8 +184,10 @@ def _note(points: dict[str, list[tuple[int, float]]], step: int, measured: dict[
 
 
 def _look(event: Decoded) -> Look:
-    scores = {name: getattr(event, name) for name in ("step", "bleu", "chrf", "exact", "count", "signature", "best", "seconds")}
-    return Look(**scores, samples=event.samples)
+    names = (
+        "step", "bleu", "chrf", "exact", "count", "signature", "best", "seconds", "samples", "measure", "has_questions",
+    )  # fmt: skip
+    return Look(**{name: getattr(event, name) for name in names})
 
 
 def _mark(event: StageStarted) -> StageMark:

@@ -13,6 +13,7 @@ from monitors.events import Clustered, LeaksJudged, MemorySampled, Plastic, Rewi
 from monitors.gauges import Absent, Gpu
 from monitors.runs import RunInfo
 from monitors.volumes import Volume
+from presets.measure import Measure
 from presets.plan import StagePlan
 from presets.schema import RunConfig
 
@@ -22,7 +23,8 @@ THINNED_LOOKS = 8
 PACE_STEPS = 50
 """Steps over which the pace, and with it the time left, is averaged."""
 
-CURVES = ("loss", "held-out loss", "BLEU", "chrF", "learning rate", "step time")
+CURVES = ("loss", "held-out loss", "BLEU", "exact answers", "chrF", "learning rate", "step time")
+"""The curves in the order in which they are shown.  A run has one of BLEU and exact answers, by which it is judged."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,9 @@ class Look:
     best: bool
     seconds: float
     samples: tuple[Sample, ...]
+    measure: Measure = "bleu"
+    has_questions: bool = False
+    """Whether sentences have answers that differ from them."""
 
 
 @dataclass(frozen=True)

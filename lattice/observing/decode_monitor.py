@@ -57,7 +57,7 @@ class DecodeMonitor(Callback):
         few = max(1, chunk * EVALUATION_STATES // (EVALUATION_STATES + 2))
         source, _, _ = sentences.batch(rows[: min(ACTIVITY_SENTENCES, few)], state.device)
         change = model.change(source)
-        best = progress.note_look(quality.bleu, loss)
+        best = progress.note_look(quality, loss, config.data.measure)
         shown = config.decode.samples
         each = zip(pairs[:shown], said[:shown], sentence_bleu(said[:shown], [p.target for p in pairs[:shown]]), strict=True)
         event = Decoded(
@@ -75,6 +75,7 @@ class DecodeMonitor(Callback):
             active_share=active_share(change, state.stage.activity_threshold),
             gradient_share=gradient_share,
             best=best,
+            measure=config.data.measure,
         )
         state.tell(event)
         state.looked(change)

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from monitors.plain_files import atomic_write, remove_torn
+from presets.measure import Measure
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
@@ -159,31 +160,40 @@ def load_newest(folder: Path) -> tuple[LoadedCheckpoint, list[str]]:
     raise CheckpointError(f"{folder}: no complete checkpoint{detail}")
 
 
-def mark_best(folder: Path, path: Path, bleu: float) -> bool:
-    """Marks `path` as the best checkpoint, unless another one that is still there scored at least as high.
+def mark_best(folder: Path, path: Path, score: float, measure: Measure) -> bool:
+    """Marks `path` as the best checkpoint, unless another one that is still there scored at least as high by the same measure.
 
     Returns whether it was marked.  Raises OSError if the mark can't be written.
     """
     standing = _best(folder)
-    if standing is not None and standing[0] != path and standing[1] >= bleu:
+    if standing is not None and standing.path != path and standing.measure == measure and standing.score >= score:
         return False
-    atomic_write(folder / "best.json", json.dumps({"name": path.name, "bleu": bleu}))
+    atomic_write(folder / "best.json", json.dumps({"name": path.name, "measure": measure, "score": score}))
     return True
 
 
 def best_path(folder: Path) -> Path | None:
     """The checkpoint that `mark_best` marked, or None if it is no longer there."""
     standing = _best(folder)
-    return standing[0] if standing else None
+    return standing.path if standing else None
 
 
-def _best(folder: Path) -> tuple[Path, float] | None:
+@dataclass(frozen=True)
+class _Best:
+    path: Path
+    score: float
+    measure: str
+
+
+def _best(folder: Path) -> _Best | None:
+    """What best.json says.  In version 0.1.0 it had `bleu`, and neither score nor measure."""
     try:
         entry = json.loads((folder / "best.json").read_text(encoding="utf-8"))
-        name, bleu = str(entry["name"]), float(entry["bleu"])
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        name, measure = str(entry["name"]), str(entry.get("measure", "bleu"))
+        found = _Best(folder / name, float(entry["score"] if "score" in entry else entry["bleu"]), measure)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
-    return (folder / name, bleu) if _NAME.match(name) and (folder / name / MANIFEST).is_file() else None
+    return found if _NAME.match(name) and (found.path / MANIFEST).is_file() else None
 
 
 def retire(folder: Path, keep: int) -> None:

@@ -1,6 +1,6 @@
 """The callback that saves checkpoints: every `checkpoint.every` steps, at the end of every stage, and on command.
 
-It also marks the saved checkpoint that has the best BLEU so far.
+It also marks the saved checkpoint that has the best score so far, by the measure of the run (presets.measure).
 """
 
 from __future__ import annotations
@@ -62,7 +62,9 @@ class Checkpointer(Callback):
             path, size = checkpoint.save(self._folder, progress.step, model, optimizer, rest, state.tokenizer.to_json())
             # A checkpoint can be the best one only if it is of the step that was scored.
             look = self._look
-            best = look is not None and look.step == progress.step and checkpoint.mark_best(self._folder, path, look.bleu)
+            best = look is not None and look.step == progress.step
+            if look is not None and best:
+                best = checkpoint.mark_best(self._folder, path, look.score, look.measure)
             checkpoint.retire(self._folder, state.config.checkpoint.keep)
         except (checkpoint.CheckpointError, OSError) as error:
             self.failure = str(error)

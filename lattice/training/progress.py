@@ -10,6 +10,8 @@ from typing import Annotated
 
 from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
 
+from monitors.quality import Quality
+from presets.measure import Measure
 from presets.stage import Stage
 
 LOSS_MEMORY = 50
@@ -47,8 +49,10 @@ class Progress:
     """Ticks per segment in this stage, chosen and changed in the same way; 0 = no segments."""
     loss: float | None = None
     bleu: float | None = None
+    exact: float | None = None
     valid_loss: float | None = None
     best_bleu: float = -1.0
+    best_exact: float = -1.0
     best_valid_loss: float = math.inf
     looks_without_gain: NonNegativeInt = 0
     """Looks of the decode monitor in this stage since the held-out loss last improved."""
@@ -131,11 +135,12 @@ class Progress:
         """Sets the sentences at once and the ticks per segment.  None has them chosen anew (training.micro_batch)."""
         self.micro_batch, self.checkpoint_ticks = micro_batch, checkpoint_ticks
 
-    def note_look(self, bleu: float, valid_loss: float) -> bool:
-        """Notes the scores of a look of the decode monitor.  Returns whether its BLEU is the best so far."""
-        best = bleu > self.best_bleu
-        self.bleu, self.valid_loss = bleu, valid_loss if math.isfinite(valid_loss) else None
-        self.best_bleu = max(bleu, self.best_bleu)
+    def note_look(self, quality: Quality, valid_loss: float, measure: Measure) -> bool:
+        """Notes the scores of a look of the decode monitor.  Returns whether it is the best so far by the run's measure."""
+        best = quality.bleu > self.best_bleu if measure == "bleu" else quality.exact > self.best_exact
+        self.bleu, self.exact = quality.bleu, quality.exact
+        self.valid_loss = valid_loss if math.isfinite(valid_loss) else None
+        self.best_bleu, self.best_exact = max(quality.bleu, self.best_bleu), max(quality.exact, self.best_exact)
         self.looks_without_gain = 0 if valid_loss < self.best_valid_loss else self.looks_without_gain + 1
         if math.isfinite(valid_loss):
             self.best_valid_loss = min(self.best_valid_loss, valid_loss)

@@ -306,7 +306,7 @@ def dead() -> dict[str, object]:
 def test_rows_have_the_keys_of_the_contract_newest_first(three):
     rows = list_runs(three)
     assert [row["run"] for row in rows] == ["20260101-ab", "20260202-c", "20260101-a"]
-    assert list(rows[0]) == ["run", "path", "state", "preset", "stage", "step", "bleu", "created"]
+    assert list(rows[0]) == ["run", "path", "state", "preset", "stage", "step", "measure", "bleu", "exact", "created"]
     assert rows[0]["path"] == str(three / "20260101-ab")
     assert rows[0]["state"] == "running"
     assert json.loads(json.dumps(rows)) == rows

@@ -14,7 +14,7 @@ from app.exit_codes import ExitCode, Stop
 from app.experiments.arms import curves, told
 from app.experiments.arms.control_arms import ENCODER_SIZE, EQUAL_CPU, TRAINED, WITHOUT_LATTICE, chosen
 from app.experiments.arms.findings import HELD_OUT, Arms, Results
-from app.experiments.arms.scored_run import LOOK_SENTENCES, ArmOutcome, ArmText, Measure, train
+from app.experiments.arms.scored_run import LOOK_SENTENCES, ArmOutcome, ArmText, train
 from app.experiments.experiment import Arm, ExperimentRequest, run_key
 from app.experiments.ledger import Ledger
 from app.pictures import check_plot
@@ -25,7 +25,6 @@ from lattice.data.pair import DataError, Pair
 from monitors.quality import Quality
 from monitors.quality import score as quality_of
 from presets.schema import RunConfig
-from presets.task_name import is_task
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class ArmRuns:
             raise Stop(ExitCode.USAGE, f"--equal-cpu: compares {which} with {TRAINED}; choose {TRAINED} and one of the others")
         self._first_seed = base.run.seed
         self._devices = {arm.name: prepare_device(self._config(arm, self._first_seed)) for arm in arms}
-        self.measure: Measure = "exact" if is_task(base.data.train) else "bleu"
+        self.measure = base.data.measure
         corpus = read_corpus(base)
         tests = _tests(options.tests, base, corpus)
         self._text = _tokenized(base, corpus, tests)

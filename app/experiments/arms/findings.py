@@ -9,9 +9,10 @@ import statistics
 from dataclasses import dataclass
 
 from app.experiments.arms.control_arms import EQUAL_CPU, FROZEN, TRAINED
-from app.experiments.arms.scored_run import ArmOutcome, Measure, points
+from app.experiments.arms.scored_run import ArmOutcome, points
 from app.experiments.statistics import Effect, Need, difference
 from monitors.quality import Quality
+from presets.measure import Measure
 
 Results = dict[str, list[ArmOutcome]]
 """The outcomes of each arm, by seed."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -23,18 +23,16 @@ from lattice.training.callbacks import Callback
 from lattice.training.state import TrainingState
 from lattice.training.trainer import TrainingFailed
 from monitors.quality import Quality
+from presets.measure import Measure, score_by
 from presets.schema import RunConfig
 
 LOOK_SENTENCES = 200
 """Held-out sentences that a look decodes, the first ones every time."""
 
-Measure = Literal["exact", "bleu"]
-"""What scores are in: percent of exact answers, or BLEU."""
-
 
 def points(quality: Quality, measure: Measure) -> float:
     """The score in the unit of the measure, 0 to 100."""
-    return quality.bleu if measure == "bleu" else 100 * quality.exact
+    return score_by(measure, quality.bleu, quality.exact)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ from rich.table import Table
 
 from app import formats
 from app.experiments.arms.findings import HELD_OUT, Arms, reached
-from app.experiments.arms.scored_run import ArmOutcome, Measure
+from app.experiments.arms.scored_run import ArmOutcome
 from app.experiments.statistics import UNKNOWN, Effect
 from lattice.model.text_lattice import CONTROLS
 from monitors.quality import Quality
+from presets.measure import Measure
 
 UNITS = {"exact": "% of exact answers", "bleu": "BLEU"}
 

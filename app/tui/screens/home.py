@@ -96,7 +96,7 @@ class HomeScreen(Screen[None]):
         presets.add_columns("preset", "cells", "steps", "memory", "budget", "here")
         for name, stages in self._plans.items():
             presets.add_row(*preset_cells(name, self._configs[name], stages), key=name)
-        runs.add_columns("run", "state", "stage", "step", "BLEU", "created")
+        runs.add_columns("run", "state", "stage", "step", "score", "created")
         presets.focus()
         self.show_title()
         self._lister = Lister(self._runs_dir, self.post_message)
@@ -288,6 +288,6 @@ def run_cells(row: dict[str, Any]) -> list[Text]:
         Text(row["state"], STATE_STYLES.get(row["state"], "")),
         Text(str(row["stage"]), justify="right"),
         Text(formats.count(row["step"]), justify="right"),
-        Text(formats.score(row["bleu"]), justify="right"),
+        Text(formats.judged(row["measure"], row["bleu"], row["exact"]), justify="right"),
         Text(created),
     ]

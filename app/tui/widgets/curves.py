@@ -1,4 +1,4 @@
-"""Charts of loss, BLEU, chrF, learning rate and step time over the steps, as many as there is room for."""
+"""Charts of loss, BLEU or exact answers, chrF, learning rate and step time over the steps, as many as there is room for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ WINDOWS = (None, 1000, 200, 50)
 LABEL = 8
 """Width of the values beside the chart, in characters."""
 
-COLOURS = {"loss": "cyan", "held-out loss": "cyan", "BLEU": "green", "chrF": "green", "learning rate": "yellow"}
+COLOURS = {
+    "loss": "cyan", "held-out loss": "cyan", "BLEU": "green", "exact answers": "green", "chrF": "green",
+    "learning rate": "yellow",
+}  # fmt: skip
 
 
 class CurvesPanel(Panel):
@@ -117,4 +120,6 @@ def value(name: str, number: float | None) -> str:
         return f"{number:.2f} s" if number >= 1 else f"{1000 * number:.1f} ms"
     if name == "learning rate":
         return f"{number:.1e}"
+    if name == "exact answers":
+        return f"{number:.1f}%"
     return formats.score(number) if name in ("BLEU", "chrF") else formats.loss(number)

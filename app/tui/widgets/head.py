@@ -31,8 +31,9 @@ def head(view: View, width: int, frozen: bool = False, read_only: bool = False, 
     parts.append((Text(steps), 0))
     if (loss := snapshot.curves["loss"].last) is not None:
         parts.append((Text(f"loss {formats.loss(loss)}"), 0))
-    if (bleu := snapshot.curves["BLEU"].last) is not None:
-        parts.append((Text(f"BLEU {formats.score(bleu)}", "green"), 0))
+    if snapshot.looks:
+        look = snapshot.looks[-1]
+        parts.append((Text(formats.judged(look.measure, look.bleu, look.exact), "green"), 0))
     pace, left = snapshot.pace_s, steps_left(view)
     if pace and left and position.following and view.is_live:
         parts.append((Text(f"{formats.duration(pace * left)} left"), 2))

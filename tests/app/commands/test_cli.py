@@ -19,7 +19,9 @@ from app.cli import app as program
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = {"torch", "textual", "numpy", "sklearn", "sacrebleu", "tokenizers", "lattice"}
 QUICK = ("--preset", "tiny", "--steps", 6, "--set", "decode.every=3", "--set", "checkpoint.every=2", "--set", "run.threads=1")
-STATUS_KEYS = ["run", "state", "stage", "step", "loss", "bleu", "elapsed_s", "cpu_s", "saving_s", "peak_bytes"]
+STATUS_KEYS = [
+    "run", "state", "stage", "step", "loss", "measure", "bleu", "exact", "elapsed_s", "cpu_s", "saving_s", "peak_bytes",
+]  # fmt: skip
 ESCAPE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]")
 """Control characters that a terminal would obey, except for the newline."""
 
@@ -478,7 +480,7 @@ def test_runs_json_has_the_keys_of_the_contract_newest_first(cli, own):
     assert list(told.json) == ["runs", "damaged"] and told.json["damaged"] == []
     assert [row["run"] for row in told.json["runs"]] == [folder.name, other.name]
     for row in told.json["runs"]:
-        assert list(row) == ["run", "path", "state", "preset", "stage", "step", "bleu", "created"]
+        assert list(row) == ["run", "path", "state", "preset", "stage", "step", "measure", "bleu", "exact", "created"]
         assert (row["state"], row["preset"], row["stage"], row["step"]) == ("finished", "tiny", 1, 6)
     assert Path(told.json["runs"][0]["path"]) == folder
 
@@ -516,7 +518,7 @@ def test_evaluate_json_has_the_keys_of_the_contract(cli, home, control):
     place, _ = home
     data = place / "data.txt"
     told = cli("evaluate", "last", "--data", data, "--control", control, "--runs-dir", place / "runs", "--json")
-    assert list(told.json) == ["bleu", "chrf", "exact", "count", "signature", "control"]
+    assert list(told.json) == ["bleu", "chrf", "exact", "count", "measure", "signature", "control"]
     assert told.json["count"] == 300 and told.json["control"] == control and told.err == ""
 
 

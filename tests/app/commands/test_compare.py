@@ -91,6 +91,30 @@ def test_marks_are_those_that_both_reached_with_the_first_step_and_the_training_
     assert losses == {6: [4, 2], 5: [4, 2], 4: [4, 2], 3: [8, 2], 2: [8, 2], 1.5: [8, 4], 1: [8, 4]}
 
 
+def test_runs_on_a_bundled_task_are_compared_by_exact_answers(cli, tmp_path, written):
+    task, place = ("data.train=task:lift",), tmp_path / "runs"
+    for name, shares in (("a", {4: 0.25, 8: 0.75, 10: 0.7}), ("b", {2: 0.5, 4: 0.8})):
+        events = course(0.5, {step: (100 * share, 1.0) for step, share in shares.items()}, loss=1.0)
+        silent = [event.model_copy(update={"bleu": 0.0}) if isinstance(event, Decoded) else event for event in events]
+        written(place, name, task, silent, step=10)
+    told = cli("compare", "a", "b", "--runs-dir", place, "--json").json
+    first = told["runs"][0]
+    assert (first["measure"], first["exact"], first["best_exact"], first["best_exact_step"]) == ("exact", 0.7, 0.75, 8)
+    marks = {mark["level"]: [at["step"] for at in mark["reached"]] for mark in told["marks"] if mark["measure"] == "exact"}
+    assert marks == {10: [4, 2], 20: [4, 2], 30: [8, 2], 40: [8, 2], 50: [8, 2], 60: [8, 4], 70: [8, 4]}
+    assert {mark["measure"] for mark in told["marks"]} == {"exact", "valid_loss"}
+    table = " ".join(cli("compare", "a", "b", "--runs-dir", place).out.split())
+    assert "BLEU - - " in table and "exact 70.0% (best 75.0% at 8) 80.0% (best 80.0% at 4) sentences scored 64 64" in table
+    assert "exact 50% 8, 4.0 s 2, 1.0 s" in table
+
+
+def test_a_run_on_a_bundled_task_and_one_on_text_share_no_marks_of_a_score(cli, runs, written):
+    written(runs, "task", ("data.train=task:lift",), course(0.5, {4: (80.0, 1.0)}, loss=1.0), step=10)
+    told = cli("compare", "slow", "task", "--runs-dir", runs, "--json").json
+    assert [run["measure"] for run in told["runs"]] == ["bleu", "exact"]
+    assert {mark["measure"] for mark in told["marks"]} == {"valid_loss"}
+
+
 def test_what_can_not_be_read_of_a_log_is_said(cli, runs):
     notes = cli("compare", "slow", "quick", "--runs-dir", runs, "--json").json["notes"]
     assert notes == ["1 lines of quick's log can't be read and are left out"]

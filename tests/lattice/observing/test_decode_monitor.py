@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lattice.observing.decode_monitor import DecodeMonitor
-from monitors.events import Decoded, Trained
+from lattice.training.checkpoint import best_path
+from lattice.training.checkpointer import Checkpointer
+from monitors.events import Decoded, Saved, Trained
+from monitors.quality import Quality
 
 
 def test_decode_events_say_what_was_scored_and_what_it_cost(bench, corpus):
@@ -22,6 +27,22 @@ def test_decode_events_say_what_was_scored_and_what_it_cost(bench, corpus):
         assert look.best == (look.bleu > best)
         best = max(best, look.bleu)
     assert looks[-1].valid_loss == run.trainer.state.progress.valid_loss < looks[0].valid_loss
+
+
+@pytest.mark.parametrize(("task", "best"), [(False, [True, False, True, False]), (True, [True, True, False, True])])
+def test_the_best_look_and_checkpoint_are_those_with_most_exact_answers_on_a_bundled_task(
+    bench, tmp_path, monkeypatch, task, best
+):
+    scores = [(20.0, 0.1), (10.0, 0.2), (30.0, 0.2), (5.0, 0.3)]
+    qualities = iter([Quality(bleu, 0.0, exact, 64, "") for bleu, exact in scores])
+    monkeypatch.setattr("lattice.observing.decode_monitor.score", lambda said, references: next(qualities))
+    settings = ("data.train=task:lift", "data.task=pairs") if task else ()
+    run = bench(*settings, "checkpoint.every=4", callbacks=[DecodeMonitor(), Checkpointer(tmp_path, "")])
+    run.trainer.run()
+    looks, saved = run.heard.of(Decoded), run.heard.of(Saved)
+    assert [look.score for look in looks] == [100 * exact if task else bleu for bleu, exact in scores]
+    assert [look.best for look in looks] == [save.best for save in saved] == best
+    assert best_path(tmp_path) == tmp_path / f"step-{looks[3 if task else 2].step:08d}"
 
 
 def test_every_cell_of_the_tiny_preset_has_a_gradient(bench):

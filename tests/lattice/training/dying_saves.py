@@ -41,7 +41,7 @@ def put(folder: Path, step: int, version: int = 0) -> None:
     """Does what a checkpointer does: saves, marks the best, retires."""
     values = tensors(step + 1000 * version)
     path, _ = checkpoint.save(folder, step, values, values, {"progress": {"step": step, "version": version}}, "{}" * 500)
-    checkpoint.mark_best(folder, path, float(step))
+    checkpoint.mark_best(folder, path, float(step), "bleu")
     checkpoint.retire(folder, KEEP)
 
 

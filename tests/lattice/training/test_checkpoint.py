@@ -288,7 +288,7 @@ def test_a_path_below_a_file_is_refused_in_words(tmp_path):
 
 def test_retiring_keeps_the_newest_and_the_best_and_removes_leftovers(tmp_path):
     paths = {step: put(tmp_path, step) for step in range(1, 7)}
-    assert mark_best(tmp_path, paths[2], 40.0)
+    assert mark_best(tmp_path, paths[2], 40.0, "bleu")
     (paths[6] / "MANIFEST.json").unlink()  # a torn one is no checkpoint: it must not push a complete one out
     (tmp_path / ".tmp-step-00000007").mkdir()
     (tmp_path / ".old-step-00000005").mkdir()
@@ -300,24 +300,50 @@ def test_retiring_keeps_the_newest_and_the_best_and_removes_leftovers(tmp_path):
 def test_only_a_higher_score_takes_over_the_mark_of_the_best(tmp_path):
     first, second, third = (put(tmp_path, step) for step in (1, 2, 3))
     assert best_path(tmp_path) is None
-    assert mark_best(tmp_path, first, 10.0)
-    assert not mark_best(tmp_path, second, 10.0)
+    assert mark_best(tmp_path, first, 10.0, "bleu")
+    assert not mark_best(tmp_path, second, 10.0, "bleu")
     assert best_path(tmp_path) == first
-    assert mark_best(tmp_path, third, 10.5)
+    assert mark_best(tmp_path, third, 10.5, "bleu")
     assert best_path(tmp_path) == third
+
+
+def test_scores_of_another_measure_are_not_compared(tmp_path):
+    first, second, third = (put(tmp_path, step) for step in (1, 2, 3))
+    assert mark_best(tmp_path, first, 90.0, "bleu")
+    assert mark_best(tmp_path, second, 10.0, "exact")
+    assert not mark_best(tmp_path, third, 10.0, "exact")
+    assert best_path(tmp_path) == second
+
+
+def test_a_mark_of_version_0_1_0_is_one_of_bleu(tmp_path):
+    first, second = put(tmp_path, 1), put(tmp_path, 2)
+    (tmp_path / "best.json").write_text('{"name": "step-00000001", "bleu": 40.0}')
+    assert best_path(tmp_path) == first
+    assert not mark_best(tmp_path, second, 39.0, "bleu")
+    assert mark_best(tmp_path, second, 41.0, "bleu")
+    assert best_path(tmp_path) == second
 
 
 def test_a_best_checkpoint_that_is_gone_no_longer_counts(tmp_path):
     first, second = put(tmp_path, 1), put(tmp_path, 2)
-    mark_best(tmp_path, first, 90.0)
+    mark_best(tmp_path, first, 90.0, "bleu")
     shutil.rmtree(first)
     assert best_path(tmp_path) is None
-    assert mark_best(tmp_path, second, 1.0)
+    assert mark_best(tmp_path, second, 1.0, "bleu")
     assert best_path(tmp_path) == second
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "null", '{"name": "step-00000001"}', '{"name": "../../etc", "bleu": 1}', '{"name": 3, "bleu": "x"}']
+    "content",
+    [
+        "",
+        "[]",
+        "null",
+        '{"name": "step-00000001"}',
+        '{"name": "../../etc", "bleu": 1}',
+        '{"name": 3, "bleu": "x"}',
+        '{"name": "step-00000001", "measure": "exact", "score": null}',
+    ],
 )
 def test_a_mark_that_can_not_be_read_counts_as_none(tmp_path, content):
     put(tmp_path, 1)
