@@ -86,11 +86,23 @@ class Sample(BaseModel):
     bleu: Measured = None
 
 
+class AfterWord(BaseModel):
+    """What would be answered to a sentence if it ended with this word, and whether that is right; None if that is not known."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    word: Text
+    said: Text
+    right: bool | None
+
+
 class Decoded(Event):
     """The decode monitor scored `count` held-out sentences: BLEU and chrF in 0..100, `exact` and the shares in 0..1.
 
     `measure` says which of BLEU and `exact` the run is judged by; logs of version 0.1.0 do not say it and mean BLEU.  `best`
-    says that no earlier look of the run was as good by it.  `seconds` and `peak_bytes` are the cost of the look itself.
+    says that no earlier look of the run was as good by it.  `after_each_word` is about the beginnings of one sentence
+    (lattice.observing.after_each_word); it is empty unless sentences are read in time.  `seconds` and `peak_bytes` are the
+    cost of the look itself.
     """
 
     kind: Literal["decoded"] = "decoded"
@@ -107,6 +119,7 @@ class Decoded(Event):
     gradient_share: Measured
     best: bool
     measure: Measure = "bleu"
+    after_each_word: tuple[AfterWord, ...] = ()
 
     @property
     def score(self) -> float:

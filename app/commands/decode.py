@@ -13,6 +13,9 @@ from app.options import AsJson, Best, Device, RunName, RunsDir
 def decode(
     run: RunName,
     text: Annotated[str, typer.Argument(help="What to send through the lattice.")],
+    each: Annotated[
+        bool, typer.Option("--after-each-word", help="Also what comes back for the text up to each word, one line per word.")
+    ] = False,
     best: Best = False,
     device: Device = None,
     runs_dir: RunsDir = None,
@@ -27,4 +30,4 @@ def decode(
         raise Stop(ExitCode.USAGE, "the text is not valid UTF-8") from error
     from app.saved_models.speaking import decode_text
 
-    decode_text(run, text, best, device or "auto", runs_dir, as_json)
+    decode_text(run, text, each, best, device or "auto", runs_dir, as_json)

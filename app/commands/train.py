@@ -186,12 +186,12 @@ def _said(final: Decoded) -> Table:
     """What the lattice said to held-out sentences; beside the right answers, if these are not the sentences themselves."""
     from rich.table import Table
 
-    if final.has_questions:
-        table = Table("unseen question", "right answer", "what the lattice said", title="Held-out questions and their answers")
-    else:
-        table = Table("unseen sentence", "what the lattice said", title="Held-out sentences, through the lattice and back")
+    asks = final.has_questions
+    title = "Held-out questions and their answers" if asks else "Held-out sentences, through the lattice and back"
+    columns = ("unseen question", "right answer") if asks else ("unseen sentence",)
+    table = Table(*columns, "what the lattice said", title=title, show_lines=asks)
     for sample in final.samples:
-        texts = (sample.source,) * final.has_questions + (sample.reference, sample.said)
+        texts = (sample.source,) * asks + (sample.reference, sample.said)
         table.add_row(*(printable(text).replace("[", r"\[") for text in texts))
     return table
 
@@ -206,10 +206,11 @@ def _scores(final: Decoded) -> str:
 
 def _examples(config: RunConfig, final: Decoded | None) -> tuple[str, str]:
     """What may be typed after `decode RUN` and after `evaluate RUN --data`, quoted for a shell."""
+    option = "--after-each-word " if config.text.reading == "time" else ""
     task = next(filter(is_task, (config.data.valid, config.data.train)), None)
     if task is None or final is None:
-        return '"your sentence"', "FILE"
-    return shlex.quote(min((sample.source for sample in final.samples), key=len)), shlex.quote(task)
+        return f'{option}"your sentence"', "FILE"
+    return option + shlex.quote(min((sample.source for sample in final.samples), key=len)), shlex.quote(task)
 
 
 def _summary(outcome: RunOutcome, runs_dir: Path | None) -> None:

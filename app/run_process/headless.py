@@ -167,7 +167,7 @@ class Lines(Callback):
         if event.measure == "bleu":
             self._say(f"step {event.step}: {self._score}, {loss}, exact {event.exact:.0%} of {event.count}")
         else:
-            self._say(f"step {event.step}: {self._score} of {event.count}, {loss}")
+            self._say(f"step {event.step}: {self._score} of {event.count} answers, {loss}")
         if event.has_questions:
             self._say(f"  question: {printable(sample.source)}")
             self._say(f"  right:    {printable(sample.reference)}")

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from rich.cells import cell_len, set_cell_size
 
 from app import formats
 from app.exit_codes import ExitCode, Stop
@@ -16,8 +17,11 @@ from app.saved_models.opening import open_run
 from lattice.data.batches import Sentences
 from lattice.data.corpus import pairs_to_score
 from lattice.data.pair import DataError
+from lattice.data.tasks.named import held_out_task
+from lattice.data.tasks.task import WordTask
 from lattice.data.tokenizer import pad
 from lattice.model.text_lattice import CONTROLS
+from lattice.observing.after_each_word import SoFar, after_each_word
 from lattice.observing.scoring import evaluate
 from monitors.text_safety import printable
 from presets.measure import measure_on
@@ -65,20 +69,52 @@ def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, ru
         print(quality.signature)
 
 
-def decode_text(run: str, text: str, best: bool, device: str, runs_dir: Path | None, as_json: bool) -> None:
-    """Prints what comes back for one text.  Raises Stop if the model can't be opened."""
+def decode_text(run: str, text: str, each_word: bool, best: bool, device: str, runs_dir: Path | None, as_json: bool) -> None:
+    """Prints what comes back for one text; if `each_word`, what comes back for the text up to each of its words.
+
+    Raises Stop if the model can't be opened.
+    """
     target = choose_device(device)
     opened = open_run(find_run(runs_dir, run), target, best)
-    tokens = opened.tokenizer.encode([" ".join(text.split())])[0]
+    words = text.split()
+    tokens = opened.tokenizer.encode([" ".join(words)])[0]
     limit = opened.config.text.max_tokens
     said = opened.tokenizer.decode(opened.model.say(pad([tokens[:limit]]).to(target)))[0]
     cut = max(0, len(tokens) - limit)
+    task = held_out_task(opened.config.data)
+
+    def right(beginning: str) -> str | None:
+        return task.answer_so_far(beginning) if task is not None else None
+
+    so_far: list[SoFar] = []
+    if each_word:
+        so_far = after_each_word(opened.model, opened.tokenizer, words, right, limit, opened.chunk)
     if as_json:
-        print(json.dumps({"text": text, "said": said, "tokens": len(tokens), "cut": cut, "step": opened.progress.step}))
+        fields = {"text": text, "said": said, "tokens": len(tokens), "cut": cut, "step": opened.progress.step}
+        print(json.dumps(fields | ({"after_each_word": [answer._asdict() for answer in so_far]} if each_word else {})))
         return
-    print(printable(said))
+    for line in _lines(so_far) if each_word else [printable(said)]:
+        print(line)
+    if each_word and isinstance(task, WordTask) and (unknown := [word for word in words if word not in task.alphabet]):
+        print(
+            f"note: {printable(unknown[0])!r} is no word of task:{task.name}; what is right from there on is not known",
+            file=sys.stderr,
+        )
     if cut:
         print(
             f"note: the text has {len(tokens)} tokens; the last {cut} are beyond text.max_tokens = {limit} and were cut",
             file=sys.stderr,
         )
+
+
+def _lines(so_far: list[SoFar]) -> list[str]:
+    """A line per word: the word, the answer up to there, and whether it is right if that is known."""
+    rows = [(printable(answer.word), printable(answer.said) or "(nothing)", answer) for answer in so_far]
+    word_width = max((cell_len(word) for word, _, _ in rows), default=0)
+    said_width = max((cell_len(said) for _, said, _ in rows), default=0)
+    lines = []
+    for word, said, answer in rows:
+        told = "right" if answer.said == answer.right else f"wrong: {answer.right}"
+        line = f"{set_cell_size(word, word_width)}  {set_cell_size(said, said_width)}"
+        lines.append((line if answer.right is None else f"{line}  {told}").rstrip())
+    return lines

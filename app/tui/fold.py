@@ -186,6 +186,7 @@ def _note(points: dict[str, list[tuple[int, float]]], step: int, measured: dict[
 def _look(event: Decoded) -> Look:
     names = (
         "step", "bleu", "chrf", "exact", "count", "signature", "best", "seconds", "samples", "measure", "has_questions",
+        "after_each_word",
     )  # fmt: skip
     return Look(**{name: getattr(event, name) for name in names})
 

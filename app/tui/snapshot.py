@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.tui.series import Series
-from monitors.events import Clustered, LeaksJudged, MemorySampled, Plastic, Rewired, RunEnded, Sample, VolumeSaved
+from monitors.events import AfterWord, Clustered, LeaksJudged, MemorySampled, Plastic, Rewired, RunEnded, Sample, VolumeSaved
 from monitors.gauges import Absent, Gpu
 from monitors.runs import RunInfo
 from monitors.volumes import Volume
@@ -43,6 +43,8 @@ class Look:
     measure: Measure = "bleu"
     has_questions: bool = False
     """Whether sentences have answers that differ from them."""
+
+    after_each_word: tuple[AfterWord, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,14 @@ import time
 
 import torch
 
+from lattice.data.pair import Pair
+from lattice.data.tasks.named import held_out_task
+from lattice.observing.after_each_word import MOST_WORDS, after_each_word, as_event, most_to_tell
 from lattice.observing.scoring import EVALUATION_STATES, chunk_size, held_out_loss, say
 from lattice.training.callbacks import Callback
 from lattice.training.state import TrainingState
 from monitors import torch_memory
-from monitors.events import Decoded, Sample
+from monitors.events import AfterWord, Decoded, Sample
 from monitors.quality import score, sentence_bleu
 
 ACTIVITY_SENTENCES = 8
@@ -60,6 +63,7 @@ class DecodeMonitor(Callback):
         best = progress.note_look(quality, loss, config.data.measure)
         shown = config.decode.samples
         each = zip(pairs[:shown], said[:shown], sentence_bleu(said[:shown], [p.target for p in pairs[:shown]]), strict=True)
+        word_by_word = _word_by_word(state, pairs[:shown], chunk) if config.text.reading == "time" else ()
         event = Decoded(
             step=progress.step,
             stage=progress.stage,
@@ -76,10 +80,24 @@ class DecodeMonitor(Callback):
             gradient_share=gradient_share,
             best=best,
             measure=config.data.measure,
+            after_each_word=word_by_word,
         )
         state.tell(event)
         state.looked(change)
         return event
+
+
+def _word_by_word(state: TrainingState, pairs: list[Pair], chunk: int) -> tuple[AfterWord, ...]:
+    """What the model would answer after each word of one of these sentences."""
+    pair, task, limit = most_to_tell(pairs), held_out_task(state.config.data), state.config.text.max_tokens
+
+    def right(beginning: str) -> str | None:
+        if beginning == pair.source:
+            return pair.target
+        return task.answer_so_far(beginning) if task is not None else None
+
+    words = pair.source.split()[:MOST_WORDS]
+    return tuple(map(as_event, after_each_word(state.model, state.tokenizer, words, right, limit, chunk)))
 
 
 def active_share(change: torch.Tensor | None, threshold: float) -> float:

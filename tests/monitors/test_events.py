@@ -45,6 +45,11 @@ ONE_OF_EACH = [
         active_share=0.9,
         gradient_share=None,
         best=True,
+        measure="exact",
+        after_each_word=(
+            events.AfterWord(word="a", said="", right=None),
+            events.AfterWord(word="dog", said="cat", right=False),
+        ),
     ),
     events.Saved(step=50, path="checkpoints/step-50", seconds=0.1, bytes=12345, best=True),
     events.BadStep(step=51, reason="loss is NaN", in_a_row=1),
@@ -169,6 +174,15 @@ def test_an_event_of_a_newer_version_is_read_without_its_new_fields():
     event = events.parse_event(json.dumps(record))
     assert event.bleu == 12.5
     assert event.samples == (events.Sample(source="a", reference="b", said="c"),)
+
+
+def test_a_look_of_version_0_1_0_is_judged_by_bleu_and_tells_nothing_after_each_word():
+    record = json.loads(ONE_OF_EACH[3].model_dump_json())
+    for name in ("measure", "after_each_word"):
+        del record[name]
+    event = events.parse_event(json.dumps(record))
+    assert (event.measure, event.score, event.after_each_word) == ("bleu", 12.5, ())
+    assert ONE_OF_EACH[3].score == 25.0
 
 
 GARBAGE = {

@@ -19,6 +19,7 @@ from textual.widgets.option_list import Option
 
 from app import configure
 from monitors.text_safety import printable
+from presets.schema import RunConfig
 from presets.task_name import PREFIX, is_task
 
 Check = Callable[[str], str]
@@ -102,15 +103,16 @@ class StartDialog(ModalScreen[tuple[str, str] | None]):
         Binding("shift+tab", "app.focus_previous", "field before", show=False, priority=True),
     ]
 
-    def __init__(self, preset: str, steps: int, at_least: int) -> None:
+    def __init__(self, preset: str, config: RunConfig) -> None:
         super().__init__()
-        self._preset, self._steps, self._at_least = preset, steps, at_least
+        self._preset, self._steps, self._at_least = preset, config.total_steps, len(config.stages)
+        self._data = printable(config.data.train or "the bundled corpus")
 
     def compose(self) -> ComposeResult:
         with Vertical(classes="dialog"):
             yield Static(Text(f"Start a run of {self._preset}"), classes="question")
-            yield Static(Text("Text to learn from: .txt, .jsonl, .tsv, a folder, or task:NAME; empty = the bundled corpus"))
-            yield Field(id="data", suggester=Paths(), placeholder="bundled")
+            yield Static(Text("Text to learn from: .txt, .jsonl, .tsv, a folder, or task:NAME;\nempty = " + self._data))
+            yield Field(id="data", suggester=Paths(), placeholder=self._data)
             yield Static(Text(f"Optimizer steps; empty = {self._steps:,}"))
             yield Field(id="steps", placeholder=str(self._steps))
             yield Static(

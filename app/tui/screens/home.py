@@ -188,7 +188,7 @@ class HomeScreen(Screen[None]):
 
         def warned(answer: str | None) -> None:
             if answer == "start":
-                self.app.push_screen(StartDialog(name, config.total_steps, len(config.stages)), given)
+                self.app.push_screen(StartDialog(name, config), given)
 
         trouble = wont_fit(stages)
         if trouble:

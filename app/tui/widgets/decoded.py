@@ -1,19 +1,29 @@
-"""What the lattice made of held-out sentences: each answer stands under the sentence that was right."""
+"""What the lattice made of held-out sentences: each answer stands under the sentence that was right, or beside it.
+
+If sentences are questions, each stands above its answers.  If they are read in time, a look ends with what would be answered
+after each word of one of them.
+"""
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
+from rich.cells import cell_len
 from rich.text import Text
 from textual.reactive import reactive
 
 from app import formats
 from app.tui.snapshot import Look, View
 from app.tui.widgets.panel import Panel, wrapped
+from monitors.events import AfterWord
 from monitors.text_safety import printable
 
 LEAD = 9
-"""Width of what stands in front of each line: the number of right words, or the sentence's BLEU."""
+"""Width of what stands in front of each line: a word, the number of right words, or the sentence's BLEU."""
+
+GAP = 3
+"""Columns between two answers in one line."""
 
 
 class TextPanel(Panel):
@@ -71,23 +81,87 @@ class TextPanel(Panel):
 
 
 def look_lines(look: Look, width: int, plain: bool, wanted: str = "") -> list[Text]:
-    """One look of the monitor: its scores, then the reference and the answer of each sample.
+    """One look of the monitor: its scores, its samples, and the answers after each word if it has them."""
+    best = ", best so far" if look.best else ""
+    score = formats.judged(look.measure, look.bleu, look.exact)
+    head = f"step {formats.count(look.step)}  {score}  chrF {formats.score(look.chrf)}"
+    rule = "-" if plain else "─"
+    made = [Text(f"{rule * 2} {head}{best} ".ljust(width, rule), "bold green" if look.best else "bold")]
+    texts = [Text.assemble(("question ", "dim"), printable(sample.source)) for sample in look.samples]
+    answers = judged_lines(look, width, plain) if look.measure == "exact" else scored_lines(look, plain)
+    texts = [text for both in zip(texts, answers, strict=True) for text in (both[0],) * look.has_questions + both[1]]
+    for text in [*texts, *after_each_word(look.after_each_word, width, plain)]:
+        if wanted:
+            text.highlight_words([wanted], "reverse", case_sensitive=False)
+        made += wrapped(text, width, TextPanel.indent)
+    return made
+
+
+def scored_lines(look: Look, plain: bool) -> list[tuple[Text, ...]]:
+    """The lines of each sample of a run that is judged by BLEU: its reference, and its answer.
 
     The reference has the number of words that came back in front of it, the answer its BLEU.
     """
-    best = ", best so far" if look.best else ""
-    head = f"step {formats.count(look.step)}  BLEU {formats.score(look.bleu)}  chrF {formats.score(look.chrf)}"
-    rule = "-" if plain else "─"
-    made = [Text(f"{rule * 2} {head}{best} ".ljust(width, rule), "bold green" if look.best else "bold")]
+    made: list[tuple[Text, ...]] = []
     for sample in look.samples:
         reference, said, right = compared(sample.reference, sample.said, plain)
         leads = f"{right[0]}/{right[1]}", "" if sample.bleu is None else formats.score(sample.bleu)
-        texts = [Text.assemble((f"{leads[0]:>5}    ", "dim"), reference), Text.assemble((f"{leads[1]:>5} -> ", "dim"), said)]
-        for text in texts:
-            if wanted:
-                text.highlight_words([wanted], "reverse", case_sensitive=False)
-            made += wrapped(text, width, TextPanel.indent)
+        lines = Text.assemble((f"{leads[0]:>5}    ", "dim"), reference), Text.assemble((f"{leads[1]:>5} -> ", "dim"), said)
+        made.append(lines)
     return made
+
+
+def judged_lines(look: Look, width: int, plain: bool) -> list[tuple[Text, ...]]:
+    """The lines of each sample of a run that is judged by exact answers: what is right, and what was said.
+
+    Both share a line if there is room for all samples of the look.
+    """
+    pairs = []
+    for sample in look.samples:
+        right, said, _ = compared(sample.reference, sample.said, plain)
+        pairs.append((right, said, mark(sample.said == sample.reference, plain)))
+    widest = max((right.cell_len for right, _, _ in pairs), default=0)
+    longest = max((said.cell_len for _, said, _ in pairs), default=0)
+    side_by_side = LEAD + widest + GAP + len("said ✓ ") + longest <= width
+    made: list[tuple[Text, ...]] = []
+    for right, said, sign in pairs:
+        first, second = Text.assemble(("   right ", "dim"), right), Text.assemble(("said ", "dim"), sign, " ", said)
+        if side_by_side:
+            gap = " " * (widest - right.cell_len + GAP)
+            made.append((Text.assemble(first, gap, second),))
+        else:
+            made.append((first, Text.assemble("  ", second)))
+    return made
+
+
+def mark(right: bool | None, plain: bool) -> Text:
+    """A sign for a right answer and one for a wrong one; a blank if it is not known which it is."""
+    if right is None:
+        return Text(" ")
+    return Text("+" if plain else "✓", "green") if right else Text("x" if plain else "✗", "bold red")
+
+
+def after_each_word(answers: Sequence[AfterWord], width: int, plain: bool) -> list[Text]:
+    """A heading, then each word of a sentence with what would be answered if it ended there, as many in a line as there is room
+    for."""
+    if not answers:
+        return []
+    known = [answer.right for answer in answers if answer.right is not None]
+    count = f": {sum(known)} of {len(known)} right" if len(known) > 1 else ""
+    words = [printable(answer.word) for answer in answers]
+    said = [Text(printable(answer.said)) if answer.said else Text("(nothing)", "dim") for answer in answers]
+    longest, widest = max(map(cell_len, words)), max(text.cell_len for text in said)
+    cell = longest + 3 + widest
+    across = max(1, (width - LEAD + GAP) // (cell + GAP))
+    lines = [Text(f"after each word, the answer if the sentence ended there{count}", "bold")]
+    for start in range(0, len(answers), across):
+        line = Text(" " * LEAD)
+        for i in range(start, min(start + across, len(answers))):
+            line.append(words[i].ljust(longest) + " ", "dim").append_text(mark(answers[i].right, plain)).append(" ")
+            line.append_text(said[i]).append(" " * (widest - said[i].cell_len + GAP))
+        line.rstrip()
+        lines.append(line)
+    return lines
 
 
 def compared(reference: str, said: str, plain: bool) -> tuple[Text, Text, tuple[int, int]]:

@@ -15,7 +15,8 @@ from lattice.data.tasks.mirror import Mirror
 from lattice.data.tasks.robot import Robot
 from lattice.data.tasks.sides import Side, drawn
 from lattice.data.tasks.task import Range, Task
-from presets.task_name import TEST_SENTENCES, TRAINING_SENTENCES, split
+from presets.schema import Data
+from presets.task_name import TEST_SENTENCES, TRAINING_SENTENCES, is_task, split
 
 TASKS: dict[str, type[Task]] = {task.name: task for task in (House, Lift, Robot, Gossip, Mirror)}
 """All tasks by name, in the order in which they are listed."""
@@ -68,6 +69,12 @@ def named(source: str) -> NamedTask:
         return NamedTask(kind(**values), **sizes)  # type: ignore[arg-type]  # each value is of the field's type, by `arguments`
     except ValueError as error:
         raise DataError(f"{source}: {error}") from error
+
+
+def held_out_task(data: Data) -> Task | None:
+    """The task whose sentences are held out with these settings; None if other text is."""
+    source = data.valid or data.train
+    return named(source).task if is_task(source) else None
 
 
 def arguments(kind: type[Task]) -> dict[str, Callable[[str], int | Range]]:

@@ -103,6 +103,10 @@ class Task(ABC):
     def answer(self, sentence: str) -> str:
         """The answer to a sentence of this task: where all of its words lead."""
 
+    def answer_so_far(self, beginning: str) -> str | None:
+        """The answer to the first words of a sentence; None if these ask nothing, or if there is a word of no such sentence."""
+        return None
+
 
 @dataclass(frozen=True, kw_only=True)
 class WordTask(Task):
@@ -126,6 +130,9 @@ class WordTask(Task):
     @property
     def most_words(self) -> int:
         return self.words.high
+
+    def answer_so_far(self, beginning: str) -> str | None:
+        return self.answer(beginning) if set(beginning.split()) <= set(self.alphabet) else None
 
     def distinct(self, length: int) -> int:
         return len(self.alphabet) ** length

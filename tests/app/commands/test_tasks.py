@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -144,6 +147,59 @@ def test_a_run_trains_on_a_task(trained):
     assert f'task = "pairs"\ntrain = "{LIFT}"' in folder.read_config()
     assert f"400 sentences to train on, 64 held out, from {LIFT}" in told.err
     assert "floor" in told.out
+
+
+def test_a_run_on_a_task_is_told_by_exact_answers_and_with_its_questions(trained, cli):
+    runs, told = trained
+    (folder,) = map(RunFolder, runs.iterdir())
+    final = [event for event in each_event(folder.events_jsonl) if event and event.kind == "decoded"][-1]
+    assert re.search(
+        r"step 4: exact \d+\.\d% of 64 answers, held-out loss .*\n  question: (up|down).*\n  right:    floor", told.err
+    )
+    table = " ".join(told.out.split())
+    assert "unseen question ┃ right answer ┃ what the lattice said" in table
+    assert f"│ {final.samples[1].source.split()[0]} " in table and f"│ {final.samples[0].reference} │" in table
+    assert f"{final.exact:.1%} exact answers to 64 unseen questions" in table and "BLEU" not in told.out + told.err
+    assert f"evaluate {folder.name} --data {LIFT} --control" in table
+    score = f"exact {final.exact:.1%}"
+    for command in (("status", "last"), ("runs",)):
+        shown = cli(*command, "--runs-dir", runs).out
+        assert score in shown and "BLEU" not in shown
+    fields = cli("status", "last", "--runs-dir", runs, "--json").json
+    assert (fields["measure"], fields["exact"]) == ("exact", final.exact)
+    exported = cli("export", "last", "--what", "decoded", "--runs-dir", runs).out
+    measures = [row["measure"] for row in csv.DictReader(io.StringIO(exported))]
+    assert measures == ["exact"] * 3  # steps 2 and 4, and all sentences
+    scored = cli("evaluate", "last", "--data", LIFT, "--runs-dir", runs).out
+    assert score in scored and "BLEU" not in scored and f"{final.samples[0].source}\n  = {final.samples[0].reference}" in scored
+
+
+def test_decode_tells_what_comes_back_after_each_word(trained, cli):
+    at = ("--runs-dir", trained[0])
+    task, words = named(LIFT).task, ["up", "up", "down", "up"]
+    told = cli("decode", "last", " ".join(words), "--after-each-word", "--json", *at).json["after_each_word"]
+    assert [answer["word"] for answer in told] == words
+    beginnings = [" ".join(words[:count]) for count in range(1, 5)]
+    assert [answer["right"] for answer in told] == [task.answer(beginning) for beginning in beginnings]
+    assert [answer["said"] for answer in told] == [cli("decode", "last", words, *at).out.strip() for words in beginnings]
+    lines = cli("decode", "last", " ".join(words), "--after-each-word", *at)
+    for line, answer in zip(lines.out.splitlines(), told, strict=True):
+        is_right = answer["said"] == answer["right"]
+        told_right = "right" if is_right else f"wrong: {answer['right']}"
+        assert line.split() == [answer["word"], *(answer["said"] or "(nothing)").split(), *told_right.split()]
+    assert lines.err == ""
+    assert "after_each_word" not in cli("decode", "last", "up", "--json", *at).json
+
+
+def test_decode_says_from_which_word_on_no_answer_is_known_and_which_words_were_cut(trained, cli):
+    at = ("--runs-dir", trained[0])
+    told = cli("decode", "last", "up upp down", "--after-each-word", *at)
+    first, *rest = told.out.splitlines()
+    assert "right" in first or "wrong: floor" in first
+    assert len(rest) == 2 and not any("right" in line or "wrong" in line for line in rest)
+    assert "'upp' is no word of task:lift; what is right from there on is not known" in told.err
+    long = cli("decode", "last", "up " * 60, "--after-each-word", *at)
+    assert 0 < len(long.out.splitlines()) < 60 and "and were cut" in long.err
 
 
 def test_an_interrupted_run_on_a_task_resumes_to_the_same_losses(trained, cli, tmp_path):

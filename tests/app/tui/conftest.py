@@ -120,12 +120,12 @@ def fixed_view(monkeypatch: pytest.MonkeyPatch):
     happened: list[e.AnyEvent] = [
         e.RunStarted(time=start, run="20261122-063056-tiny", resumed=False, message="270 sentences to train on, 30 held out")
     ]
+    puppy, beds = "She feeds the puppy near the barn.", "There are six beds in the attic."
+    escaped = "A \x1b[31mred\x1b[0m [bold]word[/bold]"
     samples = (
-        e.Sample(
-            source="a", reference="She feeds the puppy near the barn.", said="She feeds the kitten near the barn.", bleu=59.5
-        ),
-        e.Sample(source="b", reference="There are six beds in the attic.", said="There are six beds in the attic.", bleu=100.0),
-        e.Sample(source="c", reference="A \x1b[31mred\x1b[0m [bold]word[/bold]", said=""),
+        e.Sample(source=puppy, reference=puppy, said="She feeds the kitten near the barn.", bleu=59.5),
+        e.Sample(source=beds, reference=beds, said=beds, bleu=100.0),
+        e.Sample(source=escaped, reference=escaped, said=""),
     )
     for index, stage in enumerate(config.stages):
         kernel = "tick kernel: native (C, fp32)"
@@ -175,6 +175,42 @@ def fixed_view(monkeypatch: pytest.MonkeyPatch):
     position = Position(len(happened), len(happened))
     view = View("/runs/tiny", "20261122-063056-tiny", snapshot, info, "running", config, plan(config), host)
     return replace(view, volume=volume, position=position)
+
+
+@pytest.fixture
+def task_view(fixed_view):
+    """A view of `walker` after 100 steps: questions with answers, and the answers after each word of one of them."""
+    from app.tui.fold import fold
+    from app.tui.snapshot import Snapshot
+    from monitors import events as e
+    from presets.layers import load
+    from presets.plan import plan
+
+    config, start = load("walker").config, fixed_view.info.created
+    walk = "west south north east south west north north west south south west north east south south"
+    samples = (
+        e.Sample(source=walk, reference="workshop", said="workshop"),
+        e.Sample(source="north south north", reference="pantry", said="kitchen"),
+        e.Sample(source="east \x1b[31mred", reference="hall", said=""),
+    )
+    said = ["kitchen", "workshop", "hall", "library", "bathroom", "nursery", "pantry", "kitchen"] * 2
+    words = tuple(
+        e.AfterWord(word=word, said=answer, right=i % 3 > 0)
+        for i, (word, answer) in enumerate(zip(walk.split(), said, strict=True))
+    )
+    happened: list[e.AnyEvent] = []
+    for step in range(1, 101):
+        here = {"time": start + step, "step": step}
+        happened.append(e.Trained(**here, loss=4 / step, grad_norm=1.0, learning_rate=0.003, step_s=0.05))
+        if step % 50 == 0:
+            scores = {"bleu": 0.0, "chrf": 0.5 * step, "exact": step / 160, "valid_loss": 2.0 - step / 100}
+            shares = {"active_share": 0.9, "gradient_share": 1.0, "seconds": 0.1, "peak_bytes": 0}
+            about = {"count": 64, "signature": "nrefs:1", "samples": samples, "best": True, "measure": "exact"}
+            happened.append(e.Decoded(**here, **scores, **shares, **about, after_each_word=words))
+    info = fixed_view.info.model_copy(update={"step": 100, "stage": 0, "preset": "walker", "measure": "exact"})
+    name = "20261122-063056-walker"
+    snapshot = fold(Snapshot(), happened)
+    return replace(fixed_view, name=name, snapshot=snapshot, info=info, config=config, plans=plan(config), volume=None)
 
 
 @pytest.fixture

@@ -48,6 +48,15 @@ def test_without_runs_it_says_so(use, tmp_path):
     use(LatticeApp(tmp_path / "none"), (120, 30), look)
 
 
+def test_the_dialog_says_what_the_preset_learns_from_if_nothing_is_typed(use, runs_dir):
+    async def look(screen):
+        await screen.press("down", "enter")
+        await screen.until(lambda: isinstance(screen.app.screen, StartDialog))
+        await screen.shows("Start a run of walker", "empty = task:house")
+
+    use(LatticeApp(runs_dir), (80, 24), look)
+
+
 def test_starting_checks_the_data_and_gives_the_options_to_the_engine(use, recorded, runs_dir, sentences, monkeypatch):
     launched = []
 
@@ -60,6 +69,7 @@ def test_starting_checks_the_data_and_gives_the_options_to_the_engine(use, recor
     async def look(screen):
         await screen.press("enter")
         await screen.until(lambda: isinstance(screen.app.screen, StartDialog))
+        await screen.shows("empty = the bundled corpus")
         screen.app.screen.query_one("#data", Input).value = "/no/such/file.txt"
         await screen.press("enter")
         await screen.shows("/no/such/file.txt does not exist")

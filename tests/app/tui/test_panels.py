@@ -19,7 +19,7 @@ from app.tui.widgets.memory import gpus, sensors
 from app.tui.widgets.panel import spark
 from app.tui.widgets.plasticity import box
 from monitors.event_log import read_events
-from monitors.events import Sample, StageStarted, VolumeSaved
+from monitors.events import AfterWord, Sample, StageStarted, VolumeSaved
 from monitors.gauges import Absent, Gpu, GpuMemory
 from monitors.runs import RunFolder
 from monitors.volumes import Volume
@@ -373,6 +373,65 @@ def test_a_sample_shows_its_bleu_and_one_of_an_older_log_none():
         "  1/1    e",
         "      -> e",
     ]
+
+
+ASKED = (
+    Sample(source="north east", reference="hall", said="hall", bleu=0.0),
+    Sample(source="south", reference="pantry", said="bath room", bleu=0.0),
+    Sample(source="west", reference="pantry", said="", bleu=0.0),
+)
+
+
+def lines_of(look: Look, width: int, plain: bool = True) -> list[str]:
+    return [line.plain.rstrip() for line in look_lines(look, width, plain)][1:]
+
+
+def test_a_question_stands_above_the_right_answer_and_what_was_said():
+    look = Look(5, 0.0, 2.0, 0.5, 2, "s", False, 0.1, ASKED, "exact", True)
+    assert look_lines(look, 60, plain=True)[0].plain.startswith("-- step 5  exact 50.0%  chrF 2.0 -")
+    assert lines_of(look, 60) == [
+        "question north east",
+        "   right hall     said + hall",
+        "question south",
+        "   right pantry   said x [bath] [room]",
+        "question west",
+        "   right pantry   said x (nothing)",
+    ]
+    assert lines_of(look, 60, plain=False)[3] == "   right pantry   said ✗ ‹bath› ‹room›"
+
+
+def test_without_room_for_both_what_was_said_stands_under_the_right_answer():
+    look = Look(5, 0.0, 2.0, 0.5, 2, "s", False, 0.1, ASKED, "exact", True)
+    assert lines_of(look, 38)[3] == "   right pantry   said x [bath] [room]"
+    assert lines_of(look, 37)[3:6] == ["question south", "   right pantry", "  said x [bath] [room]"]
+
+
+def test_a_question_of_a_run_that_is_judged_by_bleu_stands_above_the_reference():
+    samples = (Sample(source="a bx c", reference="a b c", said="a b d", bleu=42.0),)
+    look = Look(5, 1.0, 2.0, 0.0, 1, "s", False, 0.1, samples, has_questions=True)
+    assert lines_of(look, 60) == ["question a bx c", "  2/3    a b c", " 42.0 -> a b [d]"]
+
+
+def test_answers_after_each_word_fill_the_width_and_are_marked_if_it_is_known_which_are_right():
+    answers = (
+        AfterWord(word="up", said="floor 3", right=True),
+        AfterWord(word="down", said="floor 12", right=False),
+        AfterWord(word="up", said="", right=None),
+    )
+    look = Look(5, 0.0, 2.0, 0.5, 0, "s", False, 0.1, (), "exact", True, answers)
+    heading = "after each word, the answer if the sentence ended there"
+    assert lines_of(look, 80) == [
+        f"{heading}: 1 of 2 right",
+        "         up   + floor 3     down x floor 12    up     (nothing)",
+    ]
+    assert lines_of(look, 44)[-2:] == ["         up   + floor 3     down x floor 12", "         up     (nothing)"]
+    assert lines_of(look, 43)[-3:] == [
+        "         up   + floor 3",
+        "         down x floor 12",
+        "         up     (nothing)",
+    ]
+    unmarked = replace(look, after_each_word=tuple(a.model_copy(update={"right": None}) for a in answers))
+    assert lines_of(unmarked, 80)[0] == heading and "floor 3" in lines_of(unmarked, 80)[1]
 
 
 # Drawing

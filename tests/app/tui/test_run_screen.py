@@ -54,6 +54,18 @@ def test_each_panel_alone_as_rows_at_80x24(use, fixed_view, key):
     use(still(fixed_view), (80, 24), look)
 
 
+@pytest.mark.parametrize(("key", "word"), [("1", "exact answers"), ("2", "after each word")])
+def test_panels_of_a_run_on_a_bundled_task_alone_as_rows_at_80x24(use, task_view, key, word):
+    async def look(screen):
+        await screen.shows("step 100/1,000", "exact 62.5%")
+        await screen.press(key)
+        await screen.shows(word)
+        assert "BLEU" not in screen.text
+        check_rows(f"task-{key}-80x24", screen.rows)
+
+    use(still(task_view), (80, 24), look)
+
+
 @pytest.mark.parametrize(("key", "word"), [("5", "silhouette"), ("6", "fan-in")])
 def test_panels_of_self_organisation_alone_as_rows_at_80x24(use, lit_view, key, word):
     async def look(screen):

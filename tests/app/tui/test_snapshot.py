@@ -105,6 +105,17 @@ def test_folding_in_two_parts_gives_what_folding_at_once_gives(cut):
     assert fold(fold(Snapshot(), EVERYTHING[:cut]), EVERYTHING[cut:]) == fold(Snapshot(), EVERYTHING)
 
 
+def test_the_curve_of_the_score_is_that_of_the_measure():
+    judged = decoded(3).model_copy(update={"measure": "exact", "exact": 0.625})
+    seen = fold(Snapshot(), [judged])
+    assert [point.mean for point in seen.curves["exact answers"].recent] == [62.5]
+    assert not seen.curves["BLEU"] and seen.looks[0].measure == "exact"
+    line = log_line(judged)
+    assert line is not None and line.text == "exact 62.5%, chrF 20.0"
+    by_bleu = fold(Snapshot(), [decoded(3)])
+    assert [point.mean for point in by_bleu.curves["BLEU"].recent] == [10.0] and not by_bleu.curves["exact answers"]
+
+
 def test_the_fold_leaves_the_snapshot_it_was_given_as_it_was():
     before = fold(Snapshot(), EVERYTHING[:5])
     fold(before, EVERYTHING[5:])

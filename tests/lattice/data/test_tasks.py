@@ -21,7 +21,7 @@ from lattice.data.tasks.gossip import Gossip
 from lattice.data.tasks.house import MOST_DOORS, ROOMS, START, House
 from lattice.data.tasks.lift import Lift
 from lattice.data.tasks.mirror import Mirror
-from lattice.data.tasks.named import TASKS, arguments, named, values
+from lattice.data.tasks.named import TASKS, arguments, held_out_task, named, values
 from lattice.data.tasks.readers import without_reading
 from lattice.data.tasks.robot import Robot
 from lattice.data.tasks.sides import drawn, side_of
@@ -42,6 +42,32 @@ def some(source: str, count: int = 400) -> list[Pair]:
 
 def sources(pairs) -> set[str]:
     return {pair.source for pair in pairs}
+
+
+# Answers to beginnings
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_answer_so_far_is_that_of_the_words_so_far_if_these_ask_something(name):
+    task, (pair,) = named(f"task:{name}").task, some(f"task:{name}", 1)
+    words = pair.source.split()
+    for count in range(1, len(words) + 1):
+        beginning = " ".join(words[:count])
+        if name == "gossip":
+            assert task.answer_so_far(beginning) is None
+        else:
+            assert task.answer_so_far(beginning) == task.answer(beginning)
+            assert task.answer_so_far(f"{beginning} nowhere") is None
+
+
+def test_the_task_of_the_held_out_sentences_is_found_by_the_settings():
+    def task_with(*assignments):
+        return held_out_task(presets.layers.load("tiny", None, assignments).config.data)
+
+    assert task_with() is None and task_with("data.train=/text.txt") is None
+    assert task_with("data.train=task:lift,floors=3") == Lift(floors=3)
+    assert task_with("data.train=task:lift", "data.valid=task:robot") == Robot()
+    assert task_with("data.train=task:lift", "data.valid=/text.jsonl") is None
 
 
 # Answers, by simulations that share nothing with the tasks
