@@ -1,6 +1,6 @@
 """The memory that text takes in a run, counted without torch.
 
-This is the memory of encoder, decoder and ports, as lattice.model.coder and lattice.model.lattice3d build them, of a recurrent
+This is the memory of encoder, decoder and ports, as lattice.model.coder and lattice.model.ports build them, of a recurrent
 network in the lattice's place, of what they keep for the backward, and of the sentences themselves.
 """
 
@@ -43,7 +43,7 @@ def encoder_size(text: TextSection) -> int:
 
 
 def ports_size(text: TextSection, channels: int) -> int:
-    """Number of parameters of both ports, lattice.model.lattice3d.Port, which drive and read so many channels."""
+    """Number of parameters of both ports, lattice.model.ports.Port, which drive and read so many channels."""
     slots, points = text.patches**2, CONTROL_POINTS * channels
     return slots * (2 * text.slot_width * points + points + text.slot_width)
 

@@ -7,7 +7,8 @@ The fast ones save only the states, and recompute messages and gates in the back
 the ticks in place, so that a step holds one gradient buffer and not one per tick.
 """
 
+from lattice.kernels.choice import choose
 from lattice.kernels.functional import Functional
-from lattice.kernels.propagate import TickOptions, choose, propagate
+from lattice.kernels.propagate import TickOptions, propagate
 
 __all__ = ["Functional", "TickOptions", "choose", "propagate"]

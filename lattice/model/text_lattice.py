@@ -16,7 +16,8 @@ from lattice.data.special_tokens import PAD
 from lattice.kernels import choose
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.model.coder import Decoder, Encoder
-from lattice.model.lattice3d import Build, Lattice, transposed_ports
+from lattice.model.lattice3d import Build, Lattice
+from lattice.model.ports import transposed_ports
 from lattice.model.recurrent import Recurrent
 from lattice.model.shared_rule import SharedRule
 from lattice.plasticity.plasticity import Plasticity

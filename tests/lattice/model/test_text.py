@@ -12,7 +12,7 @@ from tokenizers import models
 from lattice.data.special_tokens import BEGIN, END, PAD
 from lattice.data.tokenizer import SPECIAL, Tokenizer, pad
 from lattice.model.coder import Decoder, Encoder
-from lattice.model.lattice3d import CONTROL, interpolation, transposed_ports
+from lattice.model.ports import CONTROL, interpolation, transposed_ports
 from presets.layers import load
 from presets.text_section import MAX_SLOT_NUMBERS
 
