@@ -53,6 +53,9 @@ RULE_COPIES, RULE_BUFFERS = 3, 6
 """Copies of the shared rule beside its parameters, and state-sized buffers that autograd keeps for it in the reference, per
 tick and beside its hidden numbers: its inputs and outputs, and what is added up of them."""
 
+HASH_BYTES, HASHED_BYTES = 17, 8
+"""Bytes per cell to find out which cells update in a tick, for each sentence, and of the cells' numbers, once (int64)."""
+
 KERNELS = {
     "native": "native, on the CPU",
     "triton": "triton, on a CUDA GPU",
@@ -142,11 +145,15 @@ def component_bytes(config: RunConfig, stage: Stage, micro_batch: int, kernel: s
     of_gradients = TICK_GRADIENTS * (FLOAT if compiled else itemsize)
     of_others = FLOAT * (FUNCTIONAL_BUFFERS * functional + COMPILED_BUFFERS * compiled)
     in_tick = (of_gradients + of_others) * state + FLOAT * FUNCTIONAL_CHANNELS * functional * cells
+    stochastic = config.rule.update_probability < 1
+    # A gradient of its own for cells that do not update.  The hash is done before it, and before that of the message, are made.
+    in_tick += max((FLOAT if compiled else itemsize) * state, HASH_BYTES * cells) * stochastic
     # The backward always writes a gradient of the cells, and drops it if they are frozen.
     written = cell_parameters + rule * cells_learn + weights * weights_learn
     in_backward = written - lattice_trained
     # Ticks run on a copy of the rule in one piece.  Its gradient is one piece, too, and is first summed by blocks of cells.
     in_backward += (RULE_COPIES + BLOCKS * cells_learn) * rule
+    in_backward += HASHED_BYTES // FLOAT * cells * stochastic
     if compiled and sparse:
         # It takes dense connections only: pruned ones are expanded, and so is their gradient.
         in_backward += offsets * cells * (1 + weights_learn)

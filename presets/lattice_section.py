@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from presets.gru_size import GRU_WIDTH, MAX_GRU_WIDTH
 from presets.rule_size import HIDDEN
-from presets.section import Section
+from presets.section import Section, Share
 
 
 class LatticeSection(Section):
@@ -51,7 +51,10 @@ class LatticeSection(Section):
 
 
 class RuleSection(Section):
-    """The shared rule: channels of a cell meet, in all cells alike.  It learns like cell parameters, but by AdamW."""
+    """How cells update, in all cells alike: the shared rule, by which channels of a cell meet, and how often.
+
+    The rule learns like cell parameters, but by AdamW.
+    """
 
     kind: Literal["none", "linear", "mlp"] = Field(
         "none",
@@ -59,6 +62,9 @@ class RuleSection(Section):
     )
     hidden: Annotated[int, Field(ge=1, le=128)] | None = Field(
         None, description=f"mlp: numbers between its two matrices; none = {HIDDEN}"
+    )
+    update_probability: Share = Field(
+        1.0, description="probability of each cell to update in a tick, also without a rule; otherwise it keeps its state"
     )
 
     @model_validator(mode="after")

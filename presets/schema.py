@@ -21,6 +21,7 @@ from presets.stage import Stage
 from presets.task_name import is_task, split
 from presets.text_section import TextSection
 from presets.topology import REACH_FLOOR, reach, ticks_for_reach
+from presets.training_section import Training
 
 
 class Run(Section):
@@ -155,32 +156,6 @@ class Optimizer(Section):
         return self
 
 
-class Training(Section):
-    """The training loop."""
-
-    batch: Annotated[int, Field(ge=1, le=2**20)] = Field(32, description="sentences per step, whatever the micro-batch")
-    micro_batch: Annotated[int, Field(ge=0)] = Field(0, description="sentences held in memory at once; 0 = as the plan allows")
-    checkpoint_ticks: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto",
-        description="ticks per segment; only the first state of a segment is kept, and the backward computes the others again; "
-        "0 = all states are kept, about the root of a stage's ticks saves most, auto = what the plan finds best",
-    )
-    bad_steps: Count = Field(
-        5, description="after so many skipped steps in a row the run goes back to good weights; the second time it ends"
-    )
-    spike_deviations: Annotated[float, Field(ge=0)] = Field(
-        6.0,
-        description="a step is skipped if its loss is so many standard deviations (and a nat) above the running mean; 0 = none",
-    )
-
-    @model_validator(mode="after")
-    def _micro_batch_divides(self) -> Training:
-        if self.micro_batch and self.batch % self.micro_batch:
-            nearest = next(size for size in range(min(self.micro_batch, self.batch), 0, -1) if self.batch % size == 0)
-            raise ValueError(f"micro_batch: {self.micro_batch} does not divide training.batch {self.batch}; {nearest} does")
-        return self
-
-
 class Decode(Section):
     """The decode monitor."""
 
@@ -287,6 +262,24 @@ class RunConfig(Section):
             raise ValueError(
                 f"rule.kind: {self.rule.kind} needs cells, and there are none with lattice.arm = {self.lattice.arm}; use none"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _chance_has_cells(self) -> RunConfig:
+        probability, wounds, arm = self.rule.update_probability, self.training.wounds, self.lattice.arm
+        if probability < 1 and arm != "lattice":
+            raise ValueError(
+                f"rule.update_probability: {probability:g} needs cells, and there are none with lattice.arm = {arm}; use 1"
+            )
+        if wounds and arm != "lattice":
+            raise ValueError(
+                f"training.wounds: {wounds:g} needs cells to wound, and there are none with lattice.arm = {arm}; use 0"
+            )
+        for i, stage in enumerate(self.stages):
+            if wounds and stage.ticks < 2:
+                raise ValueError(
+                    f"training.wounds: wounds come between two ticks, and stage {i} has one; use 2 or more in stages.{i}.ticks"
+                )
         return self
 
     @model_validator(mode="after")

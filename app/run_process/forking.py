@@ -51,12 +51,14 @@ from presets.live import live_settings, with_settings
 from presets.measure import score_by
 from presets.schema import RunConfig
 
-BUILT_IN = ("text.", "lattice.channels", "lattice.port_channels", "lattice.arm", "lattice.gru_width", "rule.")
+BUILT_IN = (
+    "text.", "lattice.channels", "lattice.port_channels", "lattice.arm", "lattice.gru_width", "rule.kind", "rule.hidden",
+)  # fmt: skip
 """Settings that shape a checkpoint's tensors, or that its tokenizer comes from."""
 
 BUILT_INTO_STAGE = ("shape", "strides.x", "strides.y", "strides.z", "clustering.clusters", "clustering.clustering_integration")
 
-SETS_MEMORY = ("training.", "run.", "optimizer.name")
+SETS_MEMORY = ("training.", "run.", "optimizer.name", "rule.update_probability")
 """Settings by which the micro-batch and the segments were chosen."""
 
 END_RULE = ("steps", "until_loss", "until_plateau")

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from lattice.kernels import pages, reference
+from lattice.kernels.chance import CERTAIN, Chance, Updates, Wounds
 from lattice.kernels.functional import Functional
 from lattice.kernels.kernel import NORM_EPSILON, Gradients, Kernel, Parameters, RuleNumbers
 from lattice.kernels.sparse import TILE, Pattern
@@ -28,7 +29,7 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class TickOptions:
-    """How ticks are run.  Nothing here changes the numbers that come out."""
+    """How ticks are run, and what is returned of them."""
 
     observer: Observer | None = None
     segment: int = 0
@@ -39,6 +40,8 @@ class TickOptions:
     """With `face`: return the output faces after this tick (from 0) and after all later ones, and not the last one alone."""
     epsilon: float = NORM_EPSILON
     """Added to the mean square of a message before it is normalised."""
+    chance: Chance = CERTAIN
+    """Which cells do not update, and which sentences are wounded."""
 
 
 _DEFAULT = TickOptions()
@@ -55,6 +58,10 @@ class _Run:
     options: TickOptions
     hidden: int
     """Hidden numbers of the shared rule, if there is one."""
+    updates: Updates | None
+    """None if all cells update in all ticks."""
+    wounds: Wounds | None
+    """None if no sentence is wounded."""
 
     def parameters(self, weights: torch.Tensor, cells: torch.Tensor, numbers: torch.Tensor | None) -> Parameters:
         """What the ticks compute with; `numbers` are those of the shared rule."""
@@ -71,9 +78,21 @@ class _Run:
         return self.ticks - 1 if self.options.read_from is None else self.options.read_from
 
     def tick(self, tick: int, state: torch.Tensor, drive: torch.Tensor, parameters: Parameters) -> torch.Tensor:
-        """The state before the tick after `tick`, from the one before it."""
+        """The state before the tick after `tick`, not yet wounded, from the one before it."""
         extra = None if self.functional is None else self.functional.message(state)
-        return self.kernel.forward(state, parameters, extra, _before(drive, tick + 1, self.ticks))
+        driven = _before(drive, tick + 1, self.ticks)
+        if self.updates is None:
+            return self.kernel.forward(state, parameters, extra, driven)
+        after = self.kernel.forward(state, parameters, extra, None)
+        self.updates.apply(tick, after, state)
+        if driven is not None:  # enters all cells of the face, also those that did not update
+            after[..., 0] += driven
+        return after
+
+    def wound(self, tick: int, state: torch.Tensor, drive: torch.Tensor) -> None:
+        """Wounds the state before `tick`, in place.  It already has its drive, which stays."""
+        if self.wounds is not None:
+            self.wounds.apply(tick, state, _before(drive, tick, self.ticks))
 
 
 def _before(drive: torch.Tensor, tick: int, ticks: int) -> torch.Tensor | None:
@@ -130,13 +149,14 @@ class _Propagate(torch.autograd.Function):
         states: dict[int, torch.Tensor] = {}
         last_segment = (run.ticks - 1) // run.segment * run.segment
         for tick in range(run.ticks):
+            run.wound(tick, state, drive)
             if keep and (tick % run.segment == 0 or tick >= last_segment):
                 states[tick] = state
             if observer is not None:
                 observer.observe(tick, state, False)
             state = run.tick(tick, state, drive, parameters)
             if run.options.face and tick >= run.first_read:
-                faces.append(state[..., -1].contiguous())
+                faces.append(state[..., -1].clone(memory_format=torch.contiguous_format))
         if observer is not None:
             observer.observe(run.ticks, state, True)
         ctx.save_for_backward(drive, weights, cells, gain, numbers)
@@ -176,6 +196,7 @@ class _Propagate(torch.autograd.Function):
             if tick not in states:
                 for begun in range(tick // run.segment * run.segment, tick):
                     states[begun + 1] = run.tick(begun, states[begun], drive, parameters)
+                    run.wound(begun + 1, states[begun + 1], drive)
             state = states.pop(tick)  # freed as soon as it is used
             if faces is not None and tick >= run.first_read:
                 grad[..., -1] += faces[tick - run.first_read]
@@ -186,12 +207,18 @@ class _Propagate(torch.autograd.Function):
             if observer is not None:
                 observer.signal(tick, grad, state)
             extra = None if functional is None else functional.message(state)
+            passing = None if run.updates is None else run.updates.part(tick, grad)
             grad, grad_message = kernel.backward(grad, state, parameters, extra, gradients, fresh, transposed)
             fresh = False
+            if passing is not None:
+                grad += passing
+                driven += passing[..., 0]
             if functional is not None:
                 assert grad_gain is not None
                 functional.add_gradients(grad_message, state, grad_gain, grad, driven)
-            del state, extra, grad_message  # before the next tick makes its own
+            if run.wounds is not None:
+                run.wounds.apply(tick, grad)
+            del state, extra, grad_message, passing  # before the next tick makes its own
         totals = zip((grad_weights, grad_cells, grad_gain), (*inside, gain_inside), strict=True)
         given = [None if there else total for total, there in totals]
         return grad_drive.to(drive.dtype), *given, grad_numbers, None, None
@@ -253,15 +280,20 @@ def propagate(
             raise ValueError(f"{name}: shape {tuple(found)} does not fit the topology, expected {wanted}")
     if pattern is not None and (kernel is None or not kernel.sparse):
         weights, pattern = pattern.expand(weights), None
+    chance, batch, face = options.chance, drive.shape[-4], (x, y)
+    updates = None if chance.update_probability == 1 else Updates(chance, batch, topology.shape, drive.device)
+    wounds = None if chance.wounds == 0 else Wounds(chance, batch, face, ticks)
     if kernel is not None:
         keep = torch.is_grad_enabled()
         gain = functional.gain if functional is not None else None
         numbers, hidden = (None, 0) if rule is None else (rule.numbers.contiguous(), rule.hidden)
-        run = _Run(kernel, functional, pattern, ticks, options, hidden)
+        run = _Run(kernel, functional, pattern, ticks, options, hidden, updates, wounds)
         return _Propagate.apply(drive.contiguous(), weights, cells, gain, numbers, run, keep)
     observer, faces = options.observer, []
     state = torch.zeros(*drive.shape[-4:], z, dtype=drive.dtype, device=drive.device)
     for tick in range(ticks):
+        if wounds is not None and (columns := wounds.columns(tick, batch, face)) is not None:
+            state = state.masked_fill(columns[..., None, None].to(state.device), 0.0)
         if (driven := _before(drive, tick, ticks)) is not None:
             state = torch.cat([state[..., 0:1] + driven[..., None], state[..., 1:]], dim=-1)
         before = state
@@ -269,6 +301,8 @@ def propagate(
             observer.observe(tick, before, False)
         extra = functional.gain * functional.spread(functional.means(state)) if functional is not None else None
         state = reference.tick(state, weights, cells, topology, options.epsilon, extra, rule)
+        if updates is not None:
+            state = torch.where(updates.cells(tick), state, before)
         if observer is not None and state.requires_grad:
             state.register_hook(partial(_signal, observer, tick, before.detach()))
         if options.read_from is not None and tick >= options.read_from:

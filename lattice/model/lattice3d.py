@@ -6,13 +6,16 @@ Dimensions of tensors: B batch, X Y Z cells, C channels, K offsets.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
 from lattice.kernels import Functional, TickOptions, propagate
+from lattice.kernels.chance import CERTAIN, Chance
 from lattice.kernels.kernel import NORM_EPSILON
 from lattice.kernels.propagate import Kernel
 from lattice.kernels.sparse import Pattern, moved
@@ -89,6 +92,8 @@ class Build:
     """Longest time constant at the start of the channels that no port touches, in ticks."""
     epsilon: float = NORM_EPSILON
     """Added to the mean square of a message before it is normalised."""
+    chance: Chance = CERTAIN
+    """Which cells do not update.  It holds wherever `drawn` does not say otherwise."""
     connections_learn: bool = True
     """True if the connections learn by gradient."""
     cells_learn: bool = True
@@ -126,7 +131,7 @@ class Lattice(nn.Module):
         )
         self.kernel = build.kernel
         self.segment = build.segment
-        self.epsilon, self.rule = build.epsilon, build.rule
+        self.epsilon, self.rule, self.chance = build.epsilon, build.rule, build.chance
         self.plasticity = build.plasticity
         self._watched = False
         self.excitatory = build.start.excitatory
@@ -219,6 +224,16 @@ class Lattice(nn.Module):
         finally:
             self._watched = False
 
+    @contextlib.contextmanager
+    def drawn(self, **changes: Any) -> Iterator[None]:
+        """Changes fields of the ticks' chance (lattice.kernels.chance) within the `with` block."""
+        own = self.chance
+        self.chance = dataclasses.replace(own, **changes)
+        try:
+            yield
+        finally:
+            self.chance = own
+
     def learn(self, rate: float) -> None:
         """Lets plasticity change the connections by what it observed, times `rate`."""
         if self.plasticity is not None:
@@ -236,12 +251,16 @@ class Lattice(nn.Module):
         """
         return self._ran(drive, self.ticks, bypass, face=True)
 
-    def read_in_time(self, drives: torch.Tensor, lag: int, bypass: bool = False) -> torch.Tensor:
+    def read_in_time(
+        self, drives: torch.Tensor, lag: int, bypass: bool = False, lengths: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Runs one tick per drive [D, B, X, Y, C], and `lag` more.
 
-        Returns the output faces [D, B, X, Y, C], each `lag` ticks after its drive.  `bypass` as for `forward`.
+        Returns the output faces [D, B, X, Y, C], each `lag` ticks after its drive.  `bypass` as for `forward`.  `lengths` [B]
+        say how many of the drives belong to each sentence; without them, all do.
         """
-        return self._ran(drives, len(drives) + lag, bypass, face=True, read_from=lag)
+        own = None if lengths is None else lengths + lag
+        return self._ran(drives, len(drives) + lag, bypass, face=True, read_from=lag, own=own)
 
     def state(self, drive: torch.Tensor, ticks: int | None = None) -> torch.Tensor:
         """The whole state [B, X, Y, C, Z] after all ticks, or after only the first `ticks`.
@@ -250,11 +269,20 @@ class Lattice(nn.Module):
         """
         return self._ran(drive, self.ticks if ticks is None else ticks, bypass=False, face=False)
 
-    def _ran(self, drive: torch.Tensor, ticks: int, bypass: bool, face: bool, read_from: int | None = None) -> torch.Tensor:
+    def _ran(
+        self,
+        drive: torch.Tensor,
+        ticks: int,
+        bypass: bool,
+        face: bool,
+        read_from: int | None = None,
+        own: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         weights = torch.zeros_like(self.weights) if bypass else self.weights
         functional = None if bypass else self.functional
         observer = self.plasticity if self._watched else None
-        options = TickOptions(observer, self.segment, face, read_from, self.epsilon)
+        chance = dataclasses.replace(self.chance, ticks=own)
+        options = TickOptions(observer, self.segment, face, read_from, self.epsilon, chance)
         rule = None if self.rule is None else self.rule()
         return propagate(drive, weights, self.cells, self.topology, ticks, self.kernel, functional, self.pattern, options, rule)
 

@@ -8,12 +8,16 @@ messages to zero.  Text that comes back under either control did not go through 
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from lattice.data.special_tokens import PAD
 from lattice.kernels import choose
+from lattice.kernels.chance import Chance
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.model.coder import Decoder, Encoder
 from lattice.model.lattice3d import Build, Lattice
@@ -21,7 +25,7 @@ from lattice.model.ports import transposed_ports
 from lattice.model.recurrent import Recurrent
 from lattice.model.shared_rule import SharedRule
 from lattice.plasticity.plasticity import Plasticity
-from lattice.random_streams import generator
+from lattice.random_streams import generator, key
 from presets.schema import RunConfig
 
 CONTROLS = ("none", "shuffled", "bypass")
@@ -86,6 +90,7 @@ class TextLattice(nn.Module):
                 port_channels=section.port_channels,
                 memory_ticks=section.memory_ticks,
                 epsilon=section.norm_epsilon,
+                chance=Chance(key(seed, "evaluation"), update_probability=config.rule.update_probability),
                 kernel=kernel,
                 rule=rule,
                 plasticity=plasticity,
@@ -103,6 +108,13 @@ class TextLattice(nn.Module):
             return None
         return self.lattice.kernel.name if self.lattice.kernel is not None else "reference"
 
+    def drawn(self, **changes: Any) -> contextlib.AbstractContextManager[None]:
+        """Changes fields of the ticks' chance (lattice.kernels.chance) within a `with` block.
+
+        Otherwise the chance is that of an evaluation whose first sentence comes first: the same one every time, and no wounds.
+        """
+        return contextlib.nullcontext() if self.lattice is None else self.lattice.drawn(**changes)
+
     def slots(self, tokens: torch.Tensor, control: str = "none") -> torch.Tensor:
         """Runs token ids [B, N] through encoder and lattice.  Returns the slots [B, S, D] that the decoder reads.
 
@@ -116,7 +128,7 @@ class TextLattice(nn.Module):
         drive, bypass = self._drive(slots, there), control == "bypass"
         if self.lag is None:
             return self.output_port.read(self._shown(self.lattice(drive, bypass)))
-        faces = self._shown(self.lattice.read_in_time(drive, self.lag, bypass))
+        faces = self._shown(self.lattice.read_in_time(drive, self.lag, bypass, there.sum(1)))
         read = self.output_port.read(faces.flatten(0, 1)).unflatten(0, faces.shape[:2]).squeeze(2).transpose(0, 1)
         return F.pad(read, (0, 0, 0, slots.shape[1] - read.shape[1])) * there[..., None]
 

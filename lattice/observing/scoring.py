@@ -33,7 +33,8 @@ def say(
     said: list[str] = []
     for start in range(0, len(rows), chunk):
         source, _, _ = sentences.batch(rows[start : start + chunk], device)
-        said += tokenizer.decode(model.say(source, control))
+        with model.drawn(first=start):
+            said += tokenizer.decode(model.say(source, control))
     return said
 
 
@@ -43,7 +44,8 @@ def held_out_loss(model: TextLattice, sentences: Sentences, rows: list[int], chu
     device = next(model.parameters()).device
     total, tokens = 0.0, 0
     for start in range(0, len(rows), chunk):
-        loss, count = model.loss(*sentences.batch(rows[start : start + chunk], device))
+        with model.drawn(first=start):
+            loss, count = model.loss(*sentences.batch(rows[start : start + chunk], device))
         total, tokens = total + loss.item(), tokens + count
     return total / tokens
 

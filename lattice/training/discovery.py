@@ -10,6 +10,7 @@ import time
 import torch
 
 from lattice.data.batches import Schedule
+from lattice.training.gradients import chance
 from lattice.training.learning_rate import PROFILE_RATE
 from lattice.training.state import TrainingState
 from monitors import gauges
@@ -27,7 +28,8 @@ def discover(state: TrainingState, schedule: Schedule) -> bool:
     while progress.waves < waves and not state.stop_request:
         clock, cpu = time.perf_counter(), gauges.cpu_seconds()
         rows = schedule.rows(progress.waves)[: config.plasticity.sentences]
-        with torch.no_grad(), lattice.watched():
+        drawn = chance(state, "wave", progress.stage, progress.waves)
+        with torch.no_grad(), lattice.watched(), lattice.drawn(**drawn):
             state.model.slots(state.train_sentences.batch(rows, state.device)[0])
         lattice.learn(config.plasticity.rate * PROFILE_RATE["discovery"])
         progress.wave_done()

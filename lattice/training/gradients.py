@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import math
+from typing import Any
 
 import torch
 
 from lattice.data.batches import Batch
 from lattice.model.text_lattice import TextLattice
+from lattice.random_streams import key
 from lattice.training import micro_batch
 from lattice.training.state import TrainingState
 
@@ -29,7 +31,9 @@ def gradients(state: TrainingState, rows: list[int]) -> float:
             lattice.keep_every(state.checkpoint_ticks)
         try:
             with lattice.watched() if lattice is not None and state.plastic else contextlib.nullcontext():
-                return accumulate(state.model, state.scaler, _micro_batches(state, rows))
+                return accumulate(
+                    state.model, state.scaler, _micro_batches(state, rows), chance(state, "step", state.progress.step)
+                )
         except (RuntimeError, MemoryError) as error:
             if not micro_batch.ran_out(error):
                 raise
@@ -38,12 +42,23 @@ def gradients(state: TrainingState, rows: list[int]) -> float:
         micro_batch.take_less(state, "out of memory", why)
 
 
-def accumulate(model: TextLattice, scaler: torch.amp.GradScaler, parts: list[Batch]) -> float:
-    """Adds up the gradients of the mean loss over all target tokens of the parts.  Returns that loss in nats per token."""
+def chance(state: TrainingState, *purpose: object) -> dict[str, Any]:
+    """The fields of the ticks' chance (lattice.kernels.chance) in training.  For one purpose it is always the same."""
+    training = state.config.training
+    return {"key": key(state.config.run.seed, *purpose), "wounds": training.wounds, "wound_size": training.wound_share}
+
+
+def accumulate(model: TextLattice, scaler: torch.amp.GradScaler, parts: list[Batch], drawn: dict[str, Any]) -> float:
+    """Adds up the gradients of the mean loss over all target tokens of the parts.  Returns that loss in nats per token.
+
+    `drawn` are fields of the ticks' chance in the whole batch.
+    """
     tokens = sum(int((ended != 0).sum()) for _, _, ended in parts)
-    total = 0.0
+    total, first = 0.0, 0
     for part in parts:
-        loss, _ = model.loss(*part)
+        with model.drawn(first=first, **drawn):
+            loss, _ = model.loss(*part)
+        first += len(part[0])
         scaler.scale(loss / tokens).backward()
         total += loss.item()
     return total / tokens

@@ -63,7 +63,8 @@ def look(state: TrainingState) -> None:
     for start in range(0, SENTENCES, size):
         part = rows[start : start + size]
         source, _, _ = sentences.batch(part, state.device)
-        seen += model.mean_state(source) * (len(part) / SENTENCES)
+        with model.drawn(first=start):
+            seen += model.mean_state(source) * (len(part) / SENTENCES)
     if seen.isfinite().all():
         state.lattice.mean_state.lerp_(seen, NEW_SHARE)
     else:

@@ -196,11 +196,12 @@ def _stream(state: TrainingState, purpose: str) -> torch.Generator:
 
 
 def _probe(state: TrainingState) -> Iterator[Batch]:
-    """Yields SENTENCES training sentences in micro-batches."""
+    """Yields SENTENCES training sentences in micro-batches, each to be run before the next one is asked for."""
     sentences, size = state.train_sentences, state.micro_batch
     rows = torch.randint(len(sentences), (SENTENCES,), generator=_stream(state, "regrowth sentences")).tolist()
     for start in range(0, SENTENCES, size):
-        yield sentences.batch(rows[start : start + size], state.device)
+        with state.model.drawn(first=start):
+            yield sentences.batch(rows[start : start + size], state.device)
 
 
 @torch.no_grad()

@@ -172,7 +172,9 @@ def measured_peak(step: Callable[[], None]) -> int:
 
 
 @pytest.mark.parametrize(
-    ("clusters", "rule"), [(0, []), (16, []), (0, ["rule.kind=mlp"])], ids=["plain", "clusters", "mlp rule"]
+    ("clusters", "rule"),
+    [(0, []), (16, []), (0, ["rule.kind=mlp"]), (0, ["rule.update_probability=0.5", "training.wounds=0.5"])],
+    ids=["plain", "clusters", "mlp rule", "stochastic updates and wounds"],
 )
 def test_the_plan_covers_the_measured_peak_of_a_native_backward_and_little_more(
     clusters: int, rule: list[str], torch: ModuleType
