@@ -236,6 +236,27 @@ def test_a_recurrent_network_reads_in_time_alone_and_its_width_is_its_own() -> N
         complaint(lattice={"arm": "gru", "gru_width": width}, text=time)
 
 
+def test_the_probability_of_an_update_is_above_zero_and_needs_cells_but_no_rule() -> None:
+    assert config().rule.update_probability == 1 and config(rule={"update_probability": 0.5}).rule.kind == "none"
+    for wrong in (0, -0.5, 1.01, float("nan")):
+        assert "rule.update_probability" in complaint(rule={"update_probability": wrong})
+    said = complaint(rule={"update_probability": 0.5}, lattice={"arm": "identity"})
+    assert "rule.update_probability: 0.5 needs cells, and there are none with lattice.arm = identity; use 1" in said
+
+
+def test_wounds_need_cells_and_two_ticks_and_have_a_size_only_if_there_are_any() -> None:
+    assert (config().training.wounds, config(training={"wounds": 1}).training.wound_share) == (0, 0.25)
+    assert config(training={"wounds": 0.5, "wound_size": 0.5}).training.wound_share == 0.5
+    for wrong in ({"wounds": -0.1}, {"wounds": 1.1}, {"wounds": 1, "wound_size": 0}, {"wounds": 1, "wound_size": 1.1}):
+        assert "training.wound" in complaint(training=wrong)
+    assert "wound_size: is 0.5, and no sentence is wounded with wounds = 0" in complaint(training={"wound_size": 0.5})
+    said = complaint(training={"wounds": 0.5}, lattice={"arm": "identity"})
+    assert "training.wounds: 0.5 needs cells to wound, and there are none with lattice.arm = identity; use 0" in said
+    once = {"name": "only", "shape": (6, 6, 1), "ticks": 1, "steps": 100}
+    said = complaint(training={"wounds": 0.5}, stages=[once])
+    assert "stage 0 has one; use 2 or more in stages.0.ticks" in said
+
+
 def test_galore_takes_a_share_or_a_whole_rank_or_a_budget_and_only_one_of_them() -> None:
     for rank in (0.1, 1.0, 2, 32):
         assert config(optimizer={"name": "galore", "tensor_rank": rank}).optimizer.tensor_rank == rank

@@ -259,6 +259,11 @@ def test_a_change_that_can_not_hold_is_refused_by_its_name(plain, tmp_path, at, 
     assert reason in refusal(plain, at, tmp_path, setting)
 
 
+def test_updates_and_wounds_may_begin_in_a_fork(plain, tmp_path):
+    folder = forked(plain, 42, tmp_path, "rule.update_probability=0.5", "training.wounds=0.5")
+    assert (run_config(folder).rule.update_probability, run_config(folder).training.wounds) == (0.5, 0.5)
+
+
 def test_other_text_is_taken_with_held_out_sentences_of_its_own(plain, tmp_path):
     from lattice.data.grammar import generate
 
