@@ -75,6 +75,19 @@ def experiment_plasticity(options: ExperimentOptions) -> None:
     command.run(_request(options))
 
 
+@experiment(
+    experiment_app,
+    "repair",
+    ExperimentOptions(preset="walker", every=100, to_end=True),
+    left_out=("target", "every", "to_end"),
+)
+def experiment_repair(options: ExperimentOptions) -> None:
+    """Training with wounds against training without: scores under damage of growing size, and if cells update by chance."""
+    from app.experiments import repair as command
+
+    command.run(_request(options))
+
+
 @experiment(experiment_app, "sparsity", ExperimentOptions(to_end=True))
 def experiment_sparsity(options: ExperimentOptions) -> None:
     """Pruned connections against dense ones: bytes, step time, BLEU, and steps to the target."""

@@ -173,7 +173,8 @@ class Experiment:
     def one(self, arm: Arm, seed: int, conditions: Conditions, trial: int | None = None) -> Outcome:
         """The outcome of one run.  A run that the results file has already is not trained again."""
         config = self.source.config(arm, seed)
-        key = run_key(config, dataclasses.asdict(conditions), self._data_key)
+        measured = dataclasses.asdict(conditions) | {"looks": self._looking.__name__}
+        key = run_key(config, measured, self._data_key)
         what = f"{arm.name}, seed {seed}" + ("" if trial is None else f", trial {trial}")
         if found := self._ledger.find(arm.name, seed, key):
             print(f"{what}: already in the results file", file=sys.stderr)
@@ -197,4 +198,6 @@ def told(outcome: Outcome, conditions: Conditions) -> str:
         return f"failed at step {outcome.steps + 1}: {outcome.failure}"
     need, bleu = outcome.steps_to(conditions.target), "" if outcome.bleu is None else f", BLEU {formats.score(outcome.bleu)}"
     reached = "target not reached" if need.censored else f"target after {need.value:.0f} steps"
+    if outcome.repaired:
+        reached = f"score without damage {outcome.repaired[0][2]:.1f}"
     return f"{reached}; {outcome.steps} steps, {outcome.cpu_s:.0f} CPU s, loss {formats.loss(outcome.loss)}{bleu}"

@@ -94,6 +94,8 @@ class Outcome:
     """The part of these for cells and connections, whose optimizer `optimizer.name` chooses."""
     retained: tuple[tuple[int, str, float, float], ...] = ()
     """(step, part, share kept, share that a random projection keeps) of gradients' energy, if the experiment looks at that."""
+    repaired: tuple[tuple[float, float, float], ...] = ()
+    """(share of the columns zeroed, probability of an update, score) of damaged lattices, if the experiment looks at that."""
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Outcome:
@@ -151,6 +153,7 @@ class Looks(Callback):
         """CPU seconds of training up to the end of the last step."""
         self.growths: list[tuple[float | None, float | None]] = []
         self.retained: list[tuple[int, str, float, float]] = []
+        self.repaired: list[tuple[float, float, float]] = []
 
     def after_step(self, state: TrainingState) -> None:
         conditions, progress = self._conditions, state.progress
@@ -175,6 +178,9 @@ class Looks(Callback):
         if reached and not self._conditions.to_end:
             state.request_stop("the target is reached")
 
+    def finish(self, state: TrainingState, text: ExperimentText) -> None:
+        """Measures what the experiment wants of the trained model.  Is called after the last step, unless training failed."""
+
     def loss_now(self, state: TrainingState) -> float | None:
         """The held-out loss; None if it is not finite.  Its time is not counted as training."""
         sentences, chunk = state.valid_sentences, chunk_size(state.config, state.stage, state.plan.micro_batch)
@@ -195,9 +201,10 @@ def train(
     """Trains one run to the target, the limit or its end.  Raises Stop if it can't begin or if memory runs out."""
     with told_as_stop(arm, seed):
         looks, trainer, failure = _train(config, text, device, lambda: looking(conditions))
-        bleu = None
+        bleu, state = None, trainer.state
+        if not failure:
+            looks.finish(state, text)
         if conditions.score and not failure:
-            state = trainer.state
             chunk = chunk_size(state.config, state.stage, state.plan.micro_batch)
             bleu = evaluate(state.model, text.scored, text.corpus.tokenizer, chunk)[0].bleu
     return Outcome(
@@ -217,6 +224,7 @@ def train(
         optimizer_bytes=optimizer_bytes(trainer.state),
         lattice_optimizer_bytes=optimizer_bytes(trainer.state, "lattice."),
         retained=tuple(looks.retained),
+        repaired=tuple(looks.repaired),
     )
 
 
