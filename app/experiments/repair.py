@@ -1,8 +1,8 @@
 """`experiment repair`: how much damage a trained lattice heals, and whether training under damage helps.
 
-The arms are trained without wounds, and with a block of cells silenced in half of the sentences of each step.  Then held-out
-sentences are decoded under damage: in each of them a block of columns is zeroed before one of its ticks, and in every tick
-cells update with some probability only.  In a seed, all arms meet the same damage.
+The arms are trained without wounds, and with a block of cells silenced in half of the sentences of each step, or in as many as
+`--set training.wounds` says.  Then held-out sentences are decoded under damage: in each of them a block of columns is zeroed
+before one of its ticks, and in every tick cells update with some probability only.  In a seed, all arms meet the same damage.
 
 The effect is what the arm with wounds has over the one without, if a quarter of the columns is zeroed and all cells update:
 points of BLEU, or for a bundled task percent of exact answers.
@@ -38,7 +38,7 @@ from presets.task_name import is_task
 UNWOUNDED, WOUNDED = "unwounded", "wounded"
 ARMS = (
     Arm(UNWOUNDED, ("training.wounds=0", "training.wound_size=none")),
-    Arm(WOUNDED, ("training.wounds=0.5",)),
+    Arm(WOUNDED, defaults=("training.wounds=0.5",)),
 )
 
 SHARES = (0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)
@@ -91,6 +91,8 @@ def run(request: ExperimentRequest) -> None:
     if base.lattice.arm != "lattice":
         raise Stop(ExitCode.USAGE, f"lattice.arm: {base.lattice.arm} has no cells that could be damaged; use lattice")
     arms = choose(ARMS, request.arms, request.own_arms)
+    if any(arm.name == WOUNDED and not request.source.config(arm, base.run.seed).training.wounds for arm in arms):
+        raise Stop(ExitCode.USAGE, f"training.wounds: 0 leaves nothing to tell {WOUNDED} from {UNWOUNDED}; use more")
     without_bleu = dataclasses.replace(request.conditions, score=False)
     experiment = Experiment("repair", request.source, without_bleu, arms, request.out, RepairLooks)
     results = experiment.run(arms, request.seeds)
@@ -206,6 +208,6 @@ def draw(path: Path, results: Results, base: RunConfig) -> None:
     axes.set_xticks(shares, [f"{share:.3g}" for share in shares])
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.25)
-    figure.legend(loc="outside lower center", ncols=max(1, len(results)), fontsize="small", frameon=False)
+    figure.legend(loc="outside lower center", ncols=max(1, len(results)), fontsize="small", frameon=False, handlelength=4)
     figure.suptitle("self-repair: p is the probability of a cell to update in a tick")
     save_plot(figure, path, dpi=130)
