@@ -11,7 +11,7 @@ the waves themselves counts.
 from __future__ import annotations
 
 from app.experiments import picture, report
-from app.experiments.experiment import Arm, Experiment, ExperimentRequest, choose
+from app.experiments.experiment import NO_CELLS, Arm, Experiment, ExperimentRequest, choose
 from app.experiments.search import SearchRange, Space, tuned
 from app.pictures import check_plot
 
@@ -25,7 +25,7 @@ ARMS = (
     Arm("off-unbiased", (*UNBIASED, *OFF)),
     Arm("on-biased", (), WAVES),
     Arm("on-unbiased", UNBIASED, WAVES),
-    Arm("identity", ("lattice.arm=identity", "rule.kind=none", "rule.hidden=none", *OFF)),
+    Arm("identity", ("lattice.arm=identity", *NO_CELLS, *OFF)),
 )
 
 RATES: Space = {"optimizer.learning_rate": SearchRange(1.5e-3, 1e-2)}

@@ -32,6 +32,11 @@ from presets.schema import RunConfig
 SHARED = ("data", "text")
 """Sections that an arm may not change, since runs on other sentences or tokens could not be paired."""
 
+NO_CELLS = (
+    "rule.kind=none", "rule.hidden=none", "rule.update_probability=1", "training.wounds=0", "training.wound_size=none",
+)  # fmt: skip
+"""Settings that an arm without cells must have."""
+
 
 @dataclass(frozen=True)
 class Arm:

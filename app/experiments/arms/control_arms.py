@@ -16,7 +16,7 @@ import bisect
 import sys
 
 from app.exit_codes import ExitCode, Stop
-from app.experiments.experiment import Arm, ExperimentRequest, choose
+from app.experiments.experiment import NO_CELLS, Arm, ExperimentRequest, choose
 from presets.components import lattice_size
 from presets.gru_size import MAX_GRU_WIDTH, least_gru_width
 from presets.schema import RunConfig
@@ -35,7 +35,7 @@ ENCODER_SIZE = ("encoder_layers", "encoder_feed_forward")
 """Settings of text that arms may change, since tokens stay the same."""
 
 WITHOUT_RULE = ("rule.kind=none", "rule.hidden=none")
-NO_LATTICE = ("lattice.arm=identity", *WITHOUT_RULE)
+NO_LATTICE = ("lattice.arm=identity", *NO_CELLS)
 
 
 def chosen(request: ExperimentRequest) -> list[Arm]:
@@ -77,7 +77,7 @@ def arms_of(config: RunConfig) -> tuple[list[Arm], dict[str, str]]:
     elif width > MAX_GRU_WIDTH:
         missing[GRU] = "the largest recurrent network has fewer parameters than this lattice"
     else:
-        arms.append(Arm(GRU, ("lattice.arm=gru", f"lattice.gru_width={width}", *WITHOUT_RULE)))
+        arms.append(Arm(GRU, ("lattice.arm=gru", f"lattice.gru_width={width}", *NO_CELLS)))
     return arms, missing
 
 

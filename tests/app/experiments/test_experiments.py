@@ -8,6 +8,7 @@ import re
 import pytest
 
 from app.experiments import convergence, experiment, optimizers, plasticity, search, sparsity
+from app.experiments.arms import control_arms
 from app.experiments.experiment import Arm, choose
 from app.experiments.search import SearchRange
 
@@ -110,6 +111,15 @@ def test_every_arm_of_every_experiment_is_a_config_of_its_own():
     for arms in (convergence.ARMS, optimizers.ARMS, plasticity.ARMS, sparsity.arms_of(3)):
         configs = [source.config(arm, 0) for arm in arms]
         assert len({config.model_dump_json() for config in configs}) == len(arms) == len({arm.name for arm in arms})
+
+
+def test_arms_without_a_lattice_leave_chance_out_however_it_is_set():
+    given = ["rule.update_probability=0.5", "training.wounds=0.5", "training.wound_size=0.5"]
+    source = experiment.Source("walker", None, given, {}, None, None)
+    for arms in (convergence.ARMS, control_arms.arms_of(source.load().config)[0]):
+        for config in (source.config(arm, 0, control_arms.ENCODER_SIZE) for arm in arms):
+            chance = config.rule.update_probability, config.training.wounds, config.training.wound_size
+            assert chance == ((0.5, 0.5, 0.5) if config.lattice.arm == "lattice" else (1, 0, None))
 
 
 def test_the_arm_without_a_lattice_leaves_the_shared_rule_out_however_it_is_set():
