@@ -33,11 +33,11 @@ def test_walker_has_all_arms_and_those_in_the_lattices_place_have_at_least_its_p
 
 
 def test_no_rule_changes_the_rule_alone_and_frozen_only_what_learns():
-    found, _ = configs("walker", *WALKER, "rule.hidden=8")
+    found, _ = configs("walker", *WALKER, "rule.hidden=8", "rule.update_probability=0.9")
     same = {name: config.model_dump() for name, config in found.items()}
-    assert same[NO_RULE].pop("rule") == {"kind": "none", "hidden": None}
+    assert same[NO_RULE].pop("rule") == {"kind": "none", "hidden": None, "update_probability": 0.9}
     trained = dict(same[TRAINED])
-    assert trained.pop("rule") == {"kind": "mlp", "hidden": 8} and trained == same[NO_RULE]
+    assert trained.pop("rule") == {"kind": "mlp", "hidden": 8, "update_probability": 0.9} and trained == same[NO_RULE]
     frozen = same[FROZEN]
     assert (frozen["lattice"].pop("cells"), frozen["connections"].pop("learning")) == ("frozen", "frozen")
     same[TRAINED]["lattice"].pop("cells"), same[TRAINED]["connections"].pop("learning")
