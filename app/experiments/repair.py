@@ -32,8 +32,8 @@ from lattice.kernels.chance import wound_columns
 from lattice.observing.scoring import chunk_size, evaluate
 from lattice.random_streams import key
 from lattice.training.state import TrainingState
+from presets.measure import score_by
 from presets.schema import RunConfig
-from presets.task_name import is_task
 
 UNWOUNDED, WOUNDED = "unwounded", "wounded"
 ARMS = (
@@ -64,12 +64,7 @@ class RepairLooks(Looks):
             size = share or 1.0  # without a share nobody is wounded
             with model.drawn(key=damage, update_probability=probability, wounds=float(share > 0), wound_size=size):
                 quality, _ = evaluate(model, text.scored, text.corpus.tokenizer, chunk)
-            self.repaired.append((share, probability, 100 * quality.exact if by_exact(config) else quality.bleu))
-
-
-def by_exact(config: RunConfig) -> bool:
-    """Whether exact answers are scored, and not BLEU."""
-    return is_task(config.data.train)
+            self.repaired.append((share, probability, score_by(config.data.measure, quality.bleu, quality.exact)))
 
 
 def true_share(config: RunConfig, share: float) -> float:
@@ -140,7 +135,7 @@ def _mean(found: list[float | None]) -> str:
 
 def sentences(results: Results, base: RunConfig, seeds: int, scored: int) -> Iterator[str]:
     """What the numbers are, and what training under wounds gains at p = 1."""
-    unit = "exact answers in percent" if by_exact(base) else "BLEU"
+    unit = "BLEU" if base.data.measure == "bleu" else "exact answers in percent"
     over = f"means over {seeds} seeds, 95 % bootstrap intervals" if seeds > 1 else "one seed, no intervals"
     yield (
         f"{unit}, {over}, on {formats.count(scored)} sentences; columns: share of the face zeroed before one tick of each "
@@ -166,7 +161,7 @@ def as_json(arms: list[Arm], results: Results, base: RunConfig, seeds: int) -> d
         "low": main.low,
         "high": main.high,
         "seeds": seeds,
-        "measure": "exact" if by_exact(base) else "bleu",
+        "measure": base.data.measure,
         "effects": [_damage(*condition) | dataclasses.asdict(effect(results, condition)) for condition in conditions(base)],
     }
 
@@ -203,7 +198,7 @@ def draw(path: Path, results: Results, base: RunConfig) -> None:
             means, label = [statistics.mean(column) for column in columns], f"{name}, p = {probability:g}"
             axes.plot(shares, means, style, color=colours(row % 10), marker=".", linewidth=1.8, label=label)
             axes.fill_between(shares, list(map(min, columns)), list(map(max, columns)), color=colours(row % 10), alpha=0.15)
-    unit = "exact answers, %" if by_exact(base) else "BLEU"
+    unit = "BLEU" if base.data.measure == "bleu" else "exact answers, %"
     axes.set(xlabel="share of the columns zeroed before one tick", ylabel=unit, title="mean, least and most over seeds")
     axes.set_xticks(shares, [f"{share:.3g}" for share in shares])
     axes.set_ylim(bottom=0)

@@ -49,7 +49,8 @@ def after_each_word(
     tokens = [row for row in tokenizer.encode(beginnings) if len(row) <= max_tokens]
     said: list[str] = []
     for start in range(0, len(tokens), chunk):
-        said += tokenizer.decode(model.say(pad(tokens[start : start + chunk]).to(device)))
+        with model.drawn(first=start):
+            said += tokenizer.decode(model.say(pad(tokens[start : start + chunk]).to(device)))
     return [SoFar(word, text, right(read)) for word, text, read in zip(words, said, beginnings, strict=False)]
 
 
