@@ -37,7 +37,8 @@ def encoder_size(text: TextSection) -> int:
     """Number of parameters of lattice.model.coder.Encoder."""
     width, hidden, slots = text.width, text.encoder_feed_forward, text.grid**2
     tokens_per_slot = math.ceil(text.max_tokens / slots)
-    tables = (text.vocabulary + slots * tokens_per_slot) * width
+    places = 0 if text.positions == "end" and not text.encoder_layers else slots * tokens_per_slot
+    tables = (text.vocabulary + places) * width
     layer = 4 * width * width + 5 * width + hidden * (2 * width + 1)
     return tables + text.encoder_layers * layer + 2 * width + (width * tokens_per_slot + 1) * text.slot_width
 

@@ -33,10 +33,17 @@ class TextSection(Section):
     lag: Annotated[int, Field(ge=0, le=128)] | None = Field(
         None, description="time: ticks between the tick that a slot drives and the one after which it is read"
     )
+    positions: Literal["start", "end"] = Field(
+        "start",
+        description="where places are counted from, by which encoder and decoder tell tokens and slots apart; end is for "
+        "reading = time, and an encoder without layers then knows no places: a word means the same wherever it stands",
+    )
     slot_width: Annotated[int, Field(ge=4, le=256)] = Field(64, description="numbers per slot")
     width: Annotated[int, Field(ge=16, le=512, multiple_of=8)] = Field(128, description="width of encoder and decoder layers")
     heads: Annotated[int, Field(ge=1, le=16)] = Field(4, description="attention heads")
-    encoder_layers: Annotated[int, Field(ge=1, le=MAX_ENCODER_LAYERS)] = Field(1, description="encoder layers")
+    encoder_layers: Annotated[int, Field(ge=0, le=MAX_ENCODER_LAYERS)] = Field(
+        1, description="encoder layers; 0 = a slot knows its own tokens only"
+    )
     encoder_feed_forward: Annotated[int, Field(ge=16, le=MAX_FEED_FORWARD)] = Field(
         256, description="encoder feed-forward width"
     )
@@ -54,6 +61,12 @@ class TextSection(Section):
     def patches(self) -> int:
         """Patches along each side of a face: each slot has its own, or the whole face is one."""
         return self.grid if self.reading == "face" else 1
+
+    @model_validator(mode="after")
+    def _the_end_is_known(self) -> TextSection:
+        if self.positions == "end" and self.reading == "face":
+            raise ValueError("positions: end is for reading = time; with reading = face all slots are read, use start")
+        return self
 
     @model_validator(mode="after")
     def _slots_fit(self) -> TextSection:

@@ -99,26 +99,52 @@ class DecoderLayer(nn.Module):
         return x + self.feed(self.norm_feed(x)), now
 
 
+def _places(table: torch.Tensor, there: torch.Tensor, from_end: bool) -> torch.Tensor:
+    """The rows of a table [N, width] for places that are there, bool [B, M]: [M, width] from the start, or [B, M, width].
+
+    From the end, the last place that is there has row 0, and what comes after it has row 0, too.
+    """
+    if not from_end:
+        return table[: there.shape[1]]
+    at = torch.arange(there.shape[1], device=there.device)
+    return table[(there.sum(1, keepdim=True) - 1 - at).clamp(min=0)]
+
+
 class Encoder(nn.Module):
     """Turns token ids [B, N], padded with PAD, into slots [B, S, slot_width].
 
     After the layers, each slot is made from `tokens_per_slot` neighbouring positions, which are concatenated.  Slots after the
     end of the sentence are zero.
+
+    `from_end` counts places from the end of the sentence.  Then an encoder without layers knows no places: nothing meets in it
+    that they could tell apart, and a slot of the same tokens is the same wherever it stands.
     """
 
     def __init__(
-        self, vocabulary: int, max_tokens: int, slots: int, slot_width: int, width: int, heads: int, hidden: int, layers: int
+        self,
+        vocabulary: int,
+        max_tokens: int,
+        slots: int,
+        slot_width: int,
+        width: int,
+        heads: int,
+        hidden: int,
+        layers: int,
+        from_end: bool = False,
     ) -> None:
         super().__init__()
-        self.slots = slots
+        self.slots, self.from_end = slots, from_end
         self.tokens_per_slot = math.ceil(max_tokens / slots)
         self.embedding = nn.Embedding(vocabulary, width)
-        self.position = nn.Parameter(torch.empty(slots * self.tokens_per_slot, width))
+        self.register_parameter("position", None)
+        if layers or not from_end:
+            self.position = nn.Parameter(torch.empty(slots * self.tokens_per_slot, width))
         self.layers = nn.ModuleList(EncoderLayer(width, heads, hidden) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         self.to_slot = nn.Linear(width * self.tokens_per_slot, slot_width)
         for table in (self.embedding.weight, self.position):
-            nn.init.normal_(table, std=width**-0.5)
+            if table is not None:
+                nn.init.normal_(table, std=width**-0.5)
 
     def there(self, tokens: torch.Tensor) -> torch.Tensor:
         """Which slots hold a token, bool [B, S], for token ids [B, N]."""
@@ -129,7 +155,10 @@ class Encoder(nn.Module):
         used = math.ceil(tokens.shape[1] / self.tokens_per_slot)  # slots that the longest sentence of the batch reaches
         tokens = F.pad(tokens, (0, used * self.tokens_per_slot - tokens.shape[1]), value=PAD)
         there = tokens != PAD
-        x = (self.embedding(tokens) + self.position[: tokens.shape[1]]) * there[..., None]
+        x = self.embedding(tokens)
+        if self.position is not None:
+            x = x + _places(self.position, there, self.from_end)
+        x = x * there[..., None]
         for layer in self.layers:
             x = layer(x, there[:, None, None, :])
         x = self.norm(x) * there[..., None]
@@ -141,8 +170,8 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Turns slots [B, S, slot_width] into logits of tokens.
 
-    It is trained by teacher forcing.  Texts are decoded greedily, with a cache.  Raises ValueError if `budget` parameters are
-    too few.
+    It is trained by teacher forcing.  Texts are decoded greedily, with a cache.  `from_end` counts the places of slots from the
+    last one that is there.  Raises ValueError if `budget` parameters are too few.
     """
 
     def __init__(
@@ -155,9 +184,10 @@ class Decoder(nn.Module):
         heads: int,
         layers: int,
         budget: int,
+        from_end: bool = False,
     ) -> None:
         super().__init__()
-        self.max_tokens = max_tokens
+        self.max_tokens, self.from_end = max_tokens, from_end
         hidden = self.feed_forward_width(vocabulary, max_tokens, slots, slot_width, width, layers, budget)
         self.embedding = nn.Embedding(vocabulary, width)
         self.position = nn.Parameter(torch.empty(max_tokens + 1, width))
@@ -193,7 +223,7 @@ class Decoder(nn.Module):
 
         With `there` (bool [B, S]), only those slots are looked at.
         """
-        context = self._context(slots)
+        context = self._context(slots, there)
         x = self.embedding(tokens) + self.position[: tokens.shape[1]]
         for layer in self._layers():
             x, _ = layer(x, layer.cross_attention.keys_values(context), there=there)
@@ -205,7 +235,7 @@ class Decoder(nn.Module):
 
         Returns token ids [B, N], N <= max_tokens.  END and all that follows it are replaced by PAD.
         """
-        context = self._context(slots)
+        context = self._context(slots, there)
         layers = list(self._layers())
         crossed = [layer.cross_attention.keys_values(context) for layer in layers]
         past = [self._empty_past(context, layer) for layer in layers]
@@ -228,8 +258,11 @@ class Decoder(nn.Module):
             assert isinstance(layer, DecoderLayer)
             yield layer
 
-    def _context(self, slots: torch.Tensor) -> torch.Tensor:
-        return self.norm_slots(slots) + self.slot_position
+    def _context(self, slots: torch.Tensor, there: torch.Tensor | None) -> torch.Tensor:
+        if not self.from_end:
+            return self.norm_slots(slots) + self.slot_position
+        assert there is not None  # only a model that reads in time counts from the end
+        return self.norm_slots(slots) + _places(self.slot_position, there, from_end=True)
 
     @staticmethod
     def _empty_past(context: torch.Tensor, layer: DecoderLayer) -> KeysValues:

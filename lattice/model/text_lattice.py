@@ -42,8 +42,9 @@ class TextLattice(nn.Module):
     def __init__(self, config: RunConfig, stage: int, vocabulary: int, device: torch.device) -> None:
         super().__init__()
         text, section, here = config.text, config.lattice, config.stages[stage]
-        seed, slots = config.run.seed, config.text.grid**2
-        self.lag = text.lag if text.reading == "time" else None
+        seed, slots, from_end = config.run.seed, text.grid**2, text.positions == "end"
+        self.in_time = text.reading == "time"
+        self.lag = text.lag if self.in_time else None
         """Ticks from the drive of a slot to its reading; None if all slots drive the lattice at once."""
         self.port_channels = section.port_channels or section.channels
         self.device_type, self.state_dtype = device.type, STATE_DTYPES[config.run.precision]
@@ -52,11 +53,11 @@ class TextLattice(nn.Module):
             torch.manual_seed(generator(seed, "text").initial_seed())
             self.encoder = Encoder(
                 vocabulary, text.max_tokens, slots, text.slot_width, text.width, text.heads, text.encoder_feed_forward,
-                text.encoder_layers,
+                text.encoder_layers, from_end,
             )  # fmt: skip
             self.decoder = Decoder(
                 vocabulary, text.max_tokens, slots, text.slot_width, text.width, text.heads, text.decoder_layers,
-                text.decoder_parameters,
+                text.decoder_parameters, from_end,
             )  # fmt: skip
         self.lattice: Lattice | None = None
         self.recurrent: Recurrent | None = None
@@ -137,7 +138,7 @@ class TextLattice(nn.Module):
 
         In time, a slot after the end of a sentence is not read: so a sentence in a batch is answered as it is alone.
         """
-        if self.lag is None:
+        if not self.in_time:
             return None
         there = self.encoder.there(tokens)
         return there.roll(1, 0) if control == "shuffled" else there

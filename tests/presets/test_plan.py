@@ -134,12 +134,23 @@ def test_parameters_and_gradients_are_those_of_the_model_that_is_built(
     assert components["optimizer"] == taken(moments)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "baseline"])
-def test_encoder_decoder_and_ports_are_each_counted_as_they_are_built(preset: str, torch: ModuleType) -> None:
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        ("tiny", []),
+        ("baseline", []),
+        ("baseline", ["text.encoder_layers=0"]),
+        ("walker", ["text.positions=end", "text.encoder_layers=0"]),
+        ("walker", ["text.positions=end", "text.encoder_layers=2"]),
+    ],
+)
+def test_encoder_decoder_and_ports_are_each_counted_as_they_are_built(
+    preset: str, changes: list[str], torch: ModuleType
+) -> None:
     from lattice.model.text_lattice import TextLattice
     from presets.text_memory import encoder_size, ports_size
 
-    config = load(preset, None, ["run.kernel=reference"]).config
+    config = load(preset, None, ["run.kernel=reference", *changes]).config
     model = TextLattice(config, 0, config.text.vocabulary, torch.device("cpu"))
 
     def size(*modules: Any) -> int:
@@ -147,7 +158,8 @@ def test_encoder_decoder_and_ports_are_each_counted_as_they_are_built(preset: st
 
     assert encoder_size(config.text) == size(model.encoder)
     assert config.text.decoder_size(config.text.decoder_feed_forward()) == size(model.decoder)
-    assert ports_size(config.text, config.lattice.channels) == size(model.input_port, model.output_port)
+    channels = config.lattice.port_channels or config.lattice.channels
+    assert ports_size(config.text, channels) == size(model.input_port, model.output_port)
 
 
 def test_states_are_the_inputs_of_all_ticks_in_the_run_s_precision() -> None:

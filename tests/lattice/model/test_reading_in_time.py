@@ -121,6 +121,43 @@ def test_a_sentence_alone_and_in_a_batch_gives_the_same_answer(model):
         assert torch.equal(said[said != 0], together[i][together[i] != 0])
 
 
+FROM_THE_END = ("text.positions=end", "text.encoder_layers=0")
+
+
+@pytest.mark.parametrize(
+    "more", [FROM_THE_END, FROM_THE_END[:1], ("text.encoder_layers=0",), (*FROM_THE_END, "lattice.arm=identity")]
+)
+def test_places_from_the_end_and_an_encoder_without_layers_answer_alone_as_in_a_batch(more, config_of, tokenizer):
+    model, rows = TextLattice(config_of(*TIME, *more), 0, tokenizer.vocabulary, CPU), sentences(8)
+    together = model.say(pad(rows))
+    for i, row in enumerate(rows):
+        said = model.say(pad([row]))[0]
+        assert torch.equal(said[said != 0], together[i][together[i] != 0])
+
+
+def test_an_encoder_without_layers_makes_equal_slots_of_equal_words_if_places_count_from_the_end(config_of, tokenizer):
+    width = TextLattice(config_of(*TIME), 0, tokenizer.vocabulary, CPU).encoder.tokens_per_slot
+    words = pad([[5] * width * 2 + [6] * width])
+    for more, same in ((FROM_THE_END, True), (FROM_THE_END[:1], False), (FROM_THE_END[1:], False)):
+        slots = TextLattice(config_of(*TIME, *more), 0, tokenizer.vocabulary, CPU).encoder(words)[0]
+        assert torch.allclose(slots[0], slots[1], atol=1e-6) is same
+        assert not torch.allclose(slots[1], slots[2], atol=1e-3)
+
+
+def test_the_decoder_tells_the_last_slot_by_its_place_whatever_the_length(config_of, tokenizer):
+    decoder = TextLattice(config_of(*TIME, *FROM_THE_END), 0, tokenizer.vocabulary, CPU).decoder
+    slots = torch.zeros(2, 4, decoder.slot_position.shape[1])
+    there = torch.tensor([[True, True, False, False], [True, True, True, True]])
+    places = decoder._context(slots, there)
+    assert torch.equal(places[0, 1], places[1, 3]) and torch.equal(places[0, 0], places[1, 2])
+    assert not torch.equal(places[1, 0], places[1, 2])
+
+
+def test_places_from_the_end_are_refused_if_all_slots_are_read_at_once():
+    with pytest.raises(ConfigError, match="positions: end is for reading = time"):
+        load("baseline", None, ["text.positions=end"])
+
+
 def test_a_slot_is_read_after_its_lag_and_slots_that_come_later_can_not_change_it(model):
     slots = torch.randn(1, 4, model.encoder.to_slot.out_features, generator=torch.Generator().manual_seed(2))
     there = torch.ones(1, 4, dtype=torch.bool)
