@@ -195,7 +195,7 @@ def test_the_side_of_the_commands_that_starts_loads_without_torch():
 
 def test_the_lattice_loads_without_a_terminal_interface():
     # Triton is there where torch is built for CUDA.
-    of_triton = set() if importlib.util.find_spec("triton") else {"triton_tick"}
+    of_triton = set() if importlib.util.find_spec("triton") else {"triton_tick", "triton_rule"}
     names = [module(path) for path in SOURCES if path.parts[0] == "lattice" and path.stem not in of_triton]
     assert loaded_by(*names) & {"torch", "textual", "typer", "app"} == {"torch"}
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import torch
 
 from lattice.kernels import reference
-from lattice.kernels.kernel import NORM_EPSILON, Gradients, Kernel, Parameters, RuleNumbers
+from lattice.kernels.kernel import NORM_EPSILON, Gradients, Kernel, Parameters, RuleNumbers, affine
 from lattice.kernels.sparse import Pattern
 from presets.rule_size import rule_size
 from presets.topology import Topology
+
+UNDECIDED = 1e-4
+"""A hidden number of less than this before the ReLU, of numbers near 1, may have the other sign in another kernel."""
 
 
 def disagreement(
@@ -27,6 +30,7 @@ def disagreement(
     Compared are the next state and the gradients of state, message, weights, cells, rule and drive; the result is NaN if one of
     the kernel's is.  The backward runs twice: it writes the gradients of parameters first, and then adds to them.  `functional`
     adds something to the message, as clusters do.  There is a shared rule if `hidden` is not None, and it is linear if it is 0.
+    No gradient arrives at cells in which rounding may decide whether a hidden number of the rule is positive.
     """
     draw, (x, y, z) = torch.Generator().manual_seed(0), topology.shape
     kept = len(topology.offsets) if pattern is None else pattern.kept
@@ -44,6 +48,12 @@ def disagreement(
 
     rule = None if hidden is None else RuleNumbers(0.3 * drawn(rule_size(channels, hidden)), hidden)
     numbers = [] if rule is None else [rule.numbers]
+
+    if rule is not None and rule.hidden:
+        connections = weights if pattern is None else pattern.expand(weights)
+        inputs = torch.cat(reference.gate_inputs(state, connections, topology, NORM_EPSILON, extra), dim=3)
+        undecided = affine(inputs, *rule.layers(2 * channels)[0]).abs() < UNDECIDED
+        upstream.masked_fill_(undecided.any(dim=3, keepdim=True), 0)
 
     learning = [t.clone().requires_grad_() for t in (state, weights, cells, *extras, *numbers)]
     dense = learning[1] if pattern is None else pattern.expand(learning[1])

@@ -28,19 +28,25 @@ class RuleNumbers:
     """Contiguous [N] in fp32: W [2C, 2C] and b [2C], or W1 [H, 2C], b1 [H], W2 [2C, H] and b2 [2C], one after the other."""
     hidden: int
 
+    def layers(self, width: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """The matrices [outputs, inputs] and their biases, the first to apply first, as views; `width` is 2C."""
+        outputs = [self.hidden, width] if self.hidden else [width]
+        inputs = [width, *outputs[:-1]]
+        sizes = [size for o, i in zip(outputs, inputs, strict=True) for size in (o * i, o)]
+        parts = self.numbers.split(sizes)
+        return [(weight.view(len(bias), -1), bias) for weight, bias in zip(parts[::2], parts[1::2], strict=True)]
+
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """R of [B, X, Y, 2C, Z], of the same shape."""
-        width = inputs.shape[3]
-        if not self.hidden:
-            return _affine(inputs, *self.numbers.split([width * width, width]))
-        h = self.hidden
-        weight1, bias1, weight2, bias2 = self.numbers.split([h * width, h, width * h, width])
-        return _affine(torch.relu(_affine(inputs, weight1, bias1)), weight2, bias2)
+        layers = self.layers(inputs.shape[3])
+        if self.hidden:
+            inputs = torch.relu(affine(inputs, *layers[0]))
+        return affine(inputs, *layers[-1])
 
 
-def _affine(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """W x + b along the fourth axis; `weight` is flat."""
-    return torch.einsum("oi,bxyiz->bxyoz", weight.view(len(bias), -1), inputs) + bias[:, None]
+def affine(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """W x + b along the fourth axis."""
+    return torch.einsum("oi,bxyiz->bxyoz", weight, inputs) + bias[:, None]
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,17 @@ def message(state: torch.Tensor, weights: torch.Tensor, topology: Topology) -> t
     return total
 
 
+def gate_inputs(
+    state: torch.Tensor, weights: torch.Tensor, topology: Topology, epsilon: float, extra: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a cell's gates see, in the dtype of the parameters: its state and its normalised message, both [B, X, Y, C, Z]."""
+    s = state.to(weights.dtype)
+    m = message(s, weights, topology)
+    if extra is not None:
+        m = m + extra
+    return s, m * torch.rsqrt(m.square().mean(dim=3, keepdim=True) + epsilon)
+
+
 def tick(
     state: torch.Tensor,
     weights: torch.Tensor,
@@ -46,11 +57,7 @@ def tick(
     added to the message before it is normalised.  The shared `rule` adds to what the gates are made of.  Computes in the dtype
     of the parameters (fp32).
     """
-    s = state.to(weights.dtype)
-    m = message(s, weights, topology)
-    if extra is not None:
-        m = m + extra
-    m = m * torch.rsqrt(m.square().mean(dim=3, keepdim=True) + epsilon)
+    s, m = gate_inputs(state, weights, topology, epsilon, extra)
     a_z, b_z, c_z, a_h, b_h, c_h = cells
     u_z, u_h = a_z * s + b_z * m + c_z, a_h * s + b_h * m + c_h
     if rule is not None:

@@ -19,6 +19,7 @@ import triton
 import triton.language as tl
 
 from lattice.kernels import sparse
+from lattice.kernels.triton_rule import rule_backward, rule_forward, rule_sums, store_rule_sums
 
 _SIZES = ["batch", "size_x", "size_y", "size_z", "kept", "offsets", "sign"]
 """Arguments for whose values nothing is compiled anew, so that what the probe has compiled serves every stage.  By default
@@ -30,14 +31,14 @@ _NONE = tl.constexpr(sparse.NONE)
 
 @triton.jit
 def _place(
-    size_y: tl.tensor, size_z: tl.tensor, CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr
-) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:
-    """The cells of this program: (x, y, z [Z_BLOCK], positions of the channels in a column [C_BLOCK, 1], lanes inside)."""
+    block: tl.tensor, size_y: tl.tensor, size_z: tl.tensor,
+    CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr,
+) -> tuple[tl.tensor, tl.tensor, tl.tensor, tl.tensor, tl.tensor]:  # fmt: skip
+    """The cells of a block: (x, y, z [Z_BLOCK], positions of the channels in a column [C_BLOCK, 1], lanes inside)."""
     blocks = tl.cdiv(size_z, Z_BLOCK)
-    program = tl.program_id(0)
-    column = program // blocks
+    column = block // blocks
     x, y = tl.cast(column // size_y, tl.int64), tl.cast(column % size_y, tl.int64)
-    z = program % blocks * Z_BLOCK + tl.arange(0, Z_BLOCK)
+    z = block % blocks * Z_BLOCK + tl.arange(0, Z_BLOCK)
     c = tl.arange(0, C_BLOCK)
     return x, y, z, (c * size_z)[:, None], (c < CHANNELS)[:, None] & (z < size_z)[None, :]
 
@@ -112,12 +113,13 @@ def _add_to(pointer: tl.tensor, value: tl.tensor, lanes: tl.tensor, FRESH: tl.co
 @triton.jit(do_not_specialize=_SIZES)
 def forward(
     state: tl.tensor, weights: tl.tensor, index: tl.tensor | None, cells: tl.tensor, extra: tl.tensor | None,
-    drive: tl.tensor | None, steps: tl.tensor, out: tl.tensor,
+    drive: tl.tensor | None, rule: tl.tensor | None, steps: tl.tensor, out: tl.tensor,
     batch: tl.tensor, size_x: tl.tensor, size_y: tl.tensor, size_z: tl.tensor, kept: tl.tensor, epsilon: tl.tensor,
     CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr, PERIODIC: tl.constexpr,
+    HIDDEN: tl.constexpr, H_BLOCK: tl.constexpr,
 ) -> None:  # fmt: skip
     """out = tick(state); then out[z = 0] += drive [B, X, Y, C] if there is one."""
-    x, y, z, channels, lanes = _place(size_y, size_z, CHANNELS, C_BLOCK, Z_BLOCK)
+    x, y, z, channels, lanes = _place(tl.program_id(0), size_y, size_z, CHANNELS, C_BLOCK, Z_BLOCK)
     columns, column = tl.cast(size_x, tl.int64) * size_y, x * size_y + y
     sample, here = columns * CHANNELS * size_z, column * CHANNELS * size_z + z[None, :] + channels
     a_z, b_z, c_z = _load(cells + here, lanes), _load(cells + sample + here, lanes), _load(cells + 2 * sample + here, lanes)
@@ -134,8 +136,12 @@ def forward(
         )  # fmt: skip
         m *= tl.rsqrt(tl.sum(m * m, 0) / CHANNELS + epsilon)[None, :]
         s = _load(state + of_sample + here, lanes)
-        gate = _sigmoid(a_z * s + b_z * m + c_z)
-        after = s + gate * (_tanh(a_h * s + b_h * m + c_h) - s)
+        u_z, u_h = a_z * s + b_z * m + c_z, a_h * s + b_h * m + c_h
+        if rule is not None:
+            met_z, met_h, _ = rule_forward(rule, s, m, CHANNELS, C_BLOCK, Z_BLOCK, HIDDEN, H_BLOCK)
+            u_z += met_z
+            u_h += met_h
+        after = s + _sigmoid(u_z) * (_tanh(u_h) - s)
         if drive is not None:
             # Rounded before the drive is added, as the reference does between two ticks.
             after = tl.cast(tl.cast(after, out.dtype.element_ty), tl.float32)
@@ -146,15 +152,18 @@ def forward(
         tl.store(out + of_sample + here, after, mask=lanes)
 
 
-@triton.jit(do_not_specialize=_SIZES)
-def backward_cells(
-    grad_out: tl.tensor, state: tl.tensor, weights: tl.tensor, index: tl.tensor | None, cells: tl.tensor,
-    extra: tl.tensor | None, steps: tl.tensor, grad_state: tl.tensor, grad_message: tl.tensor, grad_cells: tl.tensor,
+@triton.jit
+def _backward_of_block(
+    block: tl.tensor, of_last: tl.tensor | None, of_last_bias: tl.tensor | None, of_first: tl.tensor | None,
+    of_first_bias: tl.tensor | None, grad_out: tl.tensor, state: tl.tensor, weights: tl.tensor, index: tl.tensor | None,
+    cells: tl.tensor, extra: tl.tensor | None, rule: tl.tensor | None, steps: tl.tensor, grad_state: tl.tensor,
+    grad_message: tl.tensor, grad_cells: tl.tensor,
     batch: tl.tensor, size_x: tl.tensor, size_y: tl.tensor, size_z: tl.tensor, kept: tl.tensor, epsilon: tl.tensor,
-    CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr, PERIODIC: tl.constexpr, FRESH: tl.constexpr,
-) -> None:  # fmt: skip
-    """Writes grad_message and the direct part of grad_state, which may be grad_out.  Adds to grad_cells, or writes it."""
-    x, y, z, channels, lanes = _place(size_y, size_z, CHANNELS, C_BLOCK, Z_BLOCK)
+    CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr, PERIODIC: tl.constexpr,
+    HIDDEN: tl.constexpr, H_BLOCK: tl.constexpr, LEARNS: tl.constexpr, FRESH: tl.constexpr,
+) -> tuple[tl.tensor | None, tl.tensor | None, tl.tensor | None, tl.tensor | None]:  # fmt: skip
+    """What backward_cells does for a block of cells.  Returns the sums of the rule's gradients, with this block's in them."""
+    x, y, z, channels, lanes = _place(block, size_y, size_z, CHANNELS, C_BLOCK, Z_BLOCK)
     columns = tl.cast(size_x, tl.int64) * size_y
     sample, here = columns * CHANNELS * size_z, (x * size_y + y) * CHANNELS * size_z + z[None, :] + channels
     a_z, b_z, c_z = _load(cells + here, lanes), _load(cells + sample + here, lanes), _load(cells + 2 * sample + here, lanes)
@@ -174,7 +183,12 @@ def backward_cells(
         factor = tl.rsqrt(tl.sum(m * m, 0) / CHANNELS + epsilon)[None, :]
         m *= factor
         s, grad = _load(state + of_sample + here, lanes), _load(grad_out + of_sample + here, lanes)
-        gate, h = _sigmoid(a_z * s + b_z * m + c_z), _tanh(a_h * s + b_h * m + c_h)
+        u_z, u_h = a_z * s + b_z * m + c_z, a_h * s + b_h * m + c_h
+        if rule is not None:
+            met_z, met_h, between = rule_forward(rule, s, m, CHANNELS, C_BLOCK, Z_BLOCK, HIDDEN, H_BLOCK)
+            u_z += met_z
+            u_h += met_h
+        gate, h = _sigmoid(u_z), _tanh(u_h)
         d_z, d_h = grad * (h - s) * gate * (1.0 - gate), grad * gate * (1.0 - h * h)
         of_a_z += d_z * s
         of_b_z += d_z * m
@@ -182,10 +196,17 @@ def backward_cells(
         of_a_h += d_h * s
         of_b_h += d_h * m
         of_c_h += d_h
-        of_m = d_z * b_z + d_h * b_h
+        of_s, of_m = grad * (1.0 - gate) + d_z * a_z + d_h * a_h, d_z * b_z + d_h * b_h
+        if rule is not None:
+            more_s, more_m, of_last, of_last_bias, of_first, of_first_bias = rule_backward(
+                rule, s, m, between, d_z, d_h, of_last, of_last_bias, of_first, of_first_bias,
+                CHANNELS, C_BLOCK, Z_BLOCK, HIDDEN, H_BLOCK, LEARNS,
+            )  # fmt: skip
+            of_s += more_s
+            of_m += more_m
         of_m = factor * (of_m - m * (tl.sum(of_m * m, 0) / CHANNELS)[None, :])
         tl.store(grad_message + of_sample + here, of_m, mask=lanes)
-        tl.store(grad_state + of_sample + here, grad * (1.0 - gate) + d_z * a_z + d_h * a_h, mask=lanes)
+        tl.store(grad_state + of_sample + here, of_s, mask=lanes)
     _add_to(grad_cells + here, of_a_z, lanes, FRESH)
     _add_to(grad_cells + sample + here, of_b_z, lanes, FRESH)
     _add_to(grad_cells + 2 * sample + here, of_c_z, lanes, FRESH)
@@ -193,6 +214,42 @@ def backward_cells(
     _add_to(grad_cells + here, of_a_h, lanes, FRESH)
     _add_to(grad_cells + sample + here, of_b_h, lanes, FRESH)
     _add_to(grad_cells + 2 * sample + here, of_c_h, lanes, FRESH)
+    return of_last, of_last_bias, of_first, of_first_bias
+
+
+@triton.jit(do_not_specialize=_SIZES)
+def backward_cells(
+    grad_out: tl.tensor, state: tl.tensor, weights: tl.tensor, index: tl.tensor | None, cells: tl.tensor,
+    extra: tl.tensor | None, rule: tl.tensor | None, steps: tl.tensor, grad_state: tl.tensor, grad_message: tl.tensor,
+    grad_cells: tl.tensor, partial: tl.tensor | None,
+    batch: tl.tensor, size_x: tl.tensor, size_y: tl.tensor, size_z: tl.tensor, kept: tl.tensor, epsilon: tl.tensor,
+    CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr, PERIODIC: tl.constexpr,
+    HIDDEN: tl.constexpr, H_BLOCK: tl.constexpr, FRESH: tl.constexpr,
+) -> None:  # fmt: skip
+    """Writes grad_message and the direct part of grad_state, which may be grad_out.  Adds to grad_cells, or writes it.
+
+    With a rule, there may be fewer programs than blocks: each takes every so many blocks.  If the rule learns, each writes its
+    sum of the gradients of the rule's numbers as one row of `partial` [programs, numbers].
+    """
+    if rule is None:
+        _backward_of_block(
+            tl.program_id(0), None, None, None, None, grad_out, state, weights, index, cells, extra, rule, steps, grad_state,
+            grad_message, grad_cells, batch, size_x, size_y, size_z, kept, epsilon,
+            CHANNELS, C_BLOCK, Z_BLOCK, PERIODIC, HIDDEN, H_BLOCK, False, FRESH,
+        )  # fmt: skip
+    else:
+        of_last, of_last_bias, of_first, of_first_bias = rule_sums(C_BLOCK, H_BLOCK)
+        blocks = size_x * size_y * tl.cdiv(size_z, Z_BLOCK)
+        for block in range(tl.program_id(0), blocks, tl.num_programs(0)):
+            of_last, of_last_bias, of_first, of_first_bias = _backward_of_block(
+                block, of_last, of_last_bias, of_first, of_first_bias, grad_out, state, weights, index, cells, extra, rule,
+                steps, grad_state, grad_message, grad_cells, batch, size_x, size_y, size_z, kept, epsilon,
+                CHANNELS, C_BLOCK, Z_BLOCK, PERIODIC, HIDDEN, H_BLOCK, partial is not None, FRESH,
+            )  # fmt: skip
+        if partial is not None:
+            size: tl.constexpr = HIDDEN * (4 * CHANNELS + 1) + 2 * CHANNELS if HIDDEN else 2 * CHANNELS * (2 * CHANNELS + 1)
+            partial += tl.cast(tl.program_id(0), tl.int64) * size
+            store_rule_sums(partial, of_last, of_last_bias, of_first, of_first_bias, CHANNELS, C_BLOCK, HIDDEN, H_BLOCK)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -202,7 +259,7 @@ def backward_state(
     CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr, PERIODIC: tl.constexpr,
 ) -> None:  # fmt: skip
     """grad_state[j] += sum_k w_k[j - o_k] * grad_message[j - o_k], gathered so that no two programs write one cell."""
-    x, y, z, channels, lanes = _place(size_y, size_z, CHANNELS, C_BLOCK, Z_BLOCK)
+    x, y, z, channels, lanes = _place(tl.program_id(0), size_y, size_z, CHANNELS, C_BLOCK, Z_BLOCK)
     columns = tl.cast(size_x, tl.int64) * size_y
     sample, here = columns * CHANNELS * size_z, (x * size_y + y) * CHANNELS * size_z + z[None, :] + channels
     for b in range(batch):
@@ -228,7 +285,7 @@ def backward_weights(
     CHANNELS: tl.constexpr, C_BLOCK: tl.constexpr, Z_BLOCK: tl.constexpr, PERIODIC: tl.constexpr, FRESH: tl.constexpr,
 ) -> None:  # fmt: skip
     """grad_weights[k, i] += sum over samples and channels of grad_message[i] * s[i + o_k], or if FRESH is written."""
-    x, y, z, channels, lanes = _place(size_y, size_z, CHANNELS, C_BLOCK, Z_BLOCK)
+    x, y, z, channels, lanes = _place(tl.program_id(0), size_y, size_z, CHANNELS, C_BLOCK, Z_BLOCK)
     columns, column = tl.cast(size_x, tl.int64) * size_y, x * size_y + y
     sample, here = columns * CHANNELS * size_z, column * CHANNELS * size_z + z[None, :] + channels
     for slot in range(kept):

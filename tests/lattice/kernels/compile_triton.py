@@ -12,9 +12,10 @@ import sys
 
 import torch
 
-from lattice.kernels.kernel import Gradients, Parameters
+from lattice.kernels.kernel import Gradients, Parameters, RuleNumbers
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.kernels.triton_kernel import TritonKernel
+from presets.rule_size import rule_size
 from presets.topology import Topology
 
 try:
@@ -28,6 +29,8 @@ except ImportError as error:
 CHANNELS, CPU = 12, torch.device("cpu")
 CAPABILITIES = (80, 90)
 SHAPES = ((3, 2, 33), (1, 4, 16))
+RULES = (0, 20)
+"""Hidden numbers: a linear rule, and one whose size is padded."""
 
 
 class AbsentGpu:
@@ -49,19 +52,24 @@ class AbsentGpu:
         return CPU
 
 
-def launches(shape: tuple[int, int, int], dtype: torch.dtype, boundary: str) -> None:
-    """A tick and its backward, on dense connections without and on compact ones with all that may be given."""
+def launches(shape: tuple[int, int, int], dtype: torch.dtype, boundary: str, hidden: int | None = None) -> None:
+    """A tick and its backward, on dense connections without and on compact ones with all that may be given.
+
+    With a rule, connections are dense when gradients are written, and compact when they are added to.
+    """
     topology, (x, y, z) = Topology(shape, boundary=boundary), shape
-    kernel = TritonKernel(topology, CHANNELS, CPU, dtype)
+    kernel = TritonKernel(topology, CHANNELS, CPU, dtype, hidden)
     state, cells = torch.zeros(1, x, y, CHANNELS, z, dtype=dtype), torch.zeros(6, x, y, CHANNELS, z)
     pattern = Pattern(torch.zeros(1, x, y, -(-z // TILE), dtype=torch.uint8), len(topology.offsets))
     drive, of_drive = state[..., 0].contiguous(), torch.zeros(1, x, y, CHANNELS)
+    rule = None if hidden is None else RuleNumbers(torch.zeros(rule_size(CHANNELS, hidden)), hidden)
     for given, kept in ((None, len(topology.offsets)), (pattern, 1)):
         weights, extra = torch.zeros(kept, *shape), None if given is None else state.float()
-        for fresh in (True, False):
-            parameters = Parameters(weights, cells, given)
+        for fresh in (True, False) if rule is None else (given is None,):
+            parameters = Parameters(weights, cells, given, rule=rule)
             kernel.forward(state, parameters, extra, drive if fresh else None)
-            gradients = Gradients(cells.clone(), weights.clone(), of_drive)
+            of_rule = None if rule is None else rule.numbers.clone()
+            gradients = Gradients(cells.clone(), weights.clone(), of_drive, of_rule)
             kernel.backward(state.clone(), state, parameters, extra, gradients, fresh)
 
 
@@ -73,6 +81,7 @@ def main() -> None:
             built = self.run(*arguments, grid=grid, warmup=True, **options)
             told = {
                 "entry": re.search(r"\.entry (\w+)\(", built.asm["ptx"])[1],
+                "hidden": options.get("HIDDEN"),
                 "capability": built.metadata.target.arch,
                 "cubin_bytes": len(built.asm["cubin"]),
                 "shared_bytes": built.metadata.shared,
@@ -89,6 +98,8 @@ def main() -> None:
         for shape in SHAPES:
             for dtype, boundary in ((torch.bfloat16, "walls"), (torch.float32, "periodic")):
                 launches(shape, dtype, boundary)
+        for hidden in RULES:
+            launches(SHAPES[0], torch.bfloat16, "walls", hidden)
     print(json.dumps(list(found.values())))
 
 

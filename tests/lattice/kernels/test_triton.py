@@ -278,12 +278,16 @@ def compiled_for_cuda(tmp_path_factory) -> list[dict]:
     return json.loads(done.stdout)
 
 
+def without_a_rule(compiled_for_cuda: list[dict]) -> list[dict]:
+    return [built for built in compiled_for_cuda if built["hidden"] is None]
+
+
 @needs_triton
 def test_every_launch_compiles_for_cuda_to_machine_code(compiled_for_cuda):
-    assert {(built["entry"], built["capability"]) for built in compiled_for_cuda} == {
-        (name, capability)
-        for name in ("forward", "backward_cells", "backward_state", "backward_weights")
-        for capability in (80, 90)
+    meeting = {(name, hidden) for name in ("forward", "backward_cells") for hidden in (None, 0, 20)}
+    names = meeting | {("backward_state", None), ("backward_weights", None)}
+    assert {(built["entry"], built["hidden"], built["capability"]) for built in compiled_for_cuda} == {
+        (*name, capability) for name in names for capability in (80, 90)
     }
     assert all(built["cubin_bytes"] > 1000 for built in compiled_for_cuda)
 
@@ -291,17 +295,29 @@ def test_every_launch_compiles_for_cuda_to_machine_code(compiled_for_cuda):
 @needs_triton
 def test_one_compilation_serves_every_shape(compiled_for_cuda):
     """Two capabilities, two dtypes, dense and sparse make eight; `fresh` doubles those that add, the drive the forward."""
-    counts = Counter(built["entry"] for built in compiled_for_cuda)
+    counts = Counter(built["entry"] for built in without_a_rule(compiled_for_cuda))
     assert counts == {"forward": 16, "backward_cells": 16, "backward_weights": 16, "backward_state": 8}
 
 
 @needs_triton
 def test_the_compiled_kernels_share_only_what_sums_over_channels_need(compiled_for_cuda):
     """Blocks lie with z along the lanes of a warp: were they laid otherwise, whole blocks would go through shared memory."""
-    assert all(built["shared_bytes"] <= 4 * 4 * 32 for built in compiled_for_cuda)
+    assert all(built["shared_bytes"] <= 4 * 4 * 32 for built in without_a_rule(compiled_for_cuda))
+
+
+@needs_triton
+def test_products_of_a_rule_s_matrices_fit_the_shared_memory_of_any_gpu(compiled_for_cuda):
+    assert all(built["shared_bytes"] <= 48 << 10 for built in compiled_for_cuda)
 
 
 @needs_triton
 def test_positions_in_tensors_are_computed_in_64_bits(compiled_for_cuda):
     """What is multiplied in 32 bits is a cell's depth, three numbers an offset, or a step times -1 or 1."""
-    assert {name for built in compiled_for_cuda for name in built["multiplied_in_32_bits"]} <= {"z", "x", "y"}
+    found = {name for built in without_a_rule(compiled_for_cuda) for name in built["multiplied_in_32_bits"]}
+    assert found <= {"z", "x", "y"}
+
+
+@needs_triton
+def test_with_a_rule_only_counts_of_blocks_and_places_among_its_numbers_are_in_32_bits_too(compiled_for_cuda):
+    found = {name for built in compiled_for_cuda for name in built["multiplied_in_32_bits"]}
+    assert found <= {"z", "x", "y", "blocks", "number", "weight"}
