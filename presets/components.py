@@ -16,7 +16,7 @@ import math
 
 from presets.gru_size import gru_size
 from presets.optimizer_state import CELL_VECTORS, state_bytes
-from presets.rule_size import BLOCKS, rule_size
+from presets.rule_size import BLOCKS, PROGRAMS, rule_size
 from presets.schema import RunConfig
 from presets.stage import Stage
 from presets.text_memory import TEXT_BYTES, activations, encoder_size, ports_size, text_on_disk
@@ -48,6 +48,11 @@ it forward and backward takes."""
 COMPILED_BUFFERS = 8
 """State-sized buffers of the compiled kernel: a second gradient of the state, and what it stores between its loops.  Measured
 are 9.3 states in all at batch 1 on the CPU; a GPU has not been measured yet.  The native and the triton kernel need none."""
+
+COMPILED_RULE = ((14, 0), (3, 5))
+"""With a shared rule, the compiled kernel needs more at two moments, of which the larger counts: so many state-sized buffers,
+and copies of the hidden numbers, in fp32.  Measured on the CPU at batch 4 are 11.9 states if it is linear, 16.2 with 32 hidden
+numbers for 12 channels, and 29.6 with 64."""
 
 RULE_COPIES, RULE_BUFFERS = 3, 6
 """Copies of the shared rule beside its parameters, and state-sized buffers that autograd keeps for it in the reference, per
@@ -83,14 +88,11 @@ COMPONENTS = (
 def assumed_kernel(config: RunConfig) -> str:
     """The kernel (a key of KERNELS) that a config runs on its `run.device`, if everything can be compiled there.
 
-    If states are fp16, a device of `auto` is assumed to be a GPU, since no fast kernel on the CPU takes fp16.  If there is a
-    shared rule, a device of `auto` is assumed to be a CPU, as only the native kernel is fast with it.
+    If states are fp16, a device of `auto` is assumed to be a GPU, since no fast kernel on the CPU takes fp16.
     """
     run = config.run
     if run.kernel != "auto":
         return run.kernel
-    if config.rule.kind != "none":
-        return "reference" if run.precision == "fp16" or run.device.startswith("cuda") else "native"
     if run.device == "auto":
         return "triton" if run.precision == "fp16" else "either"
     if run.device.startswith("cuda"):
@@ -151,14 +153,17 @@ def component_bytes(config: RunConfig, stage: Stage, micro_batch: int, kernel: s
     # The backward always writes a gradient of the cells, and drops it if they are frozen.
     written = cell_parameters + rule * cells_learn + weights * weights_learn
     in_backward = written - lattice_trained
-    # Ticks run on a copy of the rule in one piece.  Its gradient is one piece, too, and is first summed by blocks of cells.
-    in_backward += (RULE_COPIES + BLOCKS * cells_learn) * rule
+    # Ticks run on a copy of the rule in one piece.  Its gradient is one piece, too, and is first summed in parts.
+    parts = {"native": BLOCKS, "triton": PROGRAMS, "either": PROGRAMS}.get(runs, 0)
+    in_backward += (RULE_COPIES + parts * cells_learn) * rule
     in_backward += HASHED_BYTES // FLOAT * cells * stochastic
     if compiled and sparse:
         # It takes dense connections only: pruned ones are expanded, and so is their gradient.
         in_backward += offsets * cells * (1 + weights_learn)
         if config.training.batch > micro_batch:
             in_backward += weights * weights_learn  # made compact before it is added to the step's
+    if runs == "compiled" and hidden is not None:
+        in_tick += FLOAT * max(states * state + copies * hidden * cells for states, copies in COMPILED_RULE)
     if runs == "reference" and hidden is not None:
         in_tick += FLOAT * stage.ticks * (RULE_BUFFERS * state + 2 * hidden * cells)
     transposed = _transposed(stage, config.lattice.boundary) if sparse and runs in ("native", "either") else 0

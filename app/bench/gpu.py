@@ -247,7 +247,8 @@ class _Bench:
         for each in found:
             if not each.passed:
                 why = each.failure or f"off by {each.error:.2g} of the largest value, {each.tolerance:g} is allowed"
-                told = f"{each.kernel} at {formats.shape(each.shape)}, {each.dtype}, {each.boundary}: {why}"
+                with_rule = "" if each.rule == "none" else f", {each.rule} rule"
+                told = f"{each.kernel} at {formats.shape(each.shape)}, {each.dtype}, {each.boundary}{with_rule}: {why}"
                 self.report["failures"].append(f"kernels: {told}")
         return [dataclasses.asdict(each) | {"passed": each.passed} for each in found]
 

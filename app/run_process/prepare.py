@@ -83,7 +83,7 @@ def prepare_device(config: RunConfig) -> torch.device:
 
 def _without_triton(config: RunConfig, device: torch.device) -> str | None:
     """The kernel that a GPU gets if triton is not installed; None if the plan's own assumption holds."""
-    triton = device.type == "cuda" and config.run.kernel == "auto" and config.rule.kind == "none"
+    triton = device.type == "cuda" and config.run.kernel == "auto"
     return "compiled" if triton and importlib.util.find_spec("triton") is None else None
 
 

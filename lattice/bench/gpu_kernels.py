@@ -14,6 +14,7 @@ Gradients are written without being read, as in the first tick of a step.  `shar
 from __future__ import annotations
 
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +22,10 @@ from dataclasses import dataclass
 
 import torch
 
-from lattice.bench.timings import CHANNELS, SPARSITY, pruned_pattern
+from lattice.bench.timings import CHANNELS, RULES, SPARSITY, drawn_rule, pruned_pattern
 from lattice.kernels import TickOptions, choose, propagate
 from lattice.kernels.agreement import disagreement
+from lattice.kernels.kernel import RuleNumbers
 from lattice.kernels.native import KernelUnavailable
 from lattice.kernels.propagate import Kernel
 from lattice.kernels.sparse import Pattern
@@ -33,8 +35,15 @@ from lattice.random_streams import generator
 from presets.schema import Connections
 from presets.topology import Topology
 
-CONDITIONS = (("walls", False, 2), ("periodic", False, 1), ("periodic", True, 1), ("walls", True, 3))
-"""The conditions of the checks: boundary, whether connections are sparse, and batch."""
+CONDITIONS = (
+    ("walls", False, 2, "none"),
+    ("periodic", False, 1, "none"),
+    ("periodic", True, 1, "none"),
+    ("walls", True, 3, "none"),
+    ("walls", False, 2, "mlp"),
+    ("periodic", True, 1, "linear"),
+)
+"""The conditions of the checks: boundary, whether connections are sparse, batch, and the kind of the shared rule."""
 
 CHECKED_STRIDES = ((2,), (3,), (4, 17))
 """Strides of the lattices that kernels are checked on.  In the smallest shape, some reach over a wall."""
@@ -57,6 +66,7 @@ class Check:
     error: float | None
     tolerance: float
     failure: str = ""
+    rule: str = "none"
 
     @property
     def passed(self) -> bool:
@@ -166,34 +176,46 @@ def _on(pattern: Pattern, device: torch.device) -> Pattern:
     return Pattern(pattern.index.to(device), pattern.offsets)
 
 
-def check(name: str, topology: Topology, batch: int, dtype: torch.dtype, device: torch.device, sparse: bool) -> Check:
+def check(
+    name: str,
+    topology: Topology,
+    batch: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    sparse: bool,
+    rule: str = "none",
+) -> Check:
     """Compares the kernel `name`, which must not be the reference, with the reference.
 
-    If `sparse`, connections are pruned, and something is added to the messages, as clusters do.
+    If `sparse`, connections are pruned, and something is added to the messages, as clusters do.  `rule` is the kind of the
+    shared rule.
     """
-    error, failure = None, ""
+    error, failure, hidden = None, "", RULES.get(rule)
     try:
-        kernel, _ = choose(name, topology, CHANNELS, device, dtype)
+        kernel, _ = choose(name, topology, CHANNELS, device, dtype, hidden)
         assert kernel is not None, "the reference is not held against itself"
         pattern = _on(pruned_pattern(topology, SPARSITY), device) if sparse else None
-        error = disagreement(kernel, topology, CHANNELS, batch, dtype, device, pattern, functional=sparse)
+        error = disagreement(kernel, topology, CHANNELS, batch, dtype, device, pattern, sparse, hidden)
     except KernelUnavailable as problem:
         failure = str(problem)
     about = (name, topology.shape, batch, str(dtype).removeprefix("torch."), topology.boundary, sparse)
-    return Check(*about, error, PROBE_TOLERANCE[dtype], failure)
+    return Check(*about, error, PROBE_TOLERANCE[dtype], failure, rule)
 
 
 def checks(
     device: torch.device, names: tuple[str, ...], shapes: list[tuple[int, int, int]], dtypes: list[torch.dtype]
 ) -> Iterator[Check]:
-    """Checks every kernel on every shape and dtype, under all CONDITIONS.  `compiled` is not checked on sparse connections."""
+    """Checks every kernel on every shape and dtype, under all CONDITIONS.
+
+    `compiled` is not checked on sparse connections, and with a rule on the first shape only, since it compiles for minutes.
+    """
     for name in names:
         for shape in shapes:
             for dtype in dtypes:
-                for boundary, sparse, batch in CONDITIONS:
-                    if sparse and name == "compiled":
+                for boundary, sparse, batch, rule in CONDITIONS:
+                    if name == "compiled" and (sparse or (rule != "none" and shape != shapes[0])):
                         continue  # it gets sparse connections expanded to dense ones
-                    yield check(name, Topology(shape, CHECKED_STRIDES, boundary), batch, dtype, device, sparse)
+                    yield check(name, Topology(shape, CHECKED_STRIDES, boundary), batch, dtype, device, sparse, rule)
 
 
 def samples_alike(name: str, shape: tuple[int, int, int], batch: int, dtype: torch.dtype, device: torch.device) -> bool:
@@ -222,21 +244,23 @@ def tick_rows(
 ) -> tuple[list[TickRow], list[str]]:
     """Times one tick of the 26 local offsets, forward and forward+backward, dense and sparse.  Returns (rows, remarks).
 
-    `rate` is the copy rate in bytes per second that the times are compared with.  A kernel that can't run gets a remark.
+    The dense tick is also timed with each of RULES.  `rate` is the copy rate in bytes per second that the times are compared
+    with; the numbers of a rule are too few to count.  A kernel that can't run gets a remark.
     """
     topology, rows, remarks = Topology(shape), [], []
     for sparse in (False, True):
         inputs = _inputs(topology, batch, dtype, device, sparse)
         density = f"sparse {SPARSITY:.0%}" if sparse else "dense"
         forward, both = {}, {}
-        for name in names:
+        for name, kind in itertools.product(names, ("",) if sparse else ("", *RULES)):
             try:
-                kernel, _ = choose(name, topology, CHANNELS, device, dtype)
+                kernel, _ = choose(name, topology, CHANNELS, device, dtype, RULES.get(kind))
             except KernelUnavailable as error:
                 remarks.append(f"{name}: {error}")
                 continue
-            forward[f"{name} {density}"] = functools.partial(_forward, inputs, topology, kernel)
-            both[f"{name} {density}"] = functools.partial(_both, inputs, topology, kernel)
+            rule, row = drawn_rule(kind, device) if kind else None, f"{name} {density} {kind}".rstrip()
+            forward[row] = functools.partial(_forward, inputs, topology, kernel, rule)
+            both[row] = functools.partial(_both, inputs, topology, kernel, rule)
         for kind, calls in (("forward", forward), ("forward+backward", both)):
             size = least_bytes(shape, batch, len(inputs.weights), dtype.itemsize, kind != "forward")
             for name, taken in Stopwatch(device).rounds(calls, repeats).items():
@@ -260,12 +284,13 @@ def tick_rows(
     return rows, list(dict.fromkeys(remarks))
 
 
-def _forward(inputs: _Inputs, topology: Topology, kernel: Kernel | None) -> None:
+def _forward(inputs: _Inputs, topology: Topology, kernel: Kernel | None, rule: RuleNumbers | None) -> None:
     with torch.no_grad():
-        propagate(*inputs.learning, topology, 1, kernel, None, inputs.pattern, TickOptions(face=True))
+        propagate(*inputs.learning, topology, 1, kernel, None, inputs.pattern, TickOptions(face=True), rule)
 
 
-def _both(inputs: _Inputs, topology: Topology, kernel: Kernel | None) -> None:
-    for tensor in inputs.learning:
+def _both(inputs: _Inputs, topology: Topology, kernel: Kernel | None, rule: RuleNumbers | None) -> None:
+    for tensor in (*inputs.learning, *([] if rule is None else [rule.numbers])):
         tensor.grad = None
-    propagate(*inputs.learning, topology, 1, kernel, None, inputs.pattern, TickOptions(face=True)).float().sum().backward()
+    face = propagate(*inputs.learning, topology, 1, kernel, None, inputs.pattern, TickOptions(face=True), rule)
+    face.float().sum().backward()

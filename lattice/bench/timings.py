@@ -14,6 +14,7 @@ the first.  Only the output face is asked for, as in training.
 from __future__ import annotations
 
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -101,6 +102,8 @@ RULES = {"linear": 0, "mlp": HIDDEN}
 
 TICK_KERNELS = ("native", "native-bf16", "compiled", "reference")
 
+RULED = ("native", "compiled")
+"""Those of them that are timed with shared rules."""
 
 _Variant = tuple[Kernel | None, torch.dtype, torch.Tensor, Pattern | None, RuleNumbers | None]
 
@@ -115,7 +118,7 @@ def tick_bytes(
     x, y, z = shape
     offsets = len(Topology(shape).offsets)
     parameters = 6 * CHANNELS + 2 * offsets  # twice for connections: dense and compact, and room while they are drawn
-    states = 2 * (offsets + 10) if "reference" in implementations else 12 if "compiled" in implementations else 4 + SPARSE_TICKS
+    states = 2 * (offsets + 10) if "reference" in implementations else 30 if "compiled" in implementations else 4 + SPARSE_TICKS
     return 4 * x * y * z * ((1 + both) * parameters + batch * CHANNELS * states)
 
 
@@ -131,7 +134,7 @@ def bench_tick(
     `implementations` are some of TICK_KERNELS.  One that can't run here gets a remark.  All is fp32, except for the states of
     `native-bf16`.  Connections learn by gradient, like cells.  In rows called `held`, they have no gradient, as if frozen or
     plastic.  In rows called `sparse`, the share SPARSITY of them is pruned, and the rest is stored compactly.  In rows called
-    `native linear` and `native mlp`, there is a shared rule.
+    `linear` and `mlp`, which `native` and `compiled` have, there is a shared rule.
     """
     topology, device = Topology(shape), torch.device("cpu")
     x, y, _ = shape
@@ -151,10 +154,9 @@ def bench_tick(
     # Name of the row -> kernel, dtype of the states, connections, their pattern, and the shared rule.
     dense: dict[str, _Variant] = {name: (*kernel, weights, None, None) for name, kernel in kernels.items()}
     ruled: dict[str, _Variant] = {}
-    for kind, hidden in RULES.items() if "native" in kernels else ():
-        drawn = 0.1 * torch.randn(rule_size(CHANNELS, hidden), generator=generator(0, "bench rule"))
-        kernel, _ = choose("native", topology, CHANNELS, device, torch.float32, hidden)
-        ruled[f"native {kind}"] = kernel, torch.float32, weights, None, RuleNumbers(drawn.requires_grad_(), hidden)
+    for name, kind in itertools.product([name for name in RULED if name in kernels], RULES):
+        kernel, _ = choose(name, topology, CHANNELS, device, torch.float32, RULES[kind])
+        ruled[f"{name} {kind}"] = kernel, torch.float32, weights, None, drawn_rule(kind, device)
     sparse: dict[str, _Variant] = {
         f"{name} sparse {SPARSITY:.0%}": (kernel, dtype, compact, pattern, None)
         for name, (kernel, dtype) in kernels.items()
@@ -217,6 +219,12 @@ def bench_tick(
     finally:
         torch.set_num_threads(threads_before)
     return rows, remarks
+
+
+def drawn_rule(kind: str, device: torch.device) -> RuleNumbers:
+    """A shared rule of one of RULES, its numbers drawn, which learn."""
+    drawn = 0.1 * torch.randn(rule_size(CHANNELS, RULES[kind]), generator=generator(0, "bench rule"))
+    return RuleNumbers(drawn.to(device).requires_grad_(), RULES[kind])
 
 
 def pruned_pattern(topology: Topology, sparsity: float) -> Pattern:

@@ -280,8 +280,9 @@ def test_a_gpu_that_can_not_be_asked_for_its_memory_is_refused_before_anything_i
     assert refused.value.code == ExitCode.NO_DEVICE
 
 
+@pytest.mark.parametrize("rule", [[], ["rule.kind=linear"]], ids=["no rule", "linear rule"])
 @pytest.mark.parametrize(("triton", "fits"), [(object(), True), (None, False)], ids=["triton", "no triton"])
-def test_large_is_planned_for_the_kernel_that_a_gpu_will_run(triton, fits, monkeypatch):
+def test_large_is_planned_for_the_kernel_that_a_gpu_will_run(triton, fits, rule, monkeypatch):
     from app import configure
 
     monkeypatch.setattr(prepare, "choose_device", lambda name: torch.device("cuda", 0))
@@ -289,7 +290,7 @@ def test_large_is_planned_for_the_kernel_that_a_gpu_will_run(triton, fits, monke
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (80 * GB, 80 * GB))
     monkeypatch.setattr(prepare.importlib.util, "find_spec", lambda name: triton)
     threads = torch.get_num_threads()
-    config = configure.load("large", None, []).config
+    config = configure.load("large", None, rule).config
     try:
         with contextlib.nullcontext() if fits else pytest.raises(Stop, match="stage large does not fit") as refused:
             assert prepare.prepare_device(config) == torch.device("cuda", 0)

@@ -30,7 +30,7 @@ def material(corpus, tokenizer) -> Material:
 
 def test_a_kernel_that_is_right_passes_every_check_and_names_what_was_checked():
     found = list(checks(CPU, ("native",), [SHAPE], [torch.float32]))
-    assert [(each.boundary, each.sparse, each.batch) for each in found] == [*gpu_kernels.CONDITIONS]
+    assert [(each.boundary, each.sparse, each.batch, each.rule) for each in found] == [*gpu_kernels.CONDITIONS]
     assert all(each.passed and 0 < each.error < each.tolerance for each in found)
 
 
@@ -47,6 +47,30 @@ def test_a_kernel_that_is_wrong_in_one_direction_fails_its_check(output, monkeyp
     found = check("native", Topology(SHAPE), 2, torch.float32, CPU, sparse=False)
     assert found.error > found.tolerance
     assert not found.passed
+
+
+@pytest.mark.parametrize("rule", ["linear", "mlp"])
+def test_wrong_gradients_of_a_rule_fail_its_check(rule, monkeypatch):
+    right = NativeKernel.backward
+
+    def wrong(self, grad_out, state, parameters, extra, gradients, *arguments):
+        found = right(self, grad_out, state, parameters, extra, gradients, *arguments)
+        gradients.rule.mul_(1.01)
+        return found
+
+    assert check("native", Topology(SHAPE), 2, torch.float32, CPU, False, rule).passed
+    monkeypatch.setattr(NativeKernel, "backward", wrong)
+    assert not check("native", Topology(SHAPE), 2, torch.float32, CPU, False, rule).passed
+
+
+def test_compiled_is_checked_on_dense_connections_and_with_a_rule_on_the_first_shape_only(monkeypatch):
+    monkeypatch.setattr(gpu_kernels, "check", lambda *about: about)
+    first, second = Topology(SHAPE), Topology((4, 4, 4))
+    found = list(checks(CPU, ("compiled",), [first.shape, second.shape], [torch.float32]))
+    assert [(topology.shape, sparse, rule) for _, topology, _, _, _, sparse, rule in found] == [
+        *[(first.shape, False, rule) for rule in ("none", "none", "mlp")],
+        *[(second.shape, False, "none")] * 2,
+    ]
 
 
 def test_a_kernel_that_is_not_there_fails_its_check_with_the_reason():
@@ -84,7 +108,10 @@ def test_the_least_bytes_of_a_tick_count_every_tensor_once():
 def test_tick_rows_time_dense_and_sparse_both_ways_and_share_and_ratio_are_inverse():
     rows, remarks = tick_rows(CPU, ("native", "triton"), SHAPE, 2, torch.float32, copy_rate(CPU, 1 << 20, 3), 3)
     assert [row.name for row in rows] == [
-        f"{kind} native {density} float32" for density in ("dense", "sparse 70%") for kind in ("forward", "forward+backward")
+        f"{kind} native {variant} float32"
+        for variants in (("dense", "dense linear", "dense mlp"), ("sparse 70%",))
+        for kind in ("forward", "forward+backward")
+        for variant in variants
     ]
     assert remarks == ["triton: the triton kernel runs on a CUDA GPU, not on cpu"]
     for row in rows:
