@@ -15,8 +15,8 @@ from __future__ import annotations
 import math
 
 from presets.gru_size import gru_size
-from presets.optimizer_state import CELL_VECTORS, state_bytes
-from presets.rule_size import BLOCKS, PROGRAMS, rule_size
+from presets.optimizer_state import CELL_VECTORS, rule_numbers, state_bytes
+from presets.rule_size import BLOCKS, PROGRAMS
 from presets.schema import RunConfig
 from presets.stage import Stage
 from presets.text_memory import TEXT_BYTES, activations, encoder_size, ports_size, text_on_disk
@@ -93,6 +93,8 @@ def assumed_kernel(config: RunConfig) -> str:
     run = config.run
     if run.kernel != "auto":
         return run.kernel
+    if config.rule.scope == "cell":  # no other fast kernel runs that
+        return "reference" if run.precision == "fp16" or run.device.startswith("cuda") else "native"
     if run.device == "auto":
         return "triton" if run.precision == "fp16" else "either"
     if run.device.startswith("cuda"):
@@ -111,7 +113,7 @@ def lattice_size(config: RunConfig, stage: Stage) -> int:
     """
     section, cells = config.lattice, math.prod(stage.shape)
     per_cell = (CELL_VECTORS + stage.clustering.functional) * section.channels + stage.kept()
-    rule = rule_size(section.channels, config.rule.hidden_numbers)
+    rule = rule_numbers(config, stage)
     return cells * per_cell + rule + ports_size(config.text, section.port_channels or section.channels)
 
 
@@ -131,7 +133,7 @@ def component_bytes(config: RunConfig, stage: Stage, micro_batch: int, kernel: s
         text += gru_size(config.text.slot_width, units)
     cell_parameters = (CELL_VECTORS + functional) * channels * cells
     hidden = config.rule.hidden_numbers
-    rule = rule_size(channels, hidden)
+    rule = rule_numbers(config, stage)
     offsets, kept = len(stage.topology(config.lattice.boundary).offsets), stage.kept(0)
     weights, sparse = kept * cells, cells > 0 and kept < offsets
     # One byte for each offset that a tile keeps, and in the inverse one for each offset that there is.
@@ -155,7 +157,10 @@ def component_bytes(config: RunConfig, stage: Stage, micro_batch: int, kernel: s
     in_backward = written - lattice_trained
     # Ticks run on a copy of the rule in one piece.  Its gradient is one piece, too, and is first summed in parts.
     parts = {"native": BLOCKS, "triton": PROGRAMS, "either": PROGRAMS}.get(runs, 0)
-    in_backward += (RULE_COPIES + parts * cells_learn) * rule
+    if config.rule.scope == "cell":  # too many to count a copy that is there at another moment only
+        in_backward += (1 + (config.training.batch > micro_batch)) * rule
+    else:
+        in_backward += (RULE_COPIES + parts * cells_learn) * rule
     in_backward += HASHED_BYTES // FLOAT * cells * stochastic
     if compiled and sparse:
         # It takes dense connections only: pruned ones are expanded, and so is their gradient.

@@ -63,6 +63,9 @@ class RuleSection(Section):
     hidden: Annotated[int, Field(ge=1, le=128)] | None = Field(
         None, description=f"mlp: numbers between its two matrices; none = {HIDDEN}"
     )
+    scope: Literal["lattice", "cell"] = Field(
+        "lattice", description="lattice = all cells share one rule, cell = each cell has a rule of its own"
+    )
     update_probability: Share = Field(
         1.0, description="probability of each cell to update in a tick, also without a rule; otherwise it keeps its state"
     )
@@ -71,6 +74,12 @@ class RuleSection(Section):
     def _hidden_has_an_effect(self) -> RuleSection:
         if self.hidden is not None and self.kind != "mlp":
             raise ValueError(f"hidden: is for kind = mlp and does nothing for {self.kind}; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _scope_is_of_a_rule(self) -> RuleSection:
+        if self.scope != "lattice" and self.kind == "none":
+            raise ValueError(f"scope: {self.scope} is for a rule, and kind is none; choose a kind, or leave it out")
         return self
 
     @property

@@ -56,12 +56,18 @@ def lattice_tensors(config: RunConfig, stage: Stage, kept: int | None = None) ->
     return tensors
 
 
+def rule_numbers(config: RunConfig, stage: Stage) -> int:
+    """Numbers of a stage's rule, or of those of all its cells."""
+    rules = math.prod(stage.shape) if config.rule.scope == "cell" else 1
+    return rules * rule_size(config.lattice.channels, config.rule.hidden_numbers)
+
+
 def state_bytes(config: RunConfig, stage: Stage, kept: int) -> int:
     """Bytes of the optimizer's state for a lattice with `kept` connections per cell, without step counters and the like."""
     frozen = stage.profile == "freeze"
     tensors = [each for each in lattice_tensors(config, stage, kept) if not (frozen and each[0] == "connections")]
     rank = tensor_rank(config, stage) if config.optimizer.name == "galore" else 1.0
-    of_rule = 8 * rule_size(config.lattice.channels, config.rule.hidden_numbers) * (config.lattice.cells == "gradient")
+    of_rule = 8 * rule_numbers(config, stage) * (config.lattice.cells == "gradient")
     return of_rule + sum(_bytes_of(config.optimizer, part, shape, rank) for part, shape in tensors)
 
 

@@ -33,7 +33,8 @@ SHARED = ("data", "text")
 """Sections that an arm may not change, since runs on other sentences or tokens could not be paired."""
 
 NO_CELLS = (
-    "rule.kind=none", "rule.hidden=none", "rule.update_probability=1", "training.wounds=0", "training.wound_size=none",
+    "rule.kind=none", "rule.hidden=none", "rule.scope=lattice", "rule.update_probability=1",
+    "training.wounds=0", "training.wound_size=none",
 )  # fmt: skip
 """Settings that an arm without cells must have."""
 

@@ -12,6 +12,8 @@ from presets.topology import Topology
 
 IMPLEMENTATIONS = ("auto", "native", "triton", "compiled", "reference")
 
+ONE_RULE = "runs a rule that all cells share, not one for each cell (rule.scope = cell)"
+
 
 def choose(
     implementation: str,
@@ -20,10 +22,12 @@ def choose(
     device: torch.device,
     dtype: torch.dtype,
     hidden: int | None = None,
+    per_cell: bool = False,
 ) -> tuple[Kernel | None, str]:
     """The kernel of an implementation (None for the reference), and one line that says what runs and why.
 
-    `hidden` are the hidden numbers of the shared rule, 0 if it is linear, None if there is none.
+    `hidden` are the hidden numbers of the shared rule, 0 if it is linear, None if there is none.  `per_cell` says that each
+    cell has a rule of its own.
     Raises KernelUnavailable if a named implementation can't run here; `auto` falls back to another one instead.
     """
     if implementation not in IMPLEMENTATIONS:
@@ -33,14 +37,19 @@ def choose(
         raise KernelUnavailable(f"the native kernel runs fp32 and bf16 on the CPU, not {str(dtype)[6:]} on {device.type}")
     if implementation == "triton" and device.type != "cuda":
         raise KernelUnavailable(f"the triton kernel runs on a CUDA GPU, not on {device.type}")
+    if per_cell and implementation in ("triton", "compiled"):
+        raise KernelUnavailable(f"the {implementation} kernel {ONE_RULE}")
     reasons = []
     if implementation == "native" or (implementation == "auto" and native_fits):
         try:
-            return NativeKernel(topology, channels, dtype, hidden), f"tick kernel: native (C, {PRECISIONS[dtype]})"
+            return NativeKernel(topology, channels, dtype, hidden, per_cell), f"tick kernel: native (C, {PRECISIONS[dtype]})"
         except KernelUnavailable as error:
             if implementation == "native":
                 raise
             reasons.append(str(error))
+    if per_cell and implementation == "auto":
+        reasons.append(f"each other kernel {ONE_RULE}")
+        implementation = "reference"
     if implementation == "triton" or (implementation == "auto" and device.type == "cuda"):
         try:
             return TritonKernel(topology, channels, device, dtype, hidden), f"tick kernel: triton ({str(dtype)[6:]} states)"

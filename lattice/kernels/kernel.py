@@ -19,22 +19,35 @@ class KernelUnavailable(RuntimeError):
 
 @dataclass(frozen=True)
 class RuleNumbers:
-    """The shared rule R: [s, m], 2C numbers, to what is added to [u_z, u_h], 2C numbers.  All cells share it.
+    """The rule R: [s, m], 2C numbers, to what is added to [u_z, u_h], 2C numbers.  All cells share it, or each has its own.
 
     Linear if `hidden` is 0: W x + b.  Else W2 relu(W1 x + b1) + b2 with `hidden` numbers between the layers.
     """
 
     numbers: torch.Tensor
-    """Contiguous [N] in fp32: W [2C, 2C] and b [2C], or W1 [H, 2C], b1 [H], W2 [2C, H] and b2 [2C], one after the other."""
+    """Contiguous [N] in fp32: W [2C, 2C] and b [2C], or W1 [H, 2C], b1 [H], W2 [2C, H] and b2 [2C], one after the other.
+
+    [X, Y, N, Z] if each cell has a rule of its own.
+    """
     hidden: int
 
+    @property
+    def per_cell(self) -> bool:
+        """True if each cell has a rule of its own."""
+        return self.numbers.dim() > 1
+
     def layers(self, width: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """The matrices [outputs, inputs] and their biases, the first to apply first, as views; `width` is 2C."""
+        """The matrices [outputs, inputs] and their biases, the first to apply first, as views; `width` is 2C.
+
+        If each cell has its own, they are [X, Y, outputs, inputs, Z] and [X, Y, outputs, Z].
+        """
         outputs = [self.hidden, width] if self.hidden else [width]
         inputs = [width, *outputs[:-1]]
         sizes = [size for o, i in zip(outputs, inputs, strict=True) for size in (o * i, o)]
-        parts = self.numbers.split(sizes)
-        return [(weight.view(len(bias), -1), bias) for weight, bias in zip(parts[::2], parts[1::2], strict=True)]
+        at = 2 if self.per_cell else 0
+        parts = self.numbers.split(sizes, at)
+        shapes = zip(outputs, inputs, strict=True)
+        return [(w.unflatten(at, shape), b) for w, b, shape in zip(parts[::2], parts[1::2], shapes, strict=True)]
 
     def __call__(self, inputs: torch.Tensor) -> torch.Tensor:
         """R of [B, X, Y, 2C, Z], of the same shape."""
@@ -45,7 +58,9 @@ class RuleNumbers:
 
 
 def affine(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """W x + b along the fourth axis."""
+    """W x + b along the fourth axis, with one W and b or those of each cell (`RuleNumbers.layers`)."""
+    if weight.dim() > 2:
+        return torch.einsum("xyoiz,bxyiz->bxyoz", weight, inputs) + bias
     return torch.einsum("oi,bxyiz->bxyoz", weight, inputs) + bias[:, None]
 
 

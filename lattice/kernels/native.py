@@ -72,10 +72,12 @@ def cache_dir() -> Path:
 
 
 @functools.lru_cache
-def library(channels: int, dtype: torch.dtype = torch.float32, hidden: int | None = None) -> ctypes.CDLL:
-    """The compiled tick for this channel count, dtype of states (fp32 or bf16), and shared rule with so many hidden numbers.
+def library(
+    channels: int, dtype: torch.dtype = torch.float32, hidden: int | None = None, per_cell: bool = False
+) -> ctypes.CDLL:
+    """The compiled tick for this channel count, dtype of states (fp32 or bf16), and rule with so many hidden numbers.
 
-    `hidden` is 0 for a linear rule, and None without one.
+    `hidden` is 0 for a linear rule, and None without one.  `per_cell` says that each cell has a rule of its own.
     Raises KernelUnavailable if it can't be built or loaded.
     """
     folder = resources.files("lattice.kernels")
@@ -84,6 +86,7 @@ def library(channels: int, dtype: torch.dtype = torch.float32, hidden: int | Non
         defines.append("-DBF16")
     if hidden is not None:
         defines.append(f"-DHIDDEN={hidden}")
+        defines += ["-DPER_CELL"] * per_cell
     return compiled("tick.c", {name: folder.joinpath(name).read_text() for name in SOURCES}, *defines)
 
 
@@ -153,12 +156,17 @@ class NativeKernel:
     sparse = True
 
     def __init__(
-        self, topology: Topology, channels: int, dtype: torch.dtype = torch.float32, hidden: int | None = None
+        self,
+        topology: Topology,
+        channels: int,
+        dtype: torch.dtype = torch.float32,
+        hidden: int | None = None,
+        per_cell: bool = False,
     ) -> None:
         if len(topology.offsets) > MAX_OFFSETS:
             raise KernelUnavailable(f"the native kernel takes {MAX_OFFSETS} offsets at most, not {len(topology.offsets)}")
-        self._library = library(channels, dtype, hidden)
-        self._hidden = hidden
+        self._library = library(channels, dtype, hidden, per_cell)
+        self._hidden, self._per_cell = hidden, per_cell
         self._dtype = dtype
         self._topology = topology
         self._steps = [(ctypes.c_int32 * len(topology.offsets))(*axis) for axis in zip(*topology.offsets, strict=True)]
@@ -190,7 +198,7 @@ class NativeKernel:
         grad_message = self.empty_state(state.shape)
         now, of_state, of_message = self._states(state, grad_out, grad_message)
         rule, of_rule = self._numbers(parameters), gradients.rule
-        partial = None if of_rule is None else torch.empty(BLOCKS, of_rule.numel())
+        partial = None if of_rule is None or self._per_cell else torch.empty(BLOCKS, of_rule.numel())
         self._call(
             "tick_backward_cells", parameters, len(state), now, parameters.cells, rule, extra, of_state,
             ctypes.c_float(parameters.epsilon), ctypes.c_int32(fresh), of_message, of_state, gradients.cells, gradients.weights,
@@ -217,9 +225,10 @@ class NativeKernel:
         return Transposed(start, offset, weight)
 
     def _numbers(self, parameters: Parameters) -> torch.Tensor | None:
-        """The numbers of the shared rule.  The kernel is compiled for its kind and size."""
+        """The numbers of the rule.  The kernel is compiled for its kind and size."""
         rule = parameters.rule
-        assert (None if rule is None else rule.hidden) == self._hidden, "the kernel was compiled for another shared rule"
+        found = (None, False) if rule is None else (rule.hidden, rule.per_cell)
+        assert found == (self._hidden, self._per_cell), "the kernel was compiled for another rule"
         return None if rule is None else rule.numbers
 
     def _states(self, *states: torch.Tensor | None) -> list[ctypes.c_void_p]:

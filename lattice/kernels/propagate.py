@@ -274,7 +274,8 @@ def propagate(
         raise ValueError(f"read_from: {options.read_from} is no tick of {ticks}, or the whole state is asked for")
     expected["cells"] = (cells.shape, (6, x, y, drive.shape[-1], z))
     if rule is not None:
-        expected["rule"] = (rule.numbers.shape, (rule_size(drive.shape[-1], rule.hidden),))
+        size = rule_size(drive.shape[-1], rule.hidden)
+        expected["rule"] = (rule.numbers.shape, (x, y, size, z) if rule.per_cell else (size,))
     for name, (found, wanted) in expected.items():
         if tuple(found) != wanted:
             raise ValueError(f"{name}: shape {tuple(found)} does not fit the topology, expected {wanted}")

@@ -1,4 +1,4 @@
-/* The shared rule R, by which the channels of a cell meet: [u_z, u_h] += R([s, m]), with the same numbers in every cell.
+/* The rule R, by which the channels of a cell meet: [u_z, u_h] += R([s, m]), with the same numbers in every cell.
  *
  * Compiled with -DHIDDEN=0 it is linear, W [OUTPUTS, INPUTS] and b [OUTPUTS].  With more it is W2 relu(W1 x + b1) + b2, with
  * W1 [HIDDEN, INPUTS], b1 [HIDDEN], W2 [OUTPUTS, HIDDEN], b2 [OUTPUTS].  These follow each other in one array.  A number of the
@@ -7,11 +7,20 @@
  * The gradients of these numbers are sums over all cells.  Inputs and gradients of a few tiles are kept as rows of the first- or
  * second-level cache, and their products are then summed in registers.  Each block of strips has sums of its own, on the stack of
  * its thread.  Blocks depend on the shape only and are added up in order, so sums do not depend on the number of threads.
+ *
+ * With -DPER_CELL each cell has a rule of its own, and they lie as [X, Y, RULE_NUMBERS, Z].  Then a number is a vector of the
+ * tile's cells, and lanes are not summed.
  */
 #define INPUTS (2 * CHANNELS)
 #define OUTPUTS (2 * CHANNELS)
 #define FIRST_LAYER (HIDDEN ? HIDDEN : OUTPUTS) /* outputs of the first layer, which may be the only one */
 #define RULE_NUMBERS (FIRST_LAYER * (INPUTS + 1) + (HIDDEN ? OUTPUTS * (HIDDEN + 1) : 0))
+
+#ifdef PER_CELL
+typedef vec rule_number;
+#else
+typedef float rule_number;
+#endif
 
 /* Rows whose products are summed at once.  More of them spare loads of the sums, but fall out of the cache. */
 #define ROWS 16
@@ -31,7 +40,7 @@ typedef struct {
 } RuleSums;
 
 /* out[i] += sum_j weight[i * by_out + j * by_in] * in[j] for `count` <= GROUP outputs, whose sums stay in registers. */
-static inline __attribute__((always_inline)) void add_products_of(const float *weight, const int by_out, const int by_in,
+static inline __attribute__((always_inline)) void add_products_of(const rule_number *weight, const int by_out, const int by_in,
                                                                   const vec *in, const int inputs, vec *out, const int count) {
     vec sum[GROUP];
     UNROLL for (int i = 0; i < count; i++) sum[i] = out[i];
@@ -43,7 +52,7 @@ static inline __attribute__((always_inline)) void add_products_of(const float *w
 }
 
 /* The same for any number of outputs. */
-static inline __attribute__((always_inline)) void add_products(const float *weight, const int by_out, const int by_in,
+static inline __attribute__((always_inline)) void add_products(const rule_number *weight, const int by_out, const int by_in,
                                                                const vec *in, const int inputs, vec *out, const int outputs) {
     const int whole = outputs / GROUP * GROUP;
     for (int from = 0; from < whole; from += GROUP)
@@ -60,13 +69,13 @@ static inline vec relu(vec x) { /* NaN stays NaN */
 }
 
 /* out = R(row->in); fills row->hidden. */
-static inline void rule_forward(const float *rule, Row *row, vec *out) {
-    const float *bias = rule + FIRST_LAYER * INPUTS;
+static inline void rule_forward(const rule_number *rule, Row *row, vec *out) {
+    const rule_number *bias = rule + FIRST_LAYER * INPUTS;
 #if HIDDEN
     for (int i = 0; i < HIDDEN; i++) row->hidden[i] = (vec){0} + bias[i];
     add_products(rule, INPUTS, 1, row->in, INPUTS, row->hidden, HIDDEN);
     for (int i = 0; i < HIDDEN; i++) row->hidden[i] = relu(row->hidden[i]);
-    const float *second = bias + HIDDEN;
+    const rule_number *second = bias + HIDDEN;
     bias = second + OUTPUTS * HIDDEN;
     for (int i = 0; i < OUTPUTS; i++) out[i] = (vec){0} + bias[i];
     add_products(second, HIDDEN, 1, row->hidden, HIDDEN, out, OUTPUTS);
@@ -77,7 +86,7 @@ static inline void rule_forward(const float *rule, Row *row, vec *out) {
 }
 
 /* grad_in [INPUTS] += the gradient of row->in, from row->grad_out; fills row->grad_hidden. */
-static inline void rule_backward(const float *rule, Row *row, vec *grad_in) {
+static inline void rule_backward(const rule_number *rule, Row *row, vec *grad_in) {
 #if HIDDEN
     for (int i = 0; i < HIDDEN; i++) row->grad_hidden[i] = (vec){0};
     add_products(rule + HIDDEN * (INPUTS + 1), 1, HIDDEN, row->grad_out, OUTPUTS, row->grad_hidden, HIDDEN);
@@ -136,6 +145,19 @@ static __attribute__((noinline)) void sum_rows(RuleSums *rule) {
     rule->count = 0;
 }
 
+#ifdef PER_CELL
+/* The rules of a tile's cells, gathered from the first cell's numbers. */
+static inline void gather_rules(const float *from, int64_t Z, int n, vec *out) {
+    for (int i = 0; i < RULE_NUMBERS; i++) out[i] = load_lanes(from + i * Z, 0, n);
+}
+
+/* Adds the sums over all rows of a tile to the gradients of its cells' rules, and begins anew. */
+static __attribute__((noinline)) void finish_tile(RuleSums *rule, float *out, int64_t Z, int n) {
+    if (rule->count) sum_rows(rule);
+    for (int i = 0; i < RULE_NUMBERS; i++, out += Z) store_lanes(out, load_lanes(out, 0, n) + rule->sums[i], n);
+    memset(rule->sums, 0, sizeof rule->sums);
+}
+#else
 /* Writes the sums over all rows of a block, and over their lanes, to out [RULE_NUMBERS]. */
 static __attribute__((noinline)) void finish_rows(RuleSums *rule, float *out) {
     if (rule->count) sum_rows(rule);
@@ -147,3 +169,4 @@ static __attribute__((noinline)) void finish_rows(RuleSums *rule, float *out) {
         out[i] = lane[0];
     }
 }
+#endif

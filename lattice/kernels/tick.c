@@ -77,7 +77,7 @@ static inline void prefetch_grad_cells(float *p, int64_t sample) {
 #define TILES_AHEAD 3
 
 /* out = tick(state); then out[z = 0] += drive [B, X, Y, C], which is the next tick's input; `drive` may be null.  `rule` are the
- * numbers of the shared rule; null without one. */
+ * numbers of the rule; null without one. */
 void tick_forward(const Geometry *g, const Connections *net, const number *state, const float *cells, const float *rule,
                   const float *extra, const number *drive, float epsilon, number *out) {
     const int64_t Z = g->size_z, columns = g->size_x * g->size_y, block = CHANNELS * Z, sample = columns * block;
@@ -90,6 +90,12 @@ void tick_forward(const Geometry *g, const Connections *net, const number *state
             const int n = tile->n;
             const int64_t base = tile->column * block + tile->z0, ahead = to_lines_ahead(tile, Z);
             const int64_t newest = ahead + (g->size_y + 1) * block; /* of the next column's neighbours */
+#ifdef PER_CELL
+            vec of_tile[RULE_NUMBERS];
+            gather_rules(rule + tile->column * RULE_NUMBERS * Z + tile->z0, Z, n, of_tile);
+#else
+            const float *of_tile = rule;
+#endif
             for (int64_t b = 0; b < g->batch; b++) {
                 const int64_t here = b * sample + base;
                 const number *at = state + here;
@@ -99,7 +105,7 @@ void tick_forward(const Geometry *g, const Connections *net, const number *state
                 Row row;
                 vec met[OUTPUTS];
                 for (int c = 0; c < CHANNELS; c++) row.in[c] = load_numbers(at + c * Z), row.in[CHANNELS + c] = m[c];
-                rule_forward(rule, &row, met);
+                rule_forward(of_tile, &row, met);
 #endif
                 UNROLL for (int c = 0; c < CHANNELS; c++) {
                     const float *p = cells + base + c * Z;
@@ -144,13 +150,14 @@ static inline void sum_up(vec *sum, vec v, int sample, int fresh, float *p, int 
 }
 
 #ifndef HIDDEN
+typedef float rule_number;
 typedef void Row; /* there is no rule, and all pointers to rows are null */
 #endif
 
 /* The part of one tile's and sample's backward that needs only the tile's own output gradient.  It is inlined with a constant
  * `which`; grad_weights may be null.  The row takes what the gradients of the rule need. */
 static inline __attribute__((always_inline)) void backward_tile(
-    const Geometry *g, const Tile *tile, const number *at, const float *p, const float *rule, const float *extra,
+    const Geometry *g, const Tile *tile, const number *at, const float *p, const rule_number *rule, const float *extra,
     const number *grad_out, float epsilon, const int which, int fresh, Sums *sums, Row *row, number *grad_message,
     number *grad_state, float *grad_cells, float *grad_weights) {
     const int n = tile->n;
@@ -247,7 +254,7 @@ static inline int64_t blocks(const Geometry *g) {
 
 /* First half of the backward.  Writes grad_message [B, X, Y, C, Z] and the direct part of grad_state, which may be grad_out.
  * Adds to grad_cells and grad_weights, or overwrites them if `fresh`; grad_weights may be null.  Adds to grad_rule, too, which
- * may be null, by way of `partial` [MAX_BLOCKS, numbers of the rule]. */
+ * may be null, by way of `partial` [MAX_BLOCKS, numbers of the rule], or at once if each cell has its own. */
 void tick_backward_cells(const Geometry *g, const Connections *net, const number *state, const float *cells, const float *rule,
                          const float *extra, const number *grad_out, float epsilon, int32_t fresh, number *grad_message,
                          number *grad_state, float *grad_cells, float *grad_weights, float *grad_rule, float *partial) {
@@ -266,6 +273,13 @@ void tick_backward_cells(const Geometry *g, const Connections *net, const number
             for (const Tile *tile = tiles; tile < tiles + count; tile++) {
                 const int64_t base = tile->column * of_column + tile->z0;
                 float *of_weights = grad_weights ? grad_weights + tile->column * Z + tile->z0 : 0;
+#ifdef PER_CELL
+                const int64_t of_cells = tile->column * RULE_NUMBERS * Z + tile->z0;
+                vec of_tile[RULE_NUMBERS];
+                gather_rules(rule + of_cells, Z, tile->n, of_tile);
+#else
+                const float *of_tile = rule;
+#endif
                 Sums sums;
                 for (int64_t b = 0; b < g->batch; b++) {
                     const int64_t here = b * sample + base;
@@ -274,9 +288,9 @@ void tick_backward_cells(const Geometry *g, const Connections *net, const number
 #else
                     Row *row = 0;
 #endif
-#define BACKWARD_TILE(WHICH)                                                                                                   \
-    backward_tile(g, tile, state + here, cells + base, rule, extra ? extra + here : 0, grad_out + here, epsilon, WHICH, fresh, \
-                  &sums, row, grad_message + here, grad_state + here, grad_cells + base, of_weights)
+#define BACKWARD_TILE(WHICH)                                                                                                 \
+    backward_tile(g, tile, state + here, cells + base, of_tile, extra ? extra + here : 0, grad_out + here, epsilon, WHICH,   \
+                  fresh, &sums, row, grad_message + here, grad_state + here, grad_cells + base, of_weights)
                     if (g->batch == 1) BACKWARD_TILE(FIRST | LAST);
                     else if (b == 0) BACKWARD_TILE(FIRST);
                     else if (b + 1 < g->batch) BACKWARD_TILE(0);
@@ -285,13 +299,16 @@ void tick_backward_cells(const Geometry *g, const Connections *net, const number
                     if (grad_rule && ++of_rule.count == ROWS) sum_rows(&of_rule);
 #endif
                 }
+#ifdef PER_CELL
+                if (grad_rule) finish_tile(&of_rule, grad_rule + of_cells, Z, tile->n);
+#endif
             }
         }
-#ifdef HIDDEN
+#if defined(HIDDEN) && !defined(PER_CELL)
         if (grad_rule) finish_rows(&of_rule, partial + block * RULE_NUMBERS);
 #endif
     }
-#ifdef HIDDEN
+#if defined(HIDDEN) && !defined(PER_CELL)
     if (grad_rule)
         for (int64_t block = 0; block < blocks(g); block++)
             for (int64_t i = 0; i < RULE_NUMBERS; i++) grad_rule[i] += partial[block * RULE_NUMBERS + i];

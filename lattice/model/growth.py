@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from lattice.model.lattice3d import Lattice
+from lattice.model.shared_rule import SharedRule
 from lattice.model.text_lattice import TextLattice
 from lattice.plasticity.plasticity import Plasticity
 from presets.topology import LOCAL_OFFSETS, Offset, Topology
@@ -78,7 +79,7 @@ def _carry_lattice(old: Lattice, new: Lattice) -> None:
     for k, before in matching_offsets(old.topology, new.topology).items():
         new.weights[k] = resample(weights[before : before + 1], shape)[0]
     if new.rule is not None and old.rule is not None:
-        new.rule.load_state_dict(old.rule.state_dict())
+        _carry_rule(old.rule, new.rule, shape)
     if new.gain is not None and old.gain is not None:
         new.gain.copy_(resample(old.gain.permute(2, 0, 1, 3), shape).permute(1, 2, 0, 3))
     if new.clusters and old.clusters:
@@ -88,6 +89,19 @@ def _carry_lattice(old: Lattice, new: Lattice) -> None:
             new.centroids.copy_(old.centroids)
     if old.plasticity is not None and new.plasticity is not None:
         _carry_plasticity(old.plasticity, new.plasticity)
+
+
+def _carry_rule(old: SharedRule, new: SharedRule, shape: tuple[int, int, int]) -> None:
+    """Copies the rule that all cells share.  If each cell has its own, a new cell takes that of the nearest old one.
+
+    The mean of two rules is none: hidden numbers of two cells have nothing to do with each other.
+    """
+    for before, after in zip(old.parameters(), new.parameters(), strict=True):
+        if old.per_cell:
+            x, y, z = before.shape[0], before.shape[1], before.shape[-1]
+            places = nearest(torch.arange(x * y * z, device=before.device).view(x, y, z), shape).flatten()
+            before = before.movedim(-1, 2).flatten(0, 2)[places].unflatten(0, shape).movedim(2, -1)
+        after.copy_(before)
 
 
 def _carry_plasticity(old: Plasticity, new: Plasticity) -> None:

@@ -73,11 +73,14 @@ class TextLattice(nn.Module):
             for port in (self.input_port, self.output_port):
                 port.fit(*here.shape[:2])
             hidden, cells_learn = config.rule.hidden_numbers, section.cells == "gradient"
-            kernel, self.kernel_line = choose(config.run.kernel, topology, section.channels, device, self.state_dtype, hidden)
+            each = here.shape if config.rule.scope == "cell" else None
+            kernel, self.kernel_line = choose(
+                config.run.kernel, topology, section.channels, device, self.state_dtype, hidden, each is not None
+            )
             rule = None
             if hidden is not None:
                 random = generator(seed, "rule", stage)
-                rule = SharedRule(section.channels, hidden, random, section.port_channels, cells_learn)
+                rule = SharedRule(section.channels, hidden, random, section.port_channels, cells_learn, each)
             learning, ticks = config.connections.learning, config.training.checkpoint_ticks
             plasticity = None
             if here.waves or learning in ("plastic", "hybrid"):

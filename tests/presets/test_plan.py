@@ -83,6 +83,7 @@ VARIANTS = {
     "identity": ["lattice.arm=identity"],
     "linear rule": ["rule.kind=linear"],
     "mlp rule": ["rule.kind=mlp", "rule.hidden=7", "stages.0.sparsity=0.5"],
+    "rule per cell": ["rule.kind=linear", "rule.scope=cell"],
     "frozen rule": ["rule.kind=mlp", "lattice.cells=frozen"],
     "other text sizes": ["text.grid=3", "text.encoder_layers=2", "text.decoder_layers=3", "text.decoder_parameters=900_000"],
     "other channels": ["lattice.channels=5", "stages.0.strides.x=[3]"],
@@ -185,8 +186,14 @@ def measured_peak(step: Callable[[], None]) -> int:
 
 @pytest.mark.parametrize(
     ("clusters", "rule"),
-    [(0, []), (16, []), (0, ["rule.kind=mlp"]), (0, ["rule.update_probability=0.5", "training.wounds=0.5"])],
-    ids=["plain", "clusters", "mlp rule", "stochastic updates and wounds"],
+    [
+        (0, []),
+        (16, []),
+        (0, ["rule.kind=mlp"]),
+        (0, ["rule.kind=linear", "rule.scope=cell"]),
+        (0, ["rule.update_probability=0.5", "training.wounds=0.5"]),
+    ],
+    ids=["plain", "clusters", "mlp rule", "rule per cell", "stochastic updates and wounds"],
 )
 def test_the_plan_covers_the_measured_peak_of_a_native_backward_and_little_more(
     clusters: int, rule: list[str], torch: ModuleType
@@ -407,6 +414,8 @@ def test_large_and_the_last_stage_of_progressive_fit_24_gb_on_a_gpu_with_more_th
         (["rule.kind=linear", "run.device=cpu"], "native"),
         (["rule.kind=linear", "run.device=cpu", "run.precision=fp16"], "compiled"),
         (["rule.kind=mlp", "run.device=cuda"], "triton"),
+        (["rule.kind=mlp", "rule.scope=cell", "run.device=cuda"], "reference"),
+        (["rule.kind=mlp", "rule.scope=cell"], "native"),
         (["rule.kind=mlp", "run.kernel=reference"], "reference"),
         ([], "either"),
         (["run.kernel=compiled", "run.device=cuda"], "compiled"),
@@ -506,7 +515,7 @@ def test_a_stage_that_fits_is_explained_in_one_line_and_offers_nothing() -> None
 
 
 @pytest.mark.parametrize("changes", [[], ["lattice.arm=identity"], ["stages.0.sparsity=0.5", "stages.0.rewiring.prune_at=9"]])
-@pytest.mark.parametrize("rule", [["rule.kind=none"], ["rule.kind=linear"]])
+@pytest.mark.parametrize("rule", [["rule.kind=none"], ["rule.kind=linear"], ["rule.kind=mlp", "rule.scope=cell"]])
 def test_the_size_of_a_lattice_is_that_of_all_but_encoder_and_decoder(changes: list[str], rule: list[str]) -> None:
     if "lattice.arm=identity" in changes:
         rule = ["rule.kind=none"]

@@ -215,6 +215,11 @@ def test_hidden_numbers_belong_to_an_mlp_and_have_a_default() -> None:
     complaint(rule={"kind": "quadratic"})
 
 
+def test_a_rule_of_each_cell_needs_a_kind() -> None:
+    assert config(rule={"kind": "linear", "scope": "cell"}).rule.scope == "cell"
+    assert "scope: cell is for a rule, and kind is none" in complaint(rule={"scope": "cell"})
+
+
 def test_a_rule_without_a_lattice_is_refused() -> None:
     for arm in ("identity", "gru"):
         said = complaint(rule={"kind": "mlp"}, lattice={"arm": arm}, text={"reading": "time", "lag": 2})

@@ -34,7 +34,7 @@ EQUAL_CPU = ", equal CPU"
 ENCODER_SIZE = ("encoder_layers", "encoder_feed_forward")
 """Settings of text that arms may change, since tokens stay the same."""
 
-WITHOUT_RULE = ("rule.kind=none", "rule.hidden=none")
+WITHOUT_RULE = ("rule.kind=none", "rule.hidden=none", "rule.scope=lattice")
 NO_LATTICE = ("lattice.arm=identity", *NO_CELLS)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lattice.kernels.sparse import Pattern
-from lattice.model.growth import carry_over, matching_offsets, resample
+from lattice.model.growth import carry_over, matching_offsets, nearest, resample
 from lattice.model.text_lattice import TextLattice
 from presets.topology import LOCAL_OFFSETS, Topology
 
@@ -155,6 +155,18 @@ def test_the_shared_rule_carries_over_unchanged(build, kind):
     before, after = old.lattice.rule.state_dict(), new.lattice.rule.state_dict()
     assert before and before.keys() == after.keys()
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_a_cell_takes_the_rule_of_the_nearest_old_cell(build, kind):
+    rule = (f"rule.kind={kind}", "rule.scope=cell")
+    old, new = scramble(build(0, *rule)), build(1, *rule)
+    carry_over(old, new)
+    before, after = (model.lattice.rule().numbers for model in (old, new))
+    assert torch.equal(after[0, 0, :, 0], before[0, 0, :, 0]) and torch.equal(after[-1, -1, :, -1], before[-1, -1, :, -1])
+    places = nearest(torch.arange(before[:, :, 0].numel()).view(before[:, :, 0].shape), new.lattice.topology.shape)
+    of_old = before.movedim(2, -1).flatten(0, 2)
+    assert torch.equal(after.movedim(2, -1), of_old[places])
 
 
 def test_offsets_without_a_forebear_keep_their_fresh_start(build):

@@ -109,6 +109,22 @@ def test_micro_batches_add_up_to_the_gradient_of_the_batch(bench, kind, kernel):
 
 
 @each_kind
+def test_each_cell_draws_a_rule_of_its_own(kind, config_of):
+    ruled = model(config_of(f"rule.kind={kind}", "rule.scope=cell", "lattice.port_channels=4")).lattice
+    (x, y, z), numbers = ruled.topology.shape, ruled.rule().numbers
+    assert numbers.shape == (x, y, rule_size(12, 0 if kind == "linear" else 32), z)
+    assert (numbers[0, 0, :, 0] - numbers[0, 0, :, 1]).abs().max() > 0
+    last = ruled.rule.second if kind == "mlp" else ruled.rule.first
+    assert not last[:, :, : 12 + 4].any() and last[:, :, 12 + 4 :].all()
+
+
+@each_kind
+def test_a_resumed_run_whose_cells_have_rules_equals_the_uninterrupted_one(bench, kind, tmp_path):
+    for tensors in stopped_and_resumed(bench, (f"rule.kind={kind}", "rule.scope=cell"), tmp_path):
+        assert any("lattice.rule.first" in name for name in tensors)
+
+
+@each_kind
 def test_a_resumed_run_with_a_growth_equals_the_uninterrupted_one(bench, kind, tmp_path):
     for tensors in stopped_and_resumed(bench, (f"rule.kind={kind}",), tmp_path):
         assert any("lattice.rule.first" in name for name in tensors)
