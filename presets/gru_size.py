@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-GRU_WIDTH = 48
+GRU_WIDTH = 137
 """Default of lattice.gru_width: the least with as many parameters as lattice, rule and ports of the preset walker."""
 
 MAX_GRU_WIDTH = 4096

@@ -229,7 +229,7 @@ def test_a_rule_without_a_lattice_is_refused() -> None:
 def test_a_recurrent_network_reads_in_time_alone_and_its_width_is_its_own() -> None:
     time = {"reading": "time", "lag": 0}
     found = config(lattice={"arm": "gru"}, text=time).lattice
-    assert (found.gru_width, found.gru_units) == (None, 48)
+    assert (found.gru_width, found.gru_units) == (None, 137)
     assert config(lattice={"arm": "gru", "gru_width": 7}, text=time).lattice.gru_units == 7
     assert config().lattice.gru_units is None
     assert "lattice.arm: gru reads slots one after the other" in complaint(lattice={"arm": "gru"})

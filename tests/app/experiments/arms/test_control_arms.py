@@ -28,16 +28,20 @@ def test_walker_has_all_arms_and_those_in_the_lattices_place_have_at_least_its_p
     assert list(found) == [TRAINED, NO_RULE, FROZEN, IDENTITY, LARGER, GRU] and missing == {}
     sizes = {name: size(config) for name, config in found.items()}
     assert sizes[TRAINED] == sizes[FROZEN] > sizes[NO_RULE] > sizes[IDENTITY]
-    assert sizes[TRAINED] <= sizes[LARGER] < sizes[TRAINED] + 257 and sizes[TRAINED] <= sizes[GRU] < sizes[TRAINED] + 600
-    assert found[GRU].lattice.gru_width == 48
+    layer = size(found[LARGER]) - size(found[IDENTITY])  # the first one; there are no narrower encoders
+    assert sizes[TRAINED] <= sizes[LARGER] < sizes[TRAINED] + layer and sizes[TRAINED] <= sizes[GRU] < sizes[TRAINED] + 1000
+    assert found[GRU].lattice.gru_width == 137
 
 
 def test_no_rule_changes_the_rule_alone_and_frozen_only_what_learns():
-    found, _ = configs("walker", *WALKER, "rule.hidden=8", "rule.update_probability=0.9")
+    found, _ = configs("walker", *WALKER, "rule.kind=mlp", "rule.hidden=8", "rule.update_probability=0.9")
     same = {name: config.model_dump() for name, config in found.items()}
-    assert same[NO_RULE].pop("rule") == {"kind": "none", "hidden": None, "update_probability": 0.9}
+    assert same[NO_RULE].pop("rule") == {"kind": "none", "hidden": None, "scope": "lattice", "update_probability": 0.9}
     trained = dict(same[TRAINED])
-    assert trained.pop("rule") == {"kind": "mlp", "hidden": 8, "update_probability": 0.9} and trained == same[NO_RULE]
+    assert (
+        trained.pop("rule") == {"kind": "mlp", "hidden": 8, "scope": "cell", "update_probability": 0.9}
+        and trained == same[NO_RULE]
+    )
     frozen = same[FROZEN]
     assert (frozen["lattice"].pop("cells"), frozen["connections"].pop("learning")) == ("frozen", "frozen")
     same[TRAINED]["lattice"].pop("cells"), same[TRAINED]["connections"].pop("learning")
@@ -62,7 +66,7 @@ def test_a_frozen_lattice_does_not_regrow():
 
 
 @pytest.mark.parametrize(
-    ("limit", "least", "name"), [("MAX_ENCODER_LAYERS", 1, LARGER), ("MAX_GRU_WIDTH", 47, GRU), ("MAX_GRU_WIDTH", 48, None)]
+    ("limit", "least", "name"), [("MAX_ENCODER_LAYERS", 0, LARGER), ("MAX_GRU_WIDTH", 136, GRU), ("MAX_GRU_WIDTH", 137, None)]
 )
 def test_an_arm_that_can_not_be_large_enough_is_missing(monkeypatch, limit, least, name):
     monkeypatch.setattr(f"app.experiments.arms.control_arms.{limit}", least)
