@@ -163,6 +163,15 @@ def test_no_two_files_share_a_name_but_those_named_for_what_a_person_types_or_se
     assert [name for name, count in Counter(stems).items() if count > 1] == []
 
 
+@pytest.mark.parametrize("path", [path for path in SOURCES if path.parts[0] == "app"], ids=str)
+def test_no_console_turns_what_it_prints_into_pictures(path):
+    """Rich takes `:house:` of `task:house:` for the name of an emoji, unless it is told not to."""
+    calls = [node for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Call)]
+    consoles = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "Console"]
+    for call in consoles:
+        assert "emoji" in {keyword.arg for keyword in call.keywords}, f"{path}:{call.lineno}: Console(..., emoji=False)"
+
+
 def test_the_arrows_are_really_used():
     edges = {(path.parts[0], part) for path in SOURCES for part in imported(path)}
     assert {

@@ -80,7 +80,7 @@ def _show(parts: dict[str, list[Row]], share: float | None, remarks: list[str], 
         told["rows"] = [{"part": part, **dataclasses.asdict(row)} for part, rows in parts.items() for row in rows]
         print(json.dumps(told))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     copies = ", ".join(f"{rate:.1f} GB/s with {count}" for count, rate in sorted(rates.items()))
     console.print(f"{machine()}; plain copy, read + written, by threads: {copies}", markup=False)
     for part, rows in parts.items():

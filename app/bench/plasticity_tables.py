@@ -34,7 +34,7 @@ def plasticity(preset: str, assignments: list[str], steps: int, repeats: int, as
             json.dumps(told | {"rows": list(map(dataclasses.asdict, rows)), "avoided": list(map(dataclasses.asdict, avoided))})
         )
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(f"{machine()}; plain copy {rows[-1].copy_gbps:.1f} GB/s read + written", markup=False)
     console.print(_timings(rows))
     console.print(f"\nplasticity takes {share:.1%} of a training step of {preset}", markup=False)

@@ -281,7 +281,7 @@ def _table(rows: list[ScreenRow], rate: float, preset: str) -> None:
         targets += [f"{name} >= {limit:g}" for name, limit in row.at_least.items()]
         verdict = {True: "met", False: "MISSED", None: ""}[row.met]
         table.add_row(row.name, row.unit, *numbers, str(row.count), ", ".join(targets), verdict)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.width = max(console.width, 140)  # a narrow terminal wraps the lines; numbers cut short say nothing
     console.print(f"{machine()}; plain copy {rate:.1f} GB/s read + written by one thread; the run: {preset}", markup=False)
     console.print(table)

@@ -64,7 +64,7 @@ def show(rows: list[Row], more: dict[str, object], as_json: bool) -> None:
         described = {"machine": machine(), "copy_gbps": rate}
         print(json.dumps(described | more | {"rows": [dataclasses.asdict(row) for row in rows]}))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(f"{machine()}; plain copy {rate:.1f} GB/s read + written", markup=False)
     batches = " and ".join(dict.fromkeys(str(row.batch) for row in rows))
     console.print(f"{formats.shape(rows[0].shape)} cells, batch {batches}; medians of calls taken in turns", markup=False)

@@ -152,7 +152,7 @@ def compare(
     if as_json:
         print(json.dumps({"runs": rows, "settings": settings, "marks": marks, "notes": notes}))
         return
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False, emoji=False, soft_wrap=False)
     names = [escape(printable(f"{row['run']}")) for row in rows]
     table = Table("", *names, box=None, pad_edge=False)
     for title, show in ROWS:

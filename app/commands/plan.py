@@ -47,6 +47,6 @@ def _print_plan(stages: tuple[StagePlan, ...]) -> None:
     segments = (f"{stage.checkpoint_ticks} ticks" if stage.checkpoint_ticks else "all states kept" for stage in stages)
     table.add_row("segments", *segments)
     table.add_row("reach", *(f"{stage.reach:.0%}" for stage in stages))
-    Console(highlight=False).print(table)
+    Console(highlight=False, emoji=False).print(table)
     for kernel in dict.fromkeys(stage.kernel for stage in stages):
         print(f"assumed kernel: {KERNELS[kernel]}")

@@ -77,7 +77,7 @@ def _print(planned: StagePlan, found: dict[str, Any]) -> None:
         learned = f"{formats.bytes_(planned.lesson.peak_bytes)} ({error:+.1%} of the measured)"
         table.add_row(f"learned from {planned.lesson.runs} stages measured here", learned)
     table.add_row("measured peak", f"{formats.bytes_(peak)} (plan {planned.total_bytes / peak - 1:+.1%})")
-    Console(highlight=False).print(table)
+    Console(highlight=False, emoji=False).print(table)
     print(
         f"step {1000 * found['step_s']:.0f} ms, {1000 * found['step_cpu_s']:.0f} ms of CPU (medians of {found['steps']}), "
         f"micro-batch {found['micro_batch']} of {found['batch']}, "

@@ -43,6 +43,6 @@ def runs(runs_dir: RunsDir = None, as_json: AsJson = False) -> None:
         table.add_row(*(escape(printable(cell)) for cell in cells))
     for path, _ in damaged:
         table.add_row(escape(printable(path.name)), "damaged", "-", "-", "-", "-")
-    Console(highlight=False).print(table)
+    Console(highlight=False, emoji=False).print(table)
     for _, reason in damaged:
         print(printable(reason))

@@ -110,7 +110,7 @@ def _list(as_json: bool) -> None:
     if as_json:
         print(json.dumps({"tasks": all_facts}))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     told = Table("task", "what it asks, and an example", box=None, pad_edge=False)
     numbers = Table("task", "constant answer", "last word", "last 2", "last 3", "distinct sentences", box=None, pad_edge=False)
     for facts in all_facts:

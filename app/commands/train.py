@@ -219,7 +219,7 @@ def _summary(outcome: RunOutcome, runs_dir: Path | None) -> None:
     from app.finding import run_config
     from lattice.training import checkpoint
 
-    console, info = Console(highlight=False), outcome.folder.read_info()
+    console, info = Console(highlight=False, emoji=False), outcome.folder.read_info()
     where = printable(f" --runs-dir {shlex.quote(str(runs_dir))}") if runs_dir else ""
     if outcome.final is not None:
         console.print(_said(outcome.final))

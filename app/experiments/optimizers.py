@@ -60,7 +60,7 @@ def run(request: ExperimentRequest) -> None:
         picture.draw(request.plot, "optimizers of cells and connections", results, target)
     report.show(finding, request)
     if not request.as_json:
-        console = Console(highlight=False)
+        console = Console(highlight=False, emoji=False)
         for line in sentences(results):
             console.print(line, markup=False)
 

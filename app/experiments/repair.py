@@ -96,7 +96,7 @@ def run(request: ExperimentRequest) -> None:
     if request.as_json:
         print(json.dumps(as_json(arms, results, base, request.seeds), allow_nan=False))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(table(results, base))
     for line in sentences(results, base, request.seeds, experiment.scored):
         console.print(line, markup=False)

@@ -87,7 +87,7 @@ def show(finding: Finding, request: ExperimentRequest) -> None:
     if request.as_json:
         print(json.dumps(as_json(finding, request), allow_nan=False))
         return
-    console, target = Console(highlight=False), request.conditions.target
+    console, target = Console(highlight=False, emoji=False), request.conditions.target
     last = {"bleu": "BLEU gained", "cpu_s": "CPU s saved", "steps": "steps saved", "loss": "loss change"}[finding.measure]
     table = Table("arm", *finding.columns, last, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in table.columns[1:]:

@@ -85,7 +85,7 @@ class Lines(Callback):
 
     def __init__(self, config: RunConfig, console: Console | None = None) -> None:
         self._config = config
-        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console or Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self._bar: Progress | None = None
         self._times: deque[float] = deque(maxlen=SPEED_WINDOW)
         self._spoken = 0.0

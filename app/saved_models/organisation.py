@@ -154,7 +154,7 @@ def _score(
 
 
 def _show(folder: RunFolder, step: int, since: int | None, readings: dict[str, Reading], scores: dict[str, Emergence]) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     what = f"change since step {since}" if since is not None else "connections"
     console.print(f"{printable(folder.name)}, step {step}: {what}", markup=False, soft_wrap=True)
     table = Table("field", "reading", "wavelength", "share", "p shuffled", "p red", "p start", box=None, pad_edge=False)

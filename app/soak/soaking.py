@@ -120,7 +120,7 @@ def run(hours: float, preset: str, assignments: list[str], chaos: bool, out: Pat
     if chaos:
         logging.getLogger("app.wire.server").setLevel(logging.ERROR)  # refusing nonsense is what it should do all the while
     start, seconds = time.monotonic(), 3600 * hours
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
     gc.collect()
     gc.freeze()  # what is imported stays
     with tempfile.TemporaryDirectory(prefix="lattice-tui-soak-", ignore_cleanup_errors=True) as folder:
@@ -260,7 +260,7 @@ def _show(report: dict[str, Any], out: Path) -> None:
         numbers = (said(meter[key]) for key in ("value", "growth", "slope", "low"))
         who = f"{meter['verdict']}: {printable(meter['suspect'])}" if meter["suspect"] else meter["verdict"]
         table.add_row(meter["name"], *numbers, who)
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.width = max(console.width, 110)
     console.print(table)
     done = ", ".join(

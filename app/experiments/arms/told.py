@@ -25,7 +25,7 @@ def show(arms: Arms, as_json: bool) -> None:
     if as_json:
         print(json.dumps(_as_json(arms), allow_nan=False))
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     for text in arms.texts:
         console.print(_table(arms, text))
         for line in _ahead(arms, text):

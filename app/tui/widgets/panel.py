@@ -22,7 +22,7 @@ from textual.widget import Widget
 
 from app.tui.snapshot import View
 
-_MEASURE = Console(width=80, color_system=None)
+_MEASURE = Console(width=80, color_system=None, emoji=False)
 """Rich wants a console for its defaults; nothing is printed on it."""
 
 
