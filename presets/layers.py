@@ -280,6 +280,9 @@ def _problem(item: Any, origins: dict[str, str]) -> Problem:
         return Problem(path, message, source)
     if item["type"] == "missing":
         return Problem(path, "is required and was not given", source)
+    if item["type"] == "model_type":
+        keys = list(_section_at(item["loc"]).model_fields)
+        return Problem(path, f"is a section; set one of its keys, such as {path}.{keys[0]} (got {item['input']!r})", source)
     if item["type"] == "literal_error":
         return Problem(path, f"must be {item['ctx']['expected'].replace(chr(39), '')} (got {item['input']!r})", source)
     if item["type"] == "string_pattern_mismatch":

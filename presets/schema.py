@@ -9,6 +9,7 @@ would be accepted.  This package never imports torch.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -17,9 +18,9 @@ from presets.lattice_section import LatticeSection, RuleSection
 from presets.measure import Measure, measure_on
 from presets.plasticity_section import PlasticitySection
 from presets.section import LIVE, Count, Section
-from presets.stage import Stage
+from presets.stage import MAX_TICKS, Stage
 from presets.task_name import is_task, split
-from presets.text_section import TextSection
+from presets.text_section import MAX_LAG, TextSection
 from presets.topology import REACH_FLOOR, reach, ticks_for_reach
 from presets.training_section import Training
 
@@ -207,7 +208,7 @@ class RunConfig(Section):
         if section.memory_ticks > 1 and (section.port_channels or section.channels) == section.channels:
             raise ValueError(
                 f"lattice.memory_ticks: {section.memory_ticks:g} is for channels that no port drives, and there are none; set "
-                f"lattice.port_channels below {section.channels}, or leave it out"
+                f"lattice.port_channels below {section.channels}, or lattice.memory_ticks to 1"
             )
         return self
 
@@ -216,7 +217,7 @@ class RunConfig(Section):
         lag, slots = self.text.lag, self.text.slots
         if self.text.reading == "face":
             if lag is not None:
-                raise ValueError("text.lag: does nothing with text.reading = face; leave it out, or read in time")
+                raise ValueError("text.lag: does nothing with text.reading = face; set it to none, or read in time")
             if self.lattice.arm == "gru":
                 raise ValueError(
                     "lattice.arm: gru reads slots one after the other, and with text.reading = face they come all at once; set "
@@ -226,21 +227,31 @@ class RunConfig(Section):
         if self.lattice.arm == "gru" and lag is None:
             raise ValueError("text.lag: reading in time needs one; a recurrent network can do with 0")
         for i, stage in enumerate(self.stages if self.lattice.arm == "lattice" else ()):
-            topology = stage.topology("walls")
-            enough = ticks_for_reach(topology) - 1
             if lag is None:
-                raise ValueError(f"text.lag: reading in time needs one; {enough} would do for stage {i}")
-            if (share := reach(topology, lag + 1)) < REACH_FLOOR:
+                raise ValueError(f"text.lag: reading in time needs one; {self._enough_lag()}")
+            if (share := reach(stage.topology("walls"), lag + 1)) < REACH_FLOOR:
                 raise ValueError(
-                    f"text.lag: {lag} ticks later only {share:.0%} of stage {i}'s cells lie on a path from input to output; "
-                    f"{enough} would do"
+                    f"text.lag: {lag} is too short, only {share:.0%} of stage {i}'s cells lie on a path from input to output; "
+                    f"{self._enough_lag()}"
+                )
+            if slots + lag > MAX_TICKS:
+                raise ValueError(
+                    f"text.grid: {slots} slots and a lag of {lag} take {slots + lag} ticks, and at most {MAX_TICKS} are "
+                    f"accepted; use {math.isqrt(max(1, MAX_TICKS - lag))} or less"
                 )
             if stage.ticks != slots + lag:
                 raise ValueError(
                     f"stages.{i}.ticks: {slots} slots that are read {lag} ticks after they enter take {slots + lag} ticks, not "
-                    f"{stage.ticks}"
+                    f"{stage.ticks}; use {slots + lag} in every stage"
                 )
         return self
+
+    def _enough_lag(self) -> str:
+        """The lag that would do for all stages, and the ticks that they then take, for a message."""
+        lag = max(1, *(ticks_for_reach(stage.topology("walls")) for stage in self.stages)) - 1
+        if lag > MAX_LAG:
+            return f"{lag} would do, and at most {MAX_LAG} is accepted, so use longer strides.z"
+        return f"{lag} would do, with {self.text.slots + lag} ticks in every stage (stages.N.ticks)"
 
     def path_ticks(self, stage: Stage) -> int:
         """Ticks from the entry of a slot to its reading."""

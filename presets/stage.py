@@ -83,6 +83,9 @@ PRUNINGS = 4
 MAX_SPARSE_CONNECTIONS = 254
 """Most connections per cell of a lattice that is pruned, since kept ones are indexed in one byte."""
 
+MAX_TICKS = 256
+"""Most ticks of a stage."""
+
 Profile = Literal["discovery", "learning", "consolidation", "freeze"]
 
 
@@ -93,7 +96,7 @@ class Stage(Section):
         description="at most 32 of a-z, 0-9, _ and -, a letter or digit first; shown in tables and events"
     )
     shape: tuple[Count, Count, Count] = Field(description="cells along x, y, z; text enters at z = 0 and leaves at the last z")
-    ticks: Annotated[int, Field(ge=1, le=256)] = Field(8, description="ticks from input to output")
+    ticks: Annotated[int, Field(ge=1, le=MAX_TICKS)] = Field(8, description="ticks from input to output")
     strides: Strides = Strides()
     data_share: Share = Field(1.0, description="share of the training sentences this stage sees")
     profile: Profile = Field(

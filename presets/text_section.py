@@ -13,6 +13,9 @@ MAX_ENCODER_LAYERS, MAX_FEED_FORWARD = 8, 2048
 MAX_SLOT_NUMBERS = 1024
 """Most numbers that a sentence may take between encoder and decoder."""
 
+MAX_LAG = 128
+"""Longest lag in ticks."""
+
 MIN_FEED_FORWARD = 16
 """Smallest width of a decoder's feed-forward layer."""
 
@@ -30,7 +33,7 @@ class TextSection(Section):
         description="face = all slots drive the lattice at once, each its own patch, until the last tick; time = slot t drives "
         "the whole input face before tick t, and is read from the whole output face `lag` ticks later",
     )
-    lag: Annotated[int, Field(ge=0, le=128)] | None = Field(
+    lag: Annotated[int, Field(ge=0, le=MAX_LAG)] | None = Field(
         None, description="time: ticks between the tick that a slot drives and the one after which it is read"
     )
     positions: Literal["start", "end"] = Field(

@@ -45,6 +45,13 @@ def test_another_name_of_a_preset_loads_the_same_config(alias: str, name: str) -
     assert load(alias).config == load(name).config
 
 
+def test_a_value_for_a_whole_section_is_answered_with_one_of_its_keys() -> None:
+    assert complaints("rule=mlp") == ["--set: rule: is a section; set one of its keys, such as rule.kind (got 'mlp')"]
+    assert complaints("stages.1.clustering=4") == [
+        "--set: stages.1.clustering: is a section; set one of its keys, such as stages.1.clustering.clusters (got 4)"
+    ]
+
+
 def test_an_unknown_preset_is_answered_with_the_nearest_one() -> None:
     assert [str(p) for p in problems("larg")] == ["--preset: unknown preset 'larg'; did you mean 'large'?"]
     assert "allowed: tiny, walker" in str(problems("zzz")[0])

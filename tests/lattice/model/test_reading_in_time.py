@@ -255,6 +255,11 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch(bench):
 
 # Settings
 
+DEEP = ("stages.1.shape=[6, 6, 11]", "stages.1.strides.z=[]", "stages.1.ticks=10")
+"""The second stage needs a longer lag than the first."""
+
+DEEPER = ("stages.1.shape=[6, 6, 201]", "stages.1.strides.z=[]", "stages.1.ticks=200")
+
 
 @pytest.mark.parametrize(
     ("settings", "problem"),
@@ -263,9 +268,16 @@ def test_micro_batches_give_the_gradients_of_the_whole_batch(bench):
         (("text.reading=time",), "text.lag: reading in time needs one; "),
         (
             (*TIME, "text.lag=3", "stages.0.ticks=7", "stages.1.ticks=7"),
-            "text.lag: 3 ticks later only 75% of stage 1's cells lie",
+            "text.lag: 3 is too short, only 75% of stage 1's cells lie on a path from input to output; 4 would do, with 8",
         ),
         ((*TIME, "stages.1.ticks=9"), "stages.1.ticks: 4 slots that are read 4 ticks after they enter take 8 ticks, not 9"),
+        (("text.reading=time", *DEEP), "needs one; 9 would do, with 13 ticks in every stage (stages.N.ticks)"),
+        ((*TIME, *DEEP), "only 0% of stage 1's cells lie on a path from input to output; 9 would do, with 13 ticks in every"),
+        (
+            (*TIME, "text.grid=16", "text.slot_width=4"),
+            "text.grid: 256 slots and a lag of 4 take 260 ticks, and at most 256 are",
+        ),
+        (("text.reading=time", *DEEPER), "199 would do, and at most 128 is accepted, so use longer strides.z"),
         (("lattice.port_channels=13",), "lattice.port_channels: 13 channels can't be driven and read, a cell has 12"),
         (("lattice.memory_ticks=4",), "lattice.memory_ticks: 4 is for channels that no port drives, and there are none"),
     ],
