@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from app.exit_codes import ExitCode, Stop
+from app.new_files import check_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,8 +21,7 @@ def check_plot(path: Path | None) -> None:
         return
     if path.suffix.lower() != ".png":
         raise Stop(ExitCode.USAGE, f"--plot {path}: the picture is a PNG; name it so")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise Stop(ExitCode.USAGE, f"--plot {path}: no file can be written there")
+    check_file("--plot", path)
 
 
 def save_plot(figure: Figure, path: Path, dpi: int) -> None:

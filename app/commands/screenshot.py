@@ -11,6 +11,7 @@ import typer
 
 from app.exit_codes import ExitCode, Stop
 from app.finding import find_run
+from app.new_files import check_file
 from app.options import RunName, RunsDir
 from monitors.runs import runs_dir as place
 
@@ -28,6 +29,7 @@ def screenshot(
     """
     if not (match := re.fullmatch(r"([1-9]\d{1,2})x([1-9]\d{1,2})", size)):
         raise Stop(ExitCode.USAGE, f"--size: {size!r} is not of the form 160x50")
+    check_file("--out", out)
     folder = None if home else find_run(runs_dir, run)
     from app.tui import environment
 

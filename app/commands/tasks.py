@@ -13,9 +13,11 @@ import typer
 
 from app import formats
 from app.exit_codes import ExitCode, Stop
+from app.new_files import check_file
 from app.options import AsJson
 from monitors.text_safety import printable
 from presets.task_name import PREFIX
+from presets.task_name import split as split_name
 
 if TYPE_CHECKING:
     from lattice.data.pair import Pair
@@ -46,15 +48,27 @@ def tasks(
             raise Stop(ExitCode.USAGE, f"{wanting[0]} needs the name of a task; `lattice-tui tasks` lists them")
         _list(as_json)
         return
-    sizes = {"seed": seed, "held" if split == "test" else "count": count}
-    given = (f"{name}={value}" for name, value in sizes.items() if value is not None)
-    found = _open(",".join([PREFIX + task.removeprefix(PREFIX), *given]))
+    counted = "held" if split == "test" else "count"
+    given = {name: value for name, value in (("seed", seed), (counted, count)) if value is not None}
+    found = _open(_with_arguments(PREFIX + task.removeprefix(PREFIX), given))
     if writes:
         _write(found, split or "train", out, force, as_json)
     elif force:
         raise Stop(ExitCode.USAGE, "--force replaces the file of --out; give that, too")
     else:
         _tell(found, as_json)
+
+
+def _with_arguments(source: str, given: dict[str, int]) -> str:
+    """The name of a task with the arguments of --seed and --count.  Raises Stop if the name has one of them already."""
+    try:
+        _, there = split_name(source)
+    except ValueError as error:
+        raise Stop(ExitCode.USAGE, str(error)) from error
+    if twice := [name for name in given if name in there]:
+        option = "--seed" if twice[0] == "seed" else "--count"
+        raise Stop(ExitCode.USAGE, f"{option}: {twice[0]} is given twice, also in {source}; give it once")
+    return ",".join([source, *(f"{name}={value}" for name, value in given.items())])
 
 
 def _open(source: str) -> NamedTask:
@@ -159,6 +173,9 @@ def _write(found: NamedTask, side: Literal["train", "test"], out: Path | None, f
             raise Stop(ExitCode.USAGE, "the pairs themselves are JSON; give --out with --json, or leave --json out")
         sys.stdout.writelines(lines)
         return
+    if out.suffix != ".jsonl":
+        raise Stop(ExitCode.USAGE, f"--out {out}: the pairs are JSON lines, which --data knows by .jsonl; name the file so")
+    check_file("--out", out)
     there = os.path.lexists(out)
     if there and not force:
         raise Stop(ExitCode.USAGE, f"--out: {out} is there already; --force replaces it")

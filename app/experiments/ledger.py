@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from app.exit_codes import ExitCode, Stop
+from app.new_files import check_file
 
 OPENING = b'{"key": '
 """How every line begins."""
@@ -36,7 +37,7 @@ class Ledger(Generic[Run]):
     def __init__(self, path: Path | None, of_row: Callable[[Mapping[str, Any]], Run]) -> None:
         """Without a path, results are kept in memory only.  `of_row` makes a run of a row of the file.
 
-        Raises Stop if the file has other lines than results of this kind.
+        Raises Stop if the file has other lines than results of this kind, or can't be written.
         """
         self._path, self._of_row = path, of_row
         self._found: dict[tuple[str, int, str], Run] = {}
@@ -44,6 +45,7 @@ class Ledger(Generic[Run]):
             self._read(path)
 
     def _read(self, path: Path) -> None:
+        check_file("--out", path)
         try:
             with open(path, "a+b") as file:  # also finds out now whether results can be written
                 file.seek(0)

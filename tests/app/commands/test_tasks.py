@@ -117,7 +117,9 @@ def test_written_pairs_can_be_trained_on(cli, tmp_path):
         (["huose"], "did you mean 'house'?"),
         (["lift,floor=3"], "lift has no argument 'floor'; there are words, floors, seed, count, held; did you mean 'floors'?"),
         (["lift,words=2", "--count", 20], "there are 4 distinct sentences"),
-        (["lift,seed=1", "--seed", 2], "seed is given twice"),
+        (["lift,seed=1", "--seed", 2], "--seed: seed is given twice, also in task:lift,seed=1; give it once"),
+        (["lift,held=9", "--count", 2, "--split", "test"], "--count: held is given twice, also in task:lift,held=9"),
+        (["lift,words", "--count", 2], "'words' is no argument=value"),
         (["lift", "--force"], "--force replaces the file of --out"),
         (["lift", "--count", 3, "--json"], "give --out with --json"),
         (["--count", 3], "--count needs the name of a task"),
@@ -128,9 +130,15 @@ def test_what_can_not_be_told_or_written_is_refused(cli, arguments, says):
     refused(cli("tasks", *arguments), 2, says)
 
 
-def test_a_file_that_can_not_be_written_is_told(cli, tmp_path):
-    out = tmp_path / "no" / "a.jsonl"
-    refused(cli("tasks", "lift", "--count", 3, "--out", out), 1, f"{out} can't be written")
+def test_a_file_that_can_not_be_written_or_read_again_is_told(cli, tmp_path):
+    def told(out: Path):
+        return cli("tasks", "lift", "--count", 3, "--out", out, "--force")
+
+    refused(told(tmp_path / "no" / "a.jsonl"), 2, f"there is no folder {tmp_path / 'no'}; make it first")
+    refused(told(tmp_path / "a.txt"), 2, "a.txt: the pairs are JSON lines, which --data knows by .jsonl; name the file so")
+    (folder := tmp_path / "b.jsonl").mkdir()
+    refused(told(folder), 2, f"--out {folder}: is a folder; name a file")
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_too_few_sentences_leave_no_file(cli, tmp_path):

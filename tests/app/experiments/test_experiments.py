@@ -250,7 +250,7 @@ def test_trials_draw_the_same_values_of_what_arms_share_and_stay_in_range():
         (("--arm", "odd optimizer.clap=2"), ("optimizer.clap: unknown key",)),
         (("--arm", "odd text.max_tokens=20"), ("arm odd: all arms share the section text",)),
         (("--plot", "picture.svg"), ("the picture is a PNG",)),
-        (("--plot", "nowhere/picture.png"), ("no file can be written there",)),
+        (("--plot", "nowhere/picture.png"), ("there is no folder nowhere; make it first",)),
         (("--test", "nowhere.txt"), ("nowhere.txt",)),
         (("--steps", 1), ("--steps",)),
     ],
@@ -263,7 +263,7 @@ def test_bad_input_is_refused_in_one_sentence_before_training(run, trained, monk
 
 def test_results_that_can_not_be_written_are_told_before_training(run, trained, tmp_path):
     told = run("convergence", "--out", tmp_path / "nowhere" / "results.jsonl")
-    assert told.code == 1 and "No such file" in told.err and trained == []
+    assert told.code == 2 and f"there is no folder {tmp_path / 'nowhere'}; make it first" in told.err and trained == []
 
 
 @pytest.mark.parametrize("options", [("--seeds", 0), ("--every", 0), ("--search", -1), ("--search-steps", 0)])

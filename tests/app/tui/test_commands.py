@@ -69,6 +69,8 @@ def test_a_screenshot_is_an_svg_of_the_run(cli, recorded, runs_dir, tmp_path):
     said = "".join(xml.etree.ElementTree.parse(out).getroot().itertext()).replace("\xa0", " ")
     assert recorded.name in said and "step 20/20" in said
     assert cli("screenshot", "last", "--size", "big", "--runs-dir", runs_dir).code == 2
+    missing = cli("screenshot", "last", "--out", tmp_path / "gone" / "a.svg", "--runs-dir", runs_dir)
+    assert missing.code == 2 and "there is no folder" in missing.err
 
 
 def test_a_screenshot_of_the_home_screen_lists_presets_and_runs(cli, recorded, tmp_path):

@@ -176,4 +176,4 @@ def test_bad_input_is_refused_in_one_sentence_before_training(run, trained, monk
 
 def test_results_that_can_not_be_written_are_told_before_training(run, trained, tmp_path):
     told = run("--out", tmp_path / "nowhere" / "results.jsonl")
-    assert told.code == 1 and "No such file" in told.err and trained == []
+    assert told.code == 2 and f"there is no folder {tmp_path / 'nowhere'}; make it first" in told.err and trained == []
