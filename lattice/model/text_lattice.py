@@ -21,6 +21,7 @@ from lattice.kernels.chance import Chance
 from lattice.kernels.sparse import TILE, Pattern
 from lattice.model.coder import Decoder, Encoder
 from lattice.model.lattice3d import Build, Lattice
+from lattice.model.misfit import misfit
 from lattice.model.ports import transposed_ports
 from lattice.model.recurrent import Recurrent
 from lattice.model.shared_rule import SharedRule
@@ -244,4 +245,5 @@ def load_model(model: TextLattice, tensors: dict[str, torch.Tensor]) -> None:
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:
-        raise ValueError(f"the checkpoint does not fit this config: {str(error).splitlines()[-1].strip()}") from error
+        why = misfit(model.state_dict(), tensors) or str(error).splitlines()[-1].strip()
+        raise ValueError(f"the checkpoint does not fit this config: {why}") from error

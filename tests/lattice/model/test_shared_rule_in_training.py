@@ -142,5 +142,9 @@ def test_native_and_reference_give_the_same_losses_in_training(bench):
 def test_a_checkpoint_without_a_rule_does_not_fit_a_model_with_one(config_of):
     from lattice.model.text_lattice import load_model
 
-    with pytest.raises(ValueError, match=r"the checkpoint does not fit this config: .*lattice\.rule"):
-        load_model(model(config_of("rule.kind=linear")), model(config_of()).state_dict())
+    why = r"the checkpoint does not fit this config: lattice\.rule\.first is %s; rule\.kind or rule\.hidden is not what it was"
+    linear, none = (model(config_of(f"rule.kind={kind}")) for kind in ("linear", "none"))
+    with pytest.raises(ValueError, match=why % "missing in it and 24x24 here"):
+        load_model(linear, none.state_dict())
+    with pytest.raises(ValueError, match=why % "24x24 in it and missing here"):
+        load_model(none, linear.state_dict())
