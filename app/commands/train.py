@@ -75,7 +75,11 @@ class TrainRequest:
             return configure.with_steps(loaded.config, self.steps)
         foreign = [name for name in self.options() if name != "--resume"] + ["--set"] * bool(self.assignments)
         if foreign:
-            raise Stop(ExitCode.USAGE, f"--resume continues a run as it was started; leave out {', '.join(foreign)}")
+            raise Stop(
+                ExitCode.USAGE,
+                f"--resume continues a run as it was started; leave out {', '.join(foreign)} (`lattice-tui fork` begins a new "
+                "run from it with other settings)",
+            )
         return None
 
 

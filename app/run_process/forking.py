@@ -54,12 +54,18 @@ from presets.schema import RunConfig
 BUILT_IN = (
     "text.", "lattice.channels", "lattice.port_channels", "lattice.arm", "lattice.gru_width", "rule.kind", "rule.hidden",
 )  # fmt: skip
-"""Settings that shape a checkpoint's tensors, or that its tokenizer comes from."""
+"""Settings that shape a checkpoint's tensors, that its tokenizer comes from, or that its text parts were trained for."""
 
 BUILT_INTO_STAGE = ("shape", "strides.x", "strides.y", "strides.z", "clustering.clusters", "clustering.clustering_integration")
 
 SETS_MEMORY = ("training.", "run.", "optimizer.name", "rule.update_probability")
 """Settings by which the micro-batch and the segments were chosen."""
+
+STARTS = ("lattice.memory_ticks", "connections.noise", "connections.bias_local", "connections.bias_distant")
+"""Settings that only decide how a lattice starts.  After its start, a growth alone may draw by them again."""
+
+NEVER_AGAIN = ("lattice.memory_ticks",)
+"""Those of STARTS that no growth draws by, because it carries all cells over."""
 
 END_RULE = ("steps", "until_loss", "until_plateau")
 
@@ -215,17 +221,34 @@ def _scalar(value: Any) -> Any:
 def _hold(start: ForkPoint, config: RunConfig, edits: list[Edited], current: int) -> None:
     """Raises Stop if a change would not fit the checkpoint, or would have no effect.  The message names every such change."""
     problems = []
+    last = start.progress.stage == len(config.stages) - 1
     for edit in edits:
         head, _, rest = edit.key.partition(".")
         number, _, setting = rest.partition(".")
+        here = head == "stages" and int(number) == start.progress.stage
         if head == "stages" and int(number) < current:
             problems.append(f"{edit.key}: that stage is over at step {start.progress.step}")
-        elif edit.key.startswith(BUILT_IN) or (
-            head == "stages" and int(number) == start.progress.stage and setting in BUILT_INTO_STAGE
-        ):
-            problems.append(f"{edit.key}: the checkpoint was trained with {edit.old}, and its tensors do not fit {edit.new}")
+        elif edit.key.startswith(BUILT_IN) or (here and setting in BUILT_INTO_STAGE):
+            if (old := _in_effect(start.config, edit.key, edit.old)) != (new := _in_effect(config, edit.key, edit.new)):
+                problems.append(
+                    f"{edit.key}: the checkpoint was trained with {old} and can't go on with {new}; train a new run"
+                )
+        elif (edit.key in STARTS and (last or edit.key in NEVER_AGAIN)) or (here and setting == "waves"):
+            problems.append(f"{edit.key}: decides how a lattice starts, and the checkpoint's has started; train a new run")
     if problems:
         raise Stop(ExitCode.USAGE, "\n".join(problems))
+
+
+def _in_effect(config: RunConfig, key: str, value: object) -> object:
+    """What a setting amounts to where none stands for a number."""
+    match key:
+        case "rule.hidden" if config.rule.kind == "mlp":
+            return config.rule.hidden_numbers
+        case "lattice.port_channels":
+            return config.lattice.port_channels or config.lattice.channels
+        case "lattice.gru_width":
+            return config.lattice.gru_units
+    return value
 
 
 def _not_seen(start: ForkPoint, config: RunConfig, corpus: Corpus) -> None:

@@ -389,7 +389,8 @@ def test_without_runs_the_list_says_how_to_make_one(cli, tmp_path):
 def test_resuming_with_options_of_another_run_is_refused_by_their_name(cli, own, options, named):
     told = cli("train", "--resume", "last", "--runs-dir", own[0], *options)
     assert_refused(told, 2, "--resume continues a run as it was started; leave out ")
-    assert told.err.split("leave out ")[1].split() == [named]
+    rest = " (`lattice-tui fork` begins a new run from it with other settings)\n"
+    assert told.err.split("leave out ")[1] == named + rest
 
 
 def test_resuming_a_finished_run_says_so_and_changes_nothing(cli, own):

@@ -239,17 +239,19 @@ def test_a_fork_with_nothing_left_to_train_is_refused(plain, tmp_path):
         (
             42,
             "stages.1.shape=[6,6,10]",
-            "stages.1.shape: the checkpoint was trained with [6, 6, 8], and its tensors do not fit",
+            "stages.1.shape: the checkpoint was trained with [6, 6, 8] and can't go on with [6, 6, 10]",
         ),
         (
             14,
             "stages.0.strides.z=[3]",
-            "stages.0.strides.z: the checkpoint was trained with [2], and its tensors do not fit [3]",
+            "stages.0.strides.z: the checkpoint was trained with [2] and can't go on with [3]; train a new run",
         ),
-        (14, "text.slot_width=16", "text.slot_width: the checkpoint was trained with 32, and its tensors do not fit 16"),
+        (14, "text.slot_width=16", "text.slot_width: the checkpoint was trained with 32 and can't go on with 16"),
         (14, "lattice.channels=6", "lattice.channels: the checkpoint was trained with 12"),
         (14, "lattice.arm=identity", "lattice.arm: the checkpoint was trained with lattice"),
-        (14, "rule.kind=mlp", "rule.kind: the checkpoint was trained with none, and its tensors do not fit mlp"),
+        (14, "rule.kind=mlp", "rule.kind: the checkpoint was trained with none and can't go on with mlp"),
+        (42, "connections.noise=0.5", "connections.noise: decides how a lattice starts, and the checkpoint's has started"),
+        (14, "stages.0.waves=3", "stages.0.waves: decides how a lattice starts, and the checkpoint's has started"),
         (14, "decode.evry=3", "unknown key; did you mean 'every'?"),
         (14, "run.seed=9", "held-out sentences were trained on by"),
         (14, "data.held_out=0.4", "held-out sentences were trained on by"),
@@ -257,6 +259,24 @@ def test_a_fork_with_nothing_left_to_train_is_refused(plain, tmp_path):
 )
 def test_a_change_that_can_not_hold_is_refused_by_its_name(plain, tmp_path, at, setting, reason):
     assert reason in refusal(plain, at, tmp_path, setting)
+
+
+def test_the_start_of_a_stage_to_come_may_change(plain, tmp_path):
+    folder = forked(plain, 14, tmp_path, "connections.noise=0.5", "stages.1.waves=2")
+    assert (run_config(folder).connections.noise, run_config(folder).stages[1].waves) == (0.5, 2)
+
+
+def test_a_setting_that_only_spells_its_default_out_changes_nothing_and_is_taken(plain, tmp_path):
+    folder = forked(plain, 42, tmp_path, "lattice.port_channels=12")
+    assert run_config(folder).lattice.port_channels == 12
+
+
+def test_a_refusal_names_every_change_that_can_not_hold_and_what_the_checkpoint_has(plain, tmp_path):
+    told = refusal(plain, 14, tmp_path, "lattice.port_channels=6", "lattice.memory_ticks=4").splitlines()
+    assert told == [
+        "lattice.port_channels: the checkpoint was trained with 12 and can't go on with 6; train a new run",
+        "lattice.memory_ticks: decides how a lattice starts, and the checkpoint's has started; train a new run",
+    ]
 
 
 def test_updates_and_wounds_may_begin_in_a_fork(plain, tmp_path):
