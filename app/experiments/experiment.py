@@ -20,7 +20,7 @@ from typing import Any
 from app import configure, formats
 from app.exit_codes import ExitCode, Stop
 from app.experiments.ledger import Ledger
-from app.experiments.measure import Conditions, ExperimentText, Looks, Outcome, train
+from app.experiments.measure import Conditions, ExperimentText, Looks, Outcome, say_cuts, train
 from app.experiments.shared_options import ExperimentOptions
 from app.run_process.prepare import prepare_device, read_corpus
 from app.version import VERSION
@@ -164,6 +164,7 @@ class Experiment:
         self._ledger = Ledger(out, Outcome.of_row)
         self._data_key = [corpus.fingerprint(), dataclasses.replace(corpus, train=(), valid=scored).fingerprint()]
         self._text = ExperimentText.of(base, corpus, scored)
+        say_cuts(self._text.corpus.train, {"held-out" if source.test is None else str(source.test): self._text.scored})
 
     def run(self, arms: list[Arm], seeds: int) -> dict[str, list[Outcome]]:
         """The outcomes of each arm, in the order of the seeds.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -63,6 +64,13 @@ class ExperimentText:
     def of(cls, config: RunConfig, corpus: Corpus, scored: tuple[Pair, ...]) -> ExperimentText:
         tokenized = TokenizedCorpus.of(corpus, config)
         return cls(tokenized, Sentences(scored, tokenized.tokenizer, config.text.max_tokens))
+
+
+def say_cuts(train: Sentences, scored: Mapping[str, Sentences]) -> None:
+    """Says on stderr how many sentences of each text, given by its name, are cut."""
+    for name, sentences in {"training": train, **scored}.items():
+        for cut in sentences.cuts(name):
+            print(f"note: {cut}", file=sys.stderr)
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,7 @@ def _assemble(job: _Job, stack: contextlib.ExitStack) -> _Run:
         with contextlib.suppress(OSError):
             record.update(state="failed", reason=reason, exit_code=int(code), socket=None)
         raise Stop(code, f"{folder.name} can't be trained: {reason}") from error
-    warnings = (*filter(None, [no_socket]), *_about_data(job.corpus, text, config.text.max_tokens))
+    warnings = (*filter(None, [no_socket]), *_about_data(job.corpus, text))
     return _Run(trainer, text, record, monitor, checkpointer, warnings)
 
 
@@ -304,15 +304,13 @@ def _run_started(state: TrainingState, job: _Job) -> RunStarted:
     return RunStarted(run=job.folder.name, resumed=job.saved is not None, message=message, **state.here)
 
 
-def _about_data(corpus: Corpus, text: TokenizedCorpus, limit: int) -> Iterator[str]:
+def _about_data(corpus: Corpus, text: TokenizedCorpus) -> Iterator[str]:
     if text.train.same and Path(corpus.name).suffix in (".jsonl", ".tsv"):
         yield f"{corpus.name}: the task is reconstruct, so targets are not used; --task pairs trains on them"
     for reason, count in corpus.left_out.items():
         yield f"{count} sentences left out: {reason}"
-    for name, sentences in (("training", text.train), ("held-out", text.valid)):
-        for side, count in sorted(sentences.cut.items()):
-            if side == "target" or not sentences.same:
-                yield f"{count} of {len(sentences)} {name} {side}s are longer than text.max_tokens = {limit} and are cut there"
+    yield from text.train.cuts("training")
+    yield from text.valid.cuts("held-out")
 
 
 @contextlib.contextmanager

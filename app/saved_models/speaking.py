@@ -48,12 +48,10 @@ def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, ru
     with torch.no_grad():
         sentences = Sentences(pairs, opened.tokenizer, opened.config.text.max_tokens)
         quality, said = evaluate(opened.model, sentences, opened.tokenizer, opened.chunk, control)
-    limit = opened.config.text.max_tokens
     for reason, count in left_out.items():
         print(f"note: {count} sentences are left out: {reason}", file=sys.stderr)
-    for side, count in sorted(sentences.cut.items()):
-        note = f"note: {count} of {len(pairs)} {side}s are longer than text.max_tokens = {limit} and are cut there"
-        print(note, file=sys.stderr)
+    for cut in sentences.cuts("scored"):
+        print(f"note: {cut}", file=sys.stderr)
     fields = {"bleu": quality.bleu, "chrf": quality.chrf, "exact": quality.exact, "count": quality.count}
     measure = measure_on(str(data))
     if as_json:

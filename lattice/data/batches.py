@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -34,9 +35,9 @@ class Sentences:
         sources = tokenizer.encode([pair.source for pair in pairs])
         self.same = all(pair.source == pair.target for pair in pairs)
         targets = sources if self.same else tokenizer.encode([pair.target for pair in pairs])
-        self.cut = Counter(
-            side for side, rows in (("source", sources), ("target", targets)) for row in rows if len(row) > max_tokens
-        )
+        sides = {"source": sources, "target": targets}
+        self.cut = Counter(side for side, rows in sides.items() for row in rows if len(row) > max_tokens)
+        self._limit, self._most = max_tokens, {side: max(map(len, rows), default=0) for side, rows in sides.items()}
         self._sources = [row[:max_tokens] for row in sources]
         # END takes a place of its own behind the last token; a cut target has none, for its end was never reached.
         self._targets = self._sources if self.same else [row[:max_tokens] for row in targets]
@@ -44,6 +45,16 @@ class Sentences:
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+    def cuts(self, name: str) -> Iterator[str]:
+        """Says of each side of these `name` sentences how many lost their end, and how long the longest is."""
+        for side, count in sorted(self.cut.items()):
+            if self.same and side == "target":
+                continue
+            yield (
+                f"{count} of {len(self)} {name} {'sentence' if self.same else side}s are longer than text.max_tokens = "
+                f"{self._limit} and are cut there; the longest has {self._most[side]} tokens"
+            )
 
     def longest(self, count: int) -> list[int]:
         """Numbers of the `count` sentences with most tokens in source and target together; they repeat if there are fewer."""

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from app import configure, formats
+from app import configure
 from app.exit_codes import ExitCode, Stop
 from app.experiments.arms import curves, told
 from app.experiments.arms.control_arms import ENCODER_SIZE, EQUAL_CPU, TRAINED, WITHOUT_LATTICE, chosen
@@ -17,6 +17,7 @@ from app.experiments.arms.findings import HELD_OUT, Arms, Results
 from app.experiments.arms.scored_run import LOOK_SENTENCES, ArmOutcome, ArmText, train
 from app.experiments.experiment import Arm, ExperimentRequest, run_key
 from app.experiments.ledger import Ledger
+from app.experiments.measure import say_cuts
 from app.pictures import check_plot
 from app.run_process.prepare import prepare_device, read_corpus
 from lattice.data.batches import Sentences, TokenizedCorpus
@@ -132,14 +133,11 @@ def _tests(given: list[Path], base: RunConfig, corpus: Corpus) -> dict[str, tupl
 
 
 def _tokenized(base: RunConfig, corpus: Corpus, tests: dict[str, tuple[Pair, ...]]) -> ArmText:
-    """All text as tokens.  Says on stderr which sentences of the tests are too long."""
+    """All text as tokens."""
     tokenized, limit = TokenizedCorpus.of(corpus, base), base.text.max_tokens
     looked = Sentences(corpus.valid[:LOOK_SENTENCES], tokenized.tokenizer, limit)
     text = ArmText(tokenized, looked, {name: Sentences(of, tokenized.tokenizer, limit) for name, of in tests.items()})
-    for name, scored in text.tests.items():
-        for side, count in sorted(scored.cut.items()):
-            many = f"{formats.count(count)} of {formats.count(len(scored))} {side}s"
-            print(f"note: {name}: {many} are longer than text.max_tokens = {limit} and are cut there", file=sys.stderr)
+    say_cuts(tokenized.train, text.tests)
     return text
 
 

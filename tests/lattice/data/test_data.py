@@ -328,7 +328,15 @@ def test_cut_counts_each_side_that_is_longer_than_max_tokens(tokenizer):
     sentences = Sentences(pairs, tokenizer, length)
     assert len(sentences) == 4
     assert sentences.cut == {"source": 1, "target": 2}
-    assert Sentences(pairs, tokenizer, 100).cut == {}
+    longest = [len(row) for row in tokenizer.encode([pairs[1].source, pairs[1].target])]
+    assert list(sentences.cuts("odd")) == [
+        f"1 of 4 odd sources are longer than text.max_tokens = {length} and are cut there; the longest has {longest[0]} tokens",
+        f"2 of 4 odd targets are longer than text.max_tokens = {length} and are cut there; the longest has {longest[1]} tokens",
+    ]
+    whole = Sentences(pairs, tokenizer, 100)
+    assert whole.cut == {} and list(whole.cuts("odd")) == []
+    (cut,) = Sentences((Pair("xyz xyz", "xyz xyz"),), tokenizer, 1).cuts("same")
+    assert cut.startswith("1 of 1 same sentences are longer")
 
 
 def test_a_batch_holds_the_asked_for_sentences_cut_and_marked(tokenizer):
