@@ -170,7 +170,7 @@ def component_bytes(config: RunConfig, stage: Stage, micro_batch: int, kernel: s
     if runs == "compiled" and hidden is not None:
         in_tick += FLOAT * max(states * state + copies * hidden * cells for states, copies in COMPILED_RULE)
     if runs == "reference" and hidden is not None:
-        in_tick += FLOAT * stage.ticks * (RULE_BUFFERS * state + 2 * hidden * cells)
+        in_tick += FLOAT * config.longest_ticks(stage) * (RULE_BUFFERS * state + 2 * hidden * cells)
     transposed = _transposed(stage, config.lattice.boundary) if sparse and runs in ("native", "either") else 0
     if sparse and stage.rewiring.regrow == "gradient":
         in_backward += 4 * weights  # a probe's copy with as many absent connections, and its gradient
@@ -219,10 +219,10 @@ def states_kept(config: RunConfig, stage: Stage) -> int:
     These are the first states of all segments, and all states of the last segment, or of the whole one that the backward runs
     again.  If `training.checkpoint_ticks` is auto, this is the number with segments, the fewest that the plan may choose.
     """
-    ticks = config.training.checkpoint_ticks
-    segment = min(segment_ticks(stage) if ticks == "auto" else ticks or 1, stage.ticks)
-    segments = -(-stage.ticks // segment)
-    last = stage.ticks - (segments - 1) * segment
+    ticks, chosen = config.longest_ticks(stage), config.training.checkpoint_ticks
+    segment = min(segment_ticks(stage) if chosen == "auto" else chosen or 1, ticks)
+    segments = -(-ticks // segment)
+    last = ticks - (segments - 1) * segment
     return max(segments + last - 1, segments - 1 + segment - 1)
 
 

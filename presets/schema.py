@@ -257,6 +257,10 @@ class RunConfig(Section):
         """Ticks from the entry of a slot to its reading."""
         return stage.ticks if self.text.lag is None else self.text.lag + 1
 
+    def longest_ticks(self, stage: Stage) -> int:
+        """Most ticks that a sentence of a stage takes: in time, text.max_tokens may fill fewer slots than there are."""
+        return stage.ticks if self.text.lag is None else self.text.longest_slots + self.text.lag
+
     @model_validator(mode="after")
     def _faces_hold_the_grid(self) -> RunConfig:
         for i, stage in enumerate(self.stages if self.text.reading == "face" else ()):

@@ -36,7 +36,7 @@ TASK_SENTENCE = 100
 def encoder_size(text: TextSection) -> int:
     """Number of parameters of lattice.model.coder.Encoder."""
     width, hidden, slots = text.width, text.encoder_feed_forward, text.grid**2
-    tokens_per_slot = math.ceil(text.max_tokens / slots)
+    tokens_per_slot = text.tokens_per_slot
     places = 0 if text.positions == "end" and not text.encoder_layers else slots * tokens_per_slot
     tables = (text.vocabulary + places) * width
     layer = 4 * width * width + 5 * width + hidden * (2 * width + 1)
@@ -53,7 +53,7 @@ def activations(config: RunConfig, stage: Stage) -> int:
     """Numbers kept for the backward of one sentence in text, loss, and ports or GRU; estimated, without attention maps."""
     text, slots = config.text, config.text.grid**2
     tokens = text.max_tokens + 1
-    encoded = slots * math.ceil(text.max_tokens / slots)
+    encoded = slots * text.tokens_per_slot
     encoder = text.encoder_layers * encoded * (12 * text.width + 2 * text.encoder_feed_forward)
     per_token = 16 * text.width + 2 * text.decoder_feed_forward()
     decoder = text.decoder_layers * (tokens * per_token + slots * 2 * text.width)
@@ -62,7 +62,7 @@ def activations(config: RunConfig, stage: Stage) -> int:
         return encoder + decoder + loss + (slots + (text.lag or 0)) * (text.slot_width + GRU_NUMBERS * units)
     if config.lattice.arm != "lattice":
         return encoder + decoder + loss
-    faces = 1 if text.reading == "face" else slots
+    faces = 1 if text.reading == "face" else text.longest_slots
     ports = config.lattice.channels * (slots * CONTROL_POINTS + faces * math.prod(stage.shape[:2]))
     return encoder + decoder + loss + 4 * ports  # both ports' control points and faces, and their gradients
 

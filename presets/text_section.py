@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -59,6 +60,16 @@ class TextSection(Section):
     def slots(self) -> int:
         """Slots of a sentence."""
         return self.grid**2
+
+    @property
+    def tokens_per_slot(self) -> int:
+        """Neighbouring tokens that become one slot."""
+        return math.ceil(self.max_tokens / self.slots)
+
+    @property
+    def longest_slots(self) -> int:
+        """Slots of a sentence of max_tokens; the others are never filled."""
+        return math.ceil(self.max_tokens / self.tokens_per_slot)
 
     @property
     def patches(self) -> int:

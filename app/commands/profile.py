@@ -37,7 +37,7 @@ def profile(
     if as_json:
         print(json.dumps(shown, allow_nan=False))
     else:
-        _print(planned, found)
+        _print(planned, found, config)
 
 
 def _one_stage(config: RunConfig, stage: int) -> RunConfig:
@@ -62,7 +62,7 @@ def _in_a_process(config: RunConfig, steps: int) -> dict[str, Any]:
     raise Stop(code, "\n".join(words) or f"the measured process ended with {done.returncode}")
 
 
-def _print(planned: StagePlan, found: dict[str, Any]) -> None:
+def _print(planned: StagePlan, found: dict[str, Any], config: RunConfig) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -83,4 +83,8 @@ def _print(planned: StagePlan, found: dict[str, Any]) -> None:
         f"micro-batch {found['micro_batch']} of {found['batch']}, "
         + (f"segments of {found['checkpoint_ticks']} ticks" if found["checkpoint_ticks"] else "all states kept")
     )
+    if config.text.reading == "time" and config.lattice.arm == "lattice":
+        took = f"has {found['longest_tokens']} tokens and takes {found['longest_ticks']} ticks"
+        planned_for = f"{config.longest_ticks(config.stages[0])}, for text.max_tokens = {config.text.max_tokens}"
+        print(f"the longest sentence of these steps {took}; planned are {planned_for}")
     print(f"remembered in {found['remembered']}")

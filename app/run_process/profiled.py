@@ -8,6 +8,7 @@ It is a process of its own, because only the peak memory of a whole process is k
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import sys
@@ -46,10 +47,12 @@ def measure(config: RunConfig, steps: int) -> dict[str, Any]:
         state = trainer.state
         schedule = Schedule(len(text.train), config.stages[0].data_share, config.training.batch, config.run.seed, 0)
         micro_batch.choose(state)
-        step_s, cpu_s = [], []
+        step_s, cpu_s, longest = [], [], 0
         for step in range(steps):
+            rows = schedule.rows(step)
+            longest = max(longest, text.train.batch(rows, torch.device("cpu"))[0].shape[1])
             clock, cpu = time.perf_counter(), gauges.cpu_seconds()
-            trainer.step(schedule.rows(step))
+            trainer.step(rows)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             state.progress.advance()
@@ -61,6 +64,7 @@ def measure(config: RunConfig, steps: int) -> dict[str, Any]:
         raise Stop(ExitCode.NO_DEVICE, f"out of memory on {device}: {str(error).partition(chr(10))[0]}") from error
     except (KernelUnavailable, OSError) as error:
         raise Stop(ExitCode.FAILED, str(error)) from error
+    lag = config.text.lag
     return {
         "peak_bytes": record.peak_bytes,
         "rss_before_bytes": before.rss_bytes if before else None,
@@ -70,6 +74,8 @@ def measure(config: RunConfig, steps: int) -> dict[str, Any]:
         "micro_batch": state.micro_batch,
         "batch": config.training.batch,
         "checkpoint_ticks": state.checkpoint_ticks,
+        "longest_tokens": longest,
+        "longest_ticks": config.stages[0].ticks if lag is None else math.ceil(longest / config.text.tokens_per_slot) + lag,
         "record": record.as_json(),
         "remembered": os.fspath(place()),
     }

@@ -170,6 +170,19 @@ def test_states_are_the_inputs_of_all_ticks_in_the_run_s_precision() -> None:
     assert half * 2 == full
 
 
+@pytest.mark.parametrize(("most", "ticks"), [(32, 16 + 4), (30, 15 + 4), (17, 9 + 4), (16, 16 + 4), (5, 5 + 4)])
+def test_in_time_the_states_are_those_of_a_sentence_of_max_tokens(most: int, ticks: int, torch: ModuleType) -> None:
+    from lattice.model.text_lattice import TextLattice
+
+    changes = ["text.reading=time", "text.lag=4", "stages.0.ticks=20", "stages.0.shape=[4, 4, 4]", "stages.0.strides.z=[2]"]
+    changes += [f"text.max_tokens={most}", "training.batch=2"]
+    assert planned("baseline", *changes).components["states"] == 2 * ticks * 12 * 4**3 * 4
+    config = load("baseline", None, [*changes, "run.kernel=reference"]).config
+    model = TextLattice(config, 0, 300, torch.device("cpu"))
+    drive = model._drive(*model._encoded(torch.full((1, most), 7)))
+    assert model._ticks(drive) == config.longest_ticks(config.stages[0]) == ticks
+
+
 def measured_peak(step: Callable[[], None]) -> int:
     """Most bytes that torch held at once during `step`, beyond what it held before."""
     from torch.profiler import ProfilerActivity, profile
