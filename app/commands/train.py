@@ -35,6 +35,7 @@ from app.options import (
 from monitors.runs import RunFolder
 from monitors.runs import runs_dir as place
 from monitors.text_safety import printable
+from presets.layers import load, preset_names
 from presets.schema import RunConfig
 from presets.task_name import is_task
 
@@ -212,9 +213,22 @@ def _examples(config: RunConfig, final: Decoded | None) -> tuple[str, str]:
     """What may be typed after `decode RUN` and after `evaluate RUN --data`, quoted for a shell."""
     option = "--after-each-word " if config.text.reading == "time" else ""
     task = next(filter(is_task, (config.data.valid, config.data.train)), None)
+    data = "FILE" if task is None else shlex.quote(task)
     if task is None or final is None:
-        return f'{option}"your sentence"', "FILE"
-    return option + shlex.quote(min((sample.source for sample in final.samples), key=len)), shlex.quote(task)
+        return f'{option}"your sentence"', data
+    return option + shlex.quote(min((sample.source for sample in final.samples), key=len)), data
+
+
+def arms_of_run(config: RunConfig, preset: str, folder: RunFolder) -> str:
+    """The command that compares this run's lattice with what it could do without; empty where it would tell little.
+
+    It is for bundled tasks and for lattices that read in time, since on other text a wire does as well.
+    """
+    if config.lattice.arm != "lattice" or not (config.text.reading == "time" or is_task(config.data.train)):
+        return ""
+    shipped = preset in preset_names() and config == load(preset).config
+    source = f"--preset {preset}" if shipped else f"--config {shlex.quote(str(folder.config_toml))}"
+    return printable(f"lattice-tui experiment arms {source}")
 
 
 def _summary(outcome: RunOutcome, runs_dir: Path | None) -> None:
@@ -237,9 +251,12 @@ def _summary(outcome: RunOutcome, runs_dir: Path | None) -> None:
     console.print(f"run folder: {printable(str(outcome.folder.path))}", markup=False, soft_wrap=True)
     name = printable(outcome.folder.name)
     if outcome.code == ExitCode.OK:
-        text, data = _examples(run_config(outcome.folder), outcome.final)
+        config = run_config(outcome.folder)
+        text, data = _examples(config, outcome.final)
         console.print(f"next:  lattice-tui decode {name} {text}{where}", markup=False, soft_wrap=True)
         line = f"       lattice-tui evaluate {name} --data {data} --control shuffled{where}"
         console.print(line, markup=False, soft_wrap=True)
+        if arms := arms_of_run(config, info.preset, outcome.folder):
+            console.print(f"       {arms}   # what the lattice adds", markup=False, soft_wrap=True)
     elif checkpoint.steps(outcome.folder.checkpoints):
         console.print(f"next:  lattice-tui train --resume {name}{where}", markup=False, soft_wrap=True)

@@ -45,7 +45,7 @@ EqualCpu = Annotated[
 def experiment_arms(
     options: ExperimentOptions, tests: Tests = [], every: EveryScore = 0, target: Score = None, equal_cpu: EqualCpu = False
 ) -> None:
-    """What the lattice adds: trained against no rule, frozen, no lattice, a larger encoder, and a recurrent network."""
+    """What the lattice adds: `trained` against `no rule`, `frozen`, `identity` (no lattice), `larger encoder` and `gru`."""
     from app.experiments.arms import command
 
     command.run(_request(options), command.ArmsOptions(tests, target, every, equal_cpu))
@@ -82,7 +82,7 @@ def experiment_plasticity(options: ExperimentOptions) -> None:
     left_out=("target", "every", "to_end"),
 )
 def experiment_repair(options: ExperimentOptions) -> None:
-    """Training with wounds against training without: scores under damage of growing size, and if cells update by chance."""
+    """Training with wounds (`wounded`) against without (`unwounded`): scores under damage, and if cells update by chance."""
     from app.experiments import repair as command
 
     command.run(_request(options))

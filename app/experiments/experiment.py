@@ -69,7 +69,11 @@ class Source:
         """An arm's config, which may differ from the others in the settings `free` of the sections SHARED.  Raises Stop."""
         base = self.load()
         defaults = [setting for setting in arm.defaults if base.origin(setting.partition("=")[0]) == "default"]
-        config = self.load(*defaults, *arm.settings).config
+        try:
+            config = self.load(*defaults, *arm.settings).config
+        except Stop as stop:
+            lines = (f"arm {arm.name}: {line.removeprefix('--set: ')}" for line in str(stop).splitlines())
+            raise Stop(stop.code, "\n".join(lines)) from stop
         fixed, own = ({name: getattr(of, name).model_dump(exclude={*free}) for name in SHARED} for of in (base.config, config))
         if changed := [section for section in SHARED if fixed[section] != own[section]]:
             raise Stop(ExitCode.USAGE, f"arm {arm.name}: all arms share the section {changed[0]}; set it with --set instead")
@@ -171,6 +175,7 @@ class Experiment:
 
         A seed is finished with all arms before the next one begins, so that an interrupted experiment has pairs.
         """
+        say_runs(arms, seeds, self.source.config(arms[0], self.first_seed).total_steps)
         found: dict[str, list[Outcome]] = {arm.name: [] for arm in arms}
         for seed in range(self.first_seed, self.first_seed + seeds):
             for arm in arms:
@@ -191,6 +196,13 @@ class Experiment:
         self._ledger.add(key, outcome, about)
         print(f"{what}: {told(outcome, conditions)}", file=sys.stderr)
         return outcome
+
+
+def say_runs(arms: list[Arm], seeds: int, steps: int) -> None:
+    """Says on stderr which runs are to come, since the first one is told only when it is done."""
+    names, each = ", ".join(arm.name for arm in arms), "1 seed" if seeds == 1 else f"{seeds} seeds each"
+    count = formats.count(len(arms) * seeds)
+    print(f"runs to train: {count} ({names}; {each}) of {formats.count(steps)} steps", file=sys.stderr)
 
 
 def run_key(config: RunConfig, conditions: dict[str, Any], text: list[str]) -> str:

@@ -145,9 +145,9 @@ def sentences(results: Results, base: RunConfig, seeds: int, scored: int) -> Ite
         found = effect(results, (share, probability))
         if probability != MAIN_PROBABILITY or found.mean is None:
             continue
-        spread = "" if found.low is None or found.high is None else f" ({found.low:+.1f} to {found.high:+.1f})"
+        spread = "" if found.low is None or found.high is None else f" ({found.low:+z.1f} to {found.high:+z.1f})"
         damage = f"{share:.1%} zeroed" if share else "nothing zeroed"
-        yield f"{WOUNDED} against {UNWOUNDED}, {damage}: {found.mean:+.1f}{spread}"
+        yield f"{WOUNDED} against {UNWOUNDED}, {damage}: {found.mean:+z.1f}{spread}"
     for runs in results.values():
         yield from (f"{run.arm}, seed {run.seed} failed at step {run.steps + 1}: {run.failure}" for run in runs if run.failure)
 

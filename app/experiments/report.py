@@ -168,7 +168,7 @@ def effect_in_words(effect: Effect, measure: Measure) -> str:
         return "unknown"
     sign = {"at least": "≥", "at most": "≤"}.get(effect.bound, "")
     scale, unit = (1.0, "") if measure == "bleu" else (100.0, " %")
-    digits = {"bleu": "+.1f", "loss": "+.1f"}.get(measure, ".0f")
+    digits = {"bleu": "+z.1f", "loss": "+z.1f"}.get(measure, ".0f")
     spread = ""
     if effect.low is not None and effect.high is not None:
         spread = f" ({scale * effect.low:{digits}} to {scale * effect.high:{digits}})"

@@ -21,7 +21,7 @@ from lattice.data.tasks.named import held_out_task
 from lattice.data.tasks.task import WordTask
 from lattice.data.tokenizer import pad
 from lattice.model.text_lattice import CONTROLS
-from lattice.observing.after_each_word import SoFar, after_each_word
+from lattice.observing.after_each_word import MOST_CHARACTERS, SoFar, after_each_word
 from lattice.observing.scoring import evaluate
 from monitors.text_safety import printable
 from presets.measure import measure_on
@@ -93,11 +93,11 @@ def decode_text(run: str, text: str, each_word: bool, best: bool, device: str, r
         return
     for line in _lines(so_far) if each_word else [printable(said)]:
         print(line)
-    if each_word and isinstance(task, WordTask) and (unknown := [word for word in words if word not in task.alphabet]):
-        print(
-            f"note: {printable(unknown[0])!r} is no word of task:{task.name}; what is right from there on is not known",
-            file=sys.stderr,
-        )
+    if each_word and not so_far:
+        print(f"note: the first word alone has more than text.max_tokens = {limit} tokens, so no word is told", file=sys.stderr)
+    elif each_word and isinstance(task, WordTask) and (unknown := [word for word in words if word not in task.alphabet]):
+        word = printable(unknown[0]) if len(unknown[0]) <= MOST_CHARACTERS else f"{printable(unknown[0][:MOST_CHARACTERS])}..."
+        print(f"note: '{word}' is no word of task:{task.name}; what is right from there on is not known", file=sys.stderr)
     if cut:
         print(
             f"note: the text has {len(tokens)} tokens; the last {cut} are beyond text.max_tokens = {limit} and were cut",

@@ -15,7 +15,7 @@ from app.experiments.arms import curves, told
 from app.experiments.arms.control_arms import ENCODER_SIZE, EQUAL_CPU, TRAINED, WITHOUT_LATTICE, chosen
 from app.experiments.arms.findings import HELD_OUT, Arms, Results
 from app.experiments.arms.scored_run import LOOK_SENTENCES, ArmOutcome, ArmText, train
-from app.experiments.experiment import Arm, ExperimentRequest, run_key
+from app.experiments.experiment import Arm, ExperimentRequest, run_key, say_runs
 from app.experiments.ledger import Ledger
 from app.experiments.measure import say_cuts
 from app.pictures import check_plot
@@ -93,6 +93,7 @@ class ArmRuns:
 
         A seed is finished with all arms before the next one begins, so that an interrupted experiment has pairs.
         """
+        say_runs(self._arms, seeds, self._config(self._arms[0], self._first_seed).total_steps)
         results: Results = {}
         for seed in range(self._first_seed, self._first_seed + seeds):
             of_seed = {arm.name: self._one(arm.name, arm, seed, self._config(arm, seed)) for arm in self._arms}

@@ -79,8 +79,8 @@ def _ahead(arms: Arms, text: str) -> list[str]:
 
 def _spread(effect: Effect, seeds: int) -> str:
     if effect.low is None or effect.high is None:
-        return f"{effect.mean:+.1f} (one seed: no interval)"
-    return f"{effect.mean:+.1f} ({effect.low:.1f} to {effect.high:.1f}, 95 % bootstrap over {seeds} seeds)"
+        return f"{effect.mean:+z.1f} (one seed: no interval)"
+    return f"{effect.mean:+z.1f} ({effect.low:z.1f} to {effect.high:z.1f}, 95 % bootstrap over {seeds} seeds)"
 
 
 def _to_target(arms: Arms) -> list[str]:

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from app.commands.train import arms_of_run
 from lattice.data.tasks.named import TASKS, named
 from monitors.event_log import each_event
 from monitors.runs import RunFolder
+from presets.layers import load
 
 ROOT = Path(__file__).resolve().parents[3]
 LIFT = "task:lift,words=5-9,count=400,held=64"
@@ -169,6 +171,7 @@ def test_a_run_on_a_task_is_told_by_exact_answers_and_with_its_questions(trained
     assert f"│ {final.samples[1].source.split()[0]} " in table and f"│ {final.samples[0].reference} │" in table
     assert f"{final.exact:.1%} exact answers to 64 unseen questions" in table and "BLEU" not in told.out + told.err
     assert f"evaluate {folder.name} --data {LIFT} --control" in table
+    assert f"lattice-tui experiment arms --config {folder.config_toml} # what the lattice adds" in table
     score = f"exact {final.exact:.1%}"
     for command in (("status", "last"), ("runs",)):
         shown = cli(*command, "--runs-dir", runs).out
@@ -180,6 +183,20 @@ def test_a_run_on_a_task_is_told_by_exact_answers_and_with_its_questions(trained
     assert measures == ["exact"] * 3  # steps 2 and 4, and all sentences
     scored = cli("evaluate", "last", "--data", LIFT, "--runs-dir", runs).out
     assert score in scored and "BLEU" not in scored and f"{final.samples[0].source}\n  = {final.samples[0].reference}" in scored
+
+
+def test_the_arms_that_a_run_names_can_be_trained_and_a_shipped_preset_is_named_alone(trained, cli, tmp_path):
+    (folder,) = map(RunFolder, trained[0].iterdir())
+    told = cli("experiment", "arms", "--config", folder.config_toml, "--arms", "identity", "--steps", 2, "--json")
+    assert told.code == 0 and told.json["measure"] == "exact", told.err
+    walker, baseline, elsewhere = load("walker").config, load("baseline").config, RunFolder(tmp_path / "of mine")
+    assert arms_of_run(walker, "walker", elsewhere) == "lattice-tui experiment arms --preset walker"
+    changed = f"lattice-tui experiment arms --config '{elsewhere.config_toml}'"
+    assert arms_of_run(load("walker", None, ["run.seed=1"]).config, "walker", elsewhere) == changed
+    assert arms_of_run(walker, "gone", elsewhere) == changed
+    assert arms_of_run(baseline, "baseline", elsewhere) == ""
+    no_lattice = ["rule.kind=none", "lattice.arm=gru"]
+    assert arms_of_run(load("walker", None, no_lattice).config, "walker", elsewhere) == ""
 
 
 def test_decode_tells_what_comes_back_after_each_word(trained, cli):
@@ -206,6 +223,10 @@ def test_decode_says_from_which_word_on_no_answer_is_known_and_which_words_were_
     assert "right" in first or "wrong: floor" in first
     assert len(rest) == 2 and not any("right" in line or "wrong" in line for line in rest)
     assert "'upp' is no word of task:lift; what is right from there on is not known" in told.err
+    odd = cli("decode", "last", "up \x1b[31mred" + "x" * 90, "--after-each-word", *at)
+    assert "note: '\\x1b[31mredxx" in odd.err and "xx...' is no word of task:lift" in odd.err
+    none = cli("decode", "last", "x" * 90 + " up", "--after-each-word", *at)
+    assert (none.code, none.out) == (0, "") and none.err.startswith("note: the first word alone has more than text.max_tokens")
     long = cli("decode", "last", "up " * 60, "--after-each-word", *at)
     assert 0 < len(long.out.splitlines()) < 60 and "and were cut" in long.err
 

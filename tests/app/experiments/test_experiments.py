@@ -247,7 +247,7 @@ def test_trials_draw_the_same_values_of_what_arms_share_and_stay_in_range():
         (("--arm", "lonely"), ("'lonely' is not a name and settings",)),
         (("--arm", "torn 'quote"), ("is not a name and settings",)),
         (("--arm", "identity optimizer.clip=2"), ("already an arm identity",)),
-        (("--arm", "odd optimizer.clap=2"), ("optimizer.clap: unknown key",)),
+        (("--arm", "odd optimizer.clap=2"), ("lattice-tui: arm odd: optimizer.clap: unknown key",)),
         (("--arm", "odd text.max_tokens=20"), ("arm odd: all arms share the section text",)),
         (("--plot", "picture.svg"), ("the picture is a PNG",)),
         (("--plot", "nowhere/picture.png"), ("there is no folder nowhere; make it first",)),

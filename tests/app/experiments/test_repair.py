@@ -106,10 +106,18 @@ def test_a_failed_run_is_told_and_its_arm_has_no_scores(tmp_path):
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG)
 
 
+def test_a_difference_that_rounds_to_nothing_has_no_minus():
+    base = load("walker").config
+    by_arm = {UNWOUNDED: 50.0, WOUNDED: 49.98}
+    results = {arm: [outcome(arm, 0, *((*each, score) for each in conditions(base)))] for arm, score in by_arm.items()}
+    assert "wounded against unwounded, nothing zeroed: +0.0" in repair.sentences(results, base, 1, 9)
+
+
 def test_the_command_trains_both_arms_keeps_their_runs_and_tells_every_score(cli, tmp_path):
     kept = ("--out", tmp_path / "runs.jsonl", "--seeds", 2)
     told = cli("experiment", "repair", *QUICK, *kept, "--json", "--plot", tmp_path / "curve.png")
     assert told.code == 0, told.err
+    assert "runs to train: 4 (unwounded, wounded; 2 seeds each) of 8 steps\n" in told.err
     found = told.json
     assert (found["name"], found["measure"], found["seeds"]) == ("repair", "exact", 2)
     assert (tmp_path / "curve.png").read_bytes().startswith(PNG)

@@ -43,6 +43,7 @@ def test_every_arm_is_trained_with_every_seed_and_shows_its_controls(run):
     trained, frozen, identity, larger = (arm["parameters"] for arm in told.json["arms"][:4])
     assert trained == frozen > identity and trained <= larger < trained + 1000
     assert "gru: left out, it is for text.reading = time" in told.err and "no rule" not in told.err
+    assert "runs to train: 8 (trained, frozen, identity, larger encoder; 2 seeds each) of " in told.err
 
 
 def test_in_time_and_with_a_rule_there_are_six(run, monkeypatch):
