@@ -23,6 +23,11 @@ class LatticeSection(Section):
         description="time constants of the channels that only remember start between 1 and this many ticks (chrono "
         "initialisation); 1 = all channels start alike",
     )
+    port_start: Literal["blend", "pass"] = Field(
+        "blend",
+        description="start of the channels that ports drive and read: blend = a tick keeps three quarters of the state and "
+        "adds some of the message; pass = a tick takes the message and forgets the state, so that slots do not smear in time",
+    )
     norm_epsilon: Annotated[float, Field(gt=0, le=10)] = Field(
         1e-3, description="added to a message's mean square before it is normalised; larger = silent neighbours stay silent"
     )

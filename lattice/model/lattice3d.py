@@ -30,6 +30,9 @@ STATE_GAIN, MESSAGE_GAIN, CELL_NOISE = 0.5, 0.25, 0.02
 They are so small that tanh hardly distorts the signal of a fresh lattice.
 """
 
+PASS_GATE, PASS_GAIN = 4.0, 1.0
+"""Starting values of c_z and b_h in channels that pass: 98 % of the new state is what the message says."""
+
 
 def initial_weights(topology: Topology, start: Connections, generator: torch.Generator) -> torch.Tensor:
     """Starting weights [K, X, Y, Z]: noise of variance noise^2 / 26, plus biases on offsets straight towards the input face.
@@ -49,17 +52,23 @@ def initial_cells(
     generator: torch.Generator,
     port_channels: int | None = None,
     memory_ticks: float = 1.0,
+    ports_pass: bool = False,
 ) -> torch.Tensor:
     """Starting cell parameters [6, X, Y, C, Z]: a_h and b_h at their gains, the others at 0, all with a little noise.
 
-    The noise makes every cell different.  The gates of the channels from `port_channels` on start with time constants between 1
-    and `memory_ticks` ticks: c_z = -log(1 + u (memory_ticks - 1)), u uniform per channel (chrono initialisation, Tallec &
-    Ollivier 2018, arXiv 1804.11188, for a gate that lets the new value in).
+    The noise makes every cell different.  If `ports_pass`, the first `port_channels` channels (None = all) start as a delay
+    line instead: in every tick they forget their state and take their message.  The gates of the channels from `port_channels`
+    on start with time constants between 1 and `memory_ticks` ticks: c_z = -log(1 + u (memory_ticks - 1)), u uniform per channel
+    (chrono initialisation, Tallec & Ollivier 2018, arXiv 1804.11188, for a gate that lets the new value in).
     """
     x, y, z = shape
     cells = torch.randn(6, x, y, channels, z, generator=generator) * CELL_NOISE
     cells[3] += STATE_GAIN
     cells[4] += MESSAGE_GAIN
+    if ports_pass:
+        cells[2, :, :, :port_channels] += PASS_GATE
+        cells[3, :, :, :port_channels] -= STATE_GAIN
+        cells[4, :, :, :port_channels] += PASS_GAIN - MESSAGE_GAIN
     if memory_ticks > 1 and port_channels is not None:
         spread = torch.rand(channels - port_channels, generator=generator)
         cells[2, :, :, port_channels:] -= torch.log1p(spread * (memory_ticks - 1))[:, None]
@@ -90,6 +99,8 @@ class Build:
     """Channels that ports drive and read; None if they do so with all."""
     memory_ticks: float = 1.0
     """Longest time constant at the start of the channels that no port touches, in ticks."""
+    ports_pass: bool = False
+    """True if the channels that ports drive and read start as a delay line."""
     epsilon: float = NORM_EPSILON
     """Added to the mean square of a message before it is normalised."""
     chance: Chance = CERTAIN
@@ -126,9 +137,9 @@ class Lattice(nn.Module):
         channels, clusters = build.channels, build.clusters
         self.topology, self.channels, self.ticks, self.clusters = topology, channels, build.ticks, clusters
         self.weights = nn.Parameter(initial_weights(topology, build.start, generator), build.connections_learn)
-        self.cells = nn.Parameter(
-            initial_cells(topology.shape, channels, generator, build.port_channels, build.memory_ticks), build.cells_learn
-        )
+        start = build.port_channels, build.memory_ticks, build.ports_pass
+        cells = initial_cells(topology.shape, channels, generator, *start)
+        self.cells = nn.Parameter(cells, build.cells_learn)
         self.kernel = build.kernel
         self.segment = build.segment
         self.epsilon, self.rule, self.chance = build.epsilon, build.rule, build.chance

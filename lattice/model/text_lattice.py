@@ -94,6 +94,7 @@ class TextLattice(nn.Module):
                 integration=here.clustering.clustering_integration,
                 port_channels=section.port_channels,
                 memory_ticks=section.memory_ticks,
+                ports_pass=section.port_start == "pass",
                 epsilon=section.norm_epsilon,
                 chance=Chance(key(seed, "evaluation"), update_probability=config.rule.update_probability),
                 kernel=kernel,

@@ -11,6 +11,7 @@ from lattice.data.tokenizer import pad
 from lattice.kernels import Functional, TickOptions, choose, propagate
 from lattice.kernels.kernel import RuleNumbers
 from lattice.kernels.sparse import Pattern
+from lattice.model.lattice3d import initial_cells
 from lattice.model.text_lattice import TextLattice
 from lattice.observing.decode_monitor import DecodeMonitor
 from lattice.training import changes, checkpoint
@@ -196,6 +197,45 @@ def test_ports_leave_the_other_channels_alone_which_start_with_a_spread_of_time_
     assert drive[..., 4:].eq(0).all() and drive[..., :4].ne(0).any()
     gates = model.lattice.cells[2].mean((0, 1, 3))  # c_z per channel; its noise is small
     assert gates[:4].abs().max() < 0.05 and gates[4:].max() < -0.1 and gates.min() > -torch.log(torch.tensor(4.0)) - 0.05
+
+
+DELAY_LINE = ("connections.noise=0.1", "connections.bias_local=1.0", "connections.bias_distant=0.0")
+
+
+def test_port_channels_that_pass_take_their_message_and_no_other_channel_starts_otherwise(config_of, tokenizer):
+    plain, passing = (
+        TextLattice(config_of(*TIME, f"lattice.port_start={start}"), 0, tokenizer.vocabulary, CPU).lattice.cells
+        for start in ("blend", "pass")
+    )
+    change = (passing - plain).detach()
+    wanted = torch.tensor([0.0, 0.0, 4.0, -0.5, 0.75, 0.0])[:, None, None, None, None]  # a_z, b_z, c_z, a_h, b_h, c_h
+    assert torch.allclose(change[:, :, :, :4], wanted.expand_as(change[:, :, :, :4]), atol=1e-6)
+    assert change[:, :, :, 4:].eq(0).all()
+
+
+def test_a_lattice_without_memory_channels_can_pass_with_all_of_them():
+    cells = initial_cells((2, 2, 3), 5, torch.Generator().manual_seed(0), ports_pass=True)
+    gate, keep, take = (cells[i].mean((0, 1, 3)) for i in (2, 3, 4))
+    assert gate.sub(4).abs().max() < 0.05 and keep.abs().max() < 0.05 and take.sub(1).abs().max() < 0.05
+
+
+def test_a_fresh_lattice_that_passes_hands_each_slot_to_its_own_reading(config_of, tokenizer):
+    slots = torch.randn(64, 4, 32, generator=torch.Generator().manual_seed(6))
+    there = torch.ones(64, 4, dtype=torch.bool)
+
+    def likeness(start: str) -> torch.Tensor:
+        """The mean cosine [4, 4] of each reading with each slot given."""
+        model = TextLattice(config_of(*TIME, *DELAY_LINE, f"lattice.port_start={start}"), 0, tokenizer.vocabulary, CPU)
+        with torch.no_grad():
+            faces = model.lattice.read_in_time(model._drive(slots, there), 4)
+            read = model.output_port.read(faces[..., :4].flatten(0, 1)).view(4, 64, 32).transpose(0, 1)
+        read = read - read.mean(0)
+        return torch.einsum("bjd,bkd->bjk", *(x / x.norm(dim=-1, keepdim=True) for x in (read, slots))).mean(0)
+
+    passed, blended = likeness("pass"), likeness("blend")
+    assert passed.diagonal().min() > 0.7
+    assert (passed - torch.diag(passed.diagonal())).abs().max() < 0.3
+    assert blended.diagonal().min() < 0.5
 
 
 def test_a_shared_rule_moves_the_channels_that_no_port_touches_from_the_start(config_of, tokenizer):
