@@ -84,7 +84,7 @@ class RuleSection(Section):
     @model_validator(mode="after")
     def _scope_is_of_a_rule(self) -> RuleSection:
         if self.scope != "lattice" and self.kind == "none":
-            raise ValueError(f"scope: {self.scope} is for a rule, and kind is none; choose a kind, or leave it out")
+            raise ValueError(f"scope: {self.scope} is for a rule, and kind is none; choose a kind, or use lattice")
         return self
 
     @property

@@ -41,6 +41,7 @@ ROOMS = {
         {"run_process"},
         {"wire"},
         {"child", "configure", "finding", "formats", "options", "pictures", "planning", "terminal"},
+        {"new_files"},
         {"exit_codes", "version"},
     ),
 }

@@ -62,7 +62,7 @@ def run(request: ExperimentRequest) -> None:
     if not request.as_json:
         console = Console(highlight=False, emoji=False)
         for line in sentences(results):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, markup=False)
 
 
 def _mean_loss(runs: list[Outcome]) -> float:

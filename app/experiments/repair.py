@@ -99,7 +99,7 @@ def run(request: ExperimentRequest) -> None:
     console = Console(highlight=False, emoji=False)
     console.print(table(results, base))
     for line in sentences(results, base, request.seeds, experiment.scored):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, markup=False)
 
 
 def scores(runs: list[Outcome], condition: Condition) -> list[float | None]:

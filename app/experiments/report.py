@@ -103,7 +103,7 @@ def show(finding: Finding, request: ExperimentRequest) -> None:
         table.add_row(*cells)
     console.print(table)
     for line in sentences(finding, request):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, markup=False)
 
 
 def sentences(finding: Finding, request: ExperimentRequest) -> list[str]:

@@ -53,6 +53,7 @@ from presets.schema import RunConfig
 
 BUILT_IN = (
     "text.", "lattice.channels", "lattice.port_channels", "lattice.arm", "lattice.gru_width", "rule.kind", "rule.hidden",
+    "rule.scope",
 )  # fmt: skip
 """Settings that shape a checkpoint's tensors, that its tokenizer comes from, or that its text parts were trained for."""
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 SET_BY = {
-    "lattice.rule.": "rule.kind or rule.hidden",
+    "lattice.rule.": "rule.kind, rule.hidden or rule.scope",
     "lattice.plasticity.": "connections.learning or the stage's waves",
     "lattice.gain": "the stage's clustering",
     "lattice.labels": "the stage's clustering",

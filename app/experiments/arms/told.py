@@ -29,9 +29,9 @@ def show(arms: Arms, as_json: bool) -> None:
     for text in arms.texts:
         console.print(_table(arms, text))
         for line in _ahead(arms, text):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(line, markup=False)
     for line in (*_to_target(arms), *_at_equal_cpu(arms)):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, markup=False)
 
 
 def score(quality: Quality | None, measure: Measure) -> str:

@@ -195,7 +195,7 @@ def test_the_arms_that_a_run_names_can_be_trained_and_a_shipped_preset_is_named_
     assert arms_of_run(load("walker", None, ["run.seed=1"]).config, "walker", elsewhere) == changed
     assert arms_of_run(walker, "gone", elsewhere) == changed
     assert arms_of_run(baseline, "baseline", elsewhere) == ""
-    no_lattice = ["rule.kind=none", "lattice.arm=gru"]
+    no_lattice = ["rule.kind=none", "rule.scope=lattice", "lattice.arm=gru"]
     assert arms_of_run(load("walker", None, no_lattice).config, "walker", elsewhere) == ""
 
 

@@ -272,10 +272,13 @@ def test_a_setting_that_only_spells_its_default_out_changes_nothing_and_is_taken
 
 
 def test_a_refusal_names_every_change_that_can_not_hold_and_what_the_checkpoint_has(plain, tmp_path):
-    told = refusal(plain, 14, tmp_path, "lattice.port_channels=6", "lattice.memory_ticks=4").splitlines()
+    changes = ("lattice.port_channels=6", "lattice.memory_ticks=4", "rule.kind=linear", "rule.scope=cell")
+    told = refusal(plain, 14, tmp_path, *changes).splitlines()
     assert told == [
         "lattice.port_channels: the checkpoint was trained with 12 and can't go on with 6; train a new run",
         "lattice.memory_ticks: decides how a lattice starts, and the checkpoint's has started; train a new run",
+        "rule.kind: the checkpoint was trained with none and can't go on with linear; train a new run",
+        "rule.scope: the checkpoint was trained with lattice and can't go on with cell; train a new run",
     ]
 
 

@@ -142,7 +142,7 @@ def test_native_and_reference_give_the_same_losses_in_training(bench):
 def test_a_checkpoint_without_a_rule_does_not_fit_a_model_with_one(config_of):
     from lattice.model.text_lattice import load_model
 
-    why = r"the checkpoint does not fit this config: lattice\.rule\.first is %s; rule\.kind or rule\.hidden is not what it was"
+    why = r"does not fit this config: lattice\.rule\.first is %s; rule\.kind, rule\.hidden or rule\.scope is not what"
     linear, none = (model(config_of(f"rule.kind={kind}")) for kind in ("linear", "none"))
     with pytest.raises(ValueError, match=why % "missing in it and 24x24 here"):
         load_model(linear, none.state_dict())
