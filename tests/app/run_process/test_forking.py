@@ -251,6 +251,7 @@ def test_a_fork_with_nothing_left_to_train_is_refused(plain, tmp_path):
         (14, "lattice.arm=identity", "lattice.arm: the checkpoint was trained with lattice"),
         (14, "rule.kind=mlp", "rule.kind: the checkpoint was trained with none and can't go on with mlp"),
         (42, "connections.noise=0.5", "connections.noise: decides how a lattice starts, and the checkpoint's has started"),
+        (14, "lattice.port_start=pass", "lattice.port_start: decides how a lattice starts, and the checkpoint's has started"),
         (14, "stages.0.waves=3", "stages.0.waves: decides how a lattice starts, and the checkpoint's has started"),
         (14, "decode.evry=3", "unknown key; did you mean 'every'?"),
         (14, "run.seed=9", "held-out sentences were trained on by"),
