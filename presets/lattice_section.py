@@ -56,7 +56,7 @@ class LatticeSection(Section):
 
 
 class RuleSection(Section):
-    """How cells update, in all cells alike: the shared rule, by which channels of a cell meet, and how often.
+    """How cells update: the rule, by which channels of a cell meet, and how often.
 
     The rule learns like cell parameters, but by AdamW.
     """

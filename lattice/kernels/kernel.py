@@ -76,7 +76,7 @@ class Parameters:
     """Which offsets the weights belong to; None if every cell has all K connections."""
     epsilon: float = NORM_EPSILON
     rule: RuleNumbers | None = None
-    """The shared rule; None if there is none."""
+    """The rule, shared or of each cell; None if there is none."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Gradients:
     drive: torch.Tensor | None
     """[B, X, Y, C]; None if the drive does not learn."""
     rule: torch.Tensor | None = None
-    """[N], as the rule's numbers; None if there is no rule, or if it does not learn."""
+    """[N] or [X, Y, N, Z], as the rule's numbers; None if there is no rule, or if it does not learn."""
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from lattice.model.cell_rule import CellRule
 from lattice.model.lattice3d import Lattice
-from lattice.model.shared_rule import SharedRule
 from lattice.model.text_lattice import TextLattice
 from lattice.plasticity.plasticity import Plasticity
 from presets.topology import LOCAL_OFFSETS, Offset, Topology
@@ -91,7 +91,7 @@ def _carry_lattice(old: Lattice, new: Lattice) -> None:
         _carry_plasticity(old.plasticity, new.plasticity)
 
 
-def _carry_rule(old: SharedRule, new: SharedRule, shape: tuple[int, int, int]) -> None:
+def _carry_rule(old: CellRule, new: CellRule, shape: tuple[int, int, int]) -> None:
     """Copies the rule that all cells share.  If each cell has its own, a new cell takes that of the nearest old one.
 
     The mean of two rules is none: hidden numbers of two cells have nothing to do with each other.

@@ -19,7 +19,7 @@ from lattice.kernels.chance import CERTAIN, Chance
 from lattice.kernels.kernel import NORM_EPSILON
 from lattice.kernels.propagate import Kernel
 from lattice.kernels.sparse import Pattern, moved
-from lattice.model.shared_rule import SharedRule
+from lattice.model.cell_rule import CellRule
 from lattice.plasticity.plasticity import Plasticity
 from presets.schema import Connections
 from presets.topology import Topology
@@ -89,7 +89,7 @@ class Build:
     """Starting value of the gain by which cells hear the mean of their cluster; 0 = they do not hear it."""
     kernel: Kernel | None = None
     """None runs the reference."""
-    rule: SharedRule | None = None
+    rule: CellRule | None = None
     """The shared rule by which channels meet; None if there is none."""
     plasticity: Plasticity | None = None
     """The local rule that changes the connections; None if there is none."""

@@ -19,12 +19,12 @@ from lattice.data.special_tokens import PAD
 from lattice.kernels import choose
 from lattice.kernels.chance import Chance
 from lattice.kernels.sparse import TILE, Pattern
+from lattice.model.cell_rule import CellRule
 from lattice.model.coder import Decoder, Encoder
 from lattice.model.lattice3d import Build, Lattice
 from lattice.model.misfit import misfit
 from lattice.model.ports import transposed_ports
 from lattice.model.recurrent import Recurrent
-from lattice.model.shared_rule import SharedRule
 from lattice.plasticity.plasticity import Plasticity
 from lattice.random_streams import generator, key
 from presets.schema import RunConfig
@@ -81,7 +81,7 @@ class TextLattice(nn.Module):
             rule = None
             if hidden is not None:
                 random = generator(seed, "rule", stage)
-                rule = SharedRule(section.channels, hidden, random, section.port_channels, cells_learn, each)
+                rule = CellRule(section.channels, hidden, random, section.port_channels, cells_learn, each)
             learning, ticks = config.connections.learning, config.training.checkpoint_ticks
             plasticity = None
             if here.waves or learning in ("plastic", "hybrid"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lattice.model.shared_rule import SharedRule
+from lattice.model.cell_rule import CellRule
 from lattice.model.text_lattice import TextLattice
 from lattice.optimizers.groups import groups
 from lattice.random_streams import generator
@@ -26,7 +26,7 @@ def model(config) -> TextLattice:
 
 @pytest.mark.parametrize("hidden", [0, 32])
 def test_a_rule_starts_at_zero_if_ports_touch_all_channels(hidden):
-    rule = SharedRule(12, hidden, generator(0, "rule"))
+    rule = CellRule(12, hidden, generator(0, "rule"))
     numbers = rule()
     assert numbers.numbers.shape == (rule_size(12, hidden),)
     x = torch.randn(2, 3, 3, 24, 4, generator=generator(0, "x"))
@@ -34,7 +34,7 @@ def test_a_rule_starts_at_zero_if_ports_touch_all_channels(hidden):
 
 
 def test_a_hidden_layer_starts_as_documented():
-    rule = SharedRule(16, 128, generator(0, "rule"), port_channels=8)
+    rule = CellRule(16, 128, generator(0, "rule"), port_channels=8)
     assert rule.first.std().item() == pytest.approx((2 / 32) ** 0.5, rel=0.05)
     assert rule.first_bias.std().item() == pytest.approx(0.1, rel=0.2)
     free = rule.second[16 + 8 :]

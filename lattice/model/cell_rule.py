@@ -1,4 +1,4 @@
-"""The shared rule as a torch module: the numbers by which the channels of a cell meet, the same in all cells."""
+"""The rule as a torch module: the numbers by which the channels of a cell meet, shared by all cells or of each cell."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FIRST_BIAS = 0.1
 """Standard deviation of the first bias at the start, so that the hidden numbers bend at different places."""
 
 
-class SharedRule(nn.Module):
+class CellRule(nn.Module):
     """R: 2C -> 2C (docs/lattice.md), linear if `hidden` is 0, else with `hidden` numbers and a ReLU in between.
 
     `first` [H or 2C, 2C] and its bias always exist, `second` [2C, H] and its bias only with a hidden layer.  A rule that all
@@ -28,8 +28,9 @@ class SharedRule(nn.Module):
         learns: bool = True,
         cells: tuple[int, int, int] | None = None,
     ) -> None:
-        """Draws the start.  Ports drive and read the first `port_channels` channels; None = all.  With the lattice's
-        shape as `cells`, each cell has a rule of its own.
+        """Draws the start.  Ports drive and read the first `port_channels` channels; None = all.
+
+        If `cells` is the shape of the lattice, each cell has a rule of its own.
 
         The rule starts at zero, so that ports' channels start as without it.  It moves the other channels from the start, which
         nothing else drives.
