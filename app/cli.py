@@ -38,6 +38,7 @@ COMMANDS = {
     "export": "Write a run's events as CSV tables or TensorBoard files.",
     "evaluate": "Score a run's model on a text file: BLEU, chrF, share of sentences that come back unchanged.",
     "decode": "Send one text through a run's lattice and print what comes out.",
+    "heal": "Destroy a part of a copy of a run's lattice, and let it heal without labels; the run stays as it is.",
     "morphology": "Ask whether a run's connections vary over space with a wavelength of their own, and score how far it has "
     "organised.",
     "bench": "Measure this machine: nanoseconds, and how far from the memory-copy floor.",
@@ -107,6 +108,10 @@ def _imported(name: str) -> Callable[..., None] | typer.Typer:
             from app.commands.decode import decode
 
             return decode
+        case "heal":
+            from app.commands.heal import heal
+
+            return heal
         case "morphology":
             from app.commands.morphology import morphology
 

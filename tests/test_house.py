@@ -28,7 +28,7 @@ ROOMS = {
         {"bench"},
         {"observing"},
         {"training"},
-        {"optimizers", "structure"},
+        {"healing", "optimizers", "structure"},
         {"model"},
         {"data", "plasticity"},
         {"kernels"},

@@ -245,10 +245,13 @@ class Lattice(nn.Module):
         finally:
             self.chance = own
 
-    def learn(self, rate: float) -> None:
-        """Lets plasticity change the connections by what it observed, times `rate`."""
+    def learn(self, rate: float, only: torch.Tensor | None = None) -> None:
+        """Lets plasticity change the connections by what it observed, times `rate`.
+
+        With `only` (bool [kept, X, Y, Z]), those that are not marked stay as they are.
+        """
         if self.plasticity is not None:
-            self.plasticity.update(self.weights, rate)
+            self.plasticity.update(self.weights, rate, only)
 
     @property
     def functional(self) -> Functional | None:

@@ -232,10 +232,10 @@ class Plasticity(nn.Module):
     # Learning
 
     @torch.no_grad()
-    def update(self, weights: torch.Tensor, rate: float) -> None:
+    def update(self, weights: torch.Tensor, rate: float, only: torch.Tensor | None = None) -> None:
         """Changes `weights` [kept, X, Y, Z] in place by what was observed since `begin`, times `rate`.
 
-        Weights of connections over a wall stay as they are.
+        Weights of connections over a wall stay as they are.  So do those that `only` (bool [kept, X, Y, Z]) does not mark.
         """
         if not self._seen or not self._sums:
             return
@@ -247,7 +247,7 @@ class Plasticity(nn.Module):
         middle = self.topology.shape[0] // 2
         layer = slice(middle, middle + 1)
         before = weights[:, layer].clone() if self._message_change is None else None
-        learned = learn(weights, self._wish(squares, rate), won, settings, self.topology, self._pattern)
+        learned = learn(weights, self._wish(squares, rate), won, settings, self.topology, self._pattern, only)
         if before is not None:
             self._message_change = self._change_of_message(layer, before, weights[:, layer])
         tally = self._tally
@@ -295,6 +295,11 @@ class Plasticity(nn.Module):
         layers = self._read_by_middle
         old, new = (normalised(message(probe, weights, self.topology, rows, layers.start)) for weights in (before, after))
         return float((new - old).norm() / old.norm().clamp(min=1e-12))
+
+    @property
+    def silent(self) -> torch.Tensor:
+        """The cells that did not fire since `begin`, bool [X, Y, Z]."""
+        return self._fired == 0
 
     @torch.no_grad()
     def report(self) -> dict[str, Any] | None:

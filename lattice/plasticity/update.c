@@ -24,6 +24,7 @@ typedef struct { /* as in update.py */
     const float *sums, *acausal; /* [kept, X, Y, Z]; acausal is STDP's second sum, NULL for the other rules */
     const float *decay;          /* [X, Y, Z], or NULL: none */
     const uint8_t *won;          /* bool [X, Y, Z], or NULL: all */
+    const uint8_t *only;         /* bool [kept, X, Y, Z]: the connections that may change, or NULL: all */
     float share;                 /* of the sums that counts */
     float A_plus, A_minus, mu;
     float inhibition, w_min, w_max, floor;
@@ -141,7 +142,10 @@ static Tally update_strip(Strip *strip, const Geometry *g, const Rule *rule, flo
     for (int64_t s = 0; s < g->kept; s++)
         for (int t = 0; t < strip->count; t++) {
             float *p = weights + s * cells + strip->tiles[t].start;
-            const ivec exists = lanes_between(strip->first[s][t], strip->last[s][t]);
+            ivec exists = lanes_between(strip->first[s][t], strip->last[s][t]);
+            if (rule->only)
+                for (int lane = 0; lane < strip->tiles[t].n; lane++)
+                    exists[lane] &= -(int32_t)rule->only[s * cells + strip->tiles[t].start + lane];
             const vec w = load_lanes(p, 0, strip->tiles[t].n), before = magnitude(w);
             const vec after = pick(exists, strip->moved[s][t], before);
             store_lanes(p, with_sign(after, w), strip->tiles[t].n);

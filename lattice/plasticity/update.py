@@ -3,7 +3,7 @@
     wish            the change of |w| that the rule asks for: by two sums with STDP, else sign · sum - decay · |w|
     competition     cells that lost take -inhibition times the wish
     bounds          |w| stays within w_min..w_max; a change that is not finite counts as 0
-    conservation    |w| is scaled so that each cell keeps its sum
+    conservation    |w| is scaled so that each cell keeps its sum; not if only some connections may change
     sign            stays as it was, also that of a zero; connections over a wall do not change at all
 
 For fp32 on the CPU, `learn` does this in one pass in C (`update.c`).  `plain_learn` does it anywhere, in some 25 passes of
@@ -76,22 +76,25 @@ def learn(
     settings: Settings,
     topology: Topology,
     pattern: Pattern | None = None,
+    only: torch.Tensor | None = None,
 ) -> Changed:
     """Changes `weights` [kept, X, Y, Z] in place.
 
     `won` (bool [X, Y, Z]) marks the cells that win the competition; None if all do.  The connections are those of `pattern`, or
-    all K without one.  Results do not depend on the number of threads.
+    all K without one.  If `only` (bool [kept, X, Y, Z]) is given, the connections that it marks change and no other, and a
+    cell's sum is not kept.  Results do not depend on the number of threads.
     """
     fits = weights.dtype == torch.float32 and weights.is_contiguous() and len(weights) <= MAX_KEPT
     kernel = library("update.c", *DEFINES) if fits and weights.device.type == "cpu" else None
     if kernel is None:
-        return plain_learn(weights, wish, won, settings, topology, pattern)
+        return plain_learn(weights, wish, won, settings, topology, pattern, only)
     stdp, fields = wish.stdp, [wish.sums[0], wish.sums[1] if wish.stdp is not None else None, wish.decay]
-    won = won.contiguous() if won is not None else None
+    marks = [mark.contiguous() if mark is not None else None for mark in (won, only)]
     rule = _Rule(
-        *map(pointer, fields), pointer(won, torch.bool), wish.share,
+        *map(pointer, fields), *(pointer(mark, torch.bool) for mark in marks), wish.share,
         *((stdp.A_plus, stdp.A_minus, stdp.mu) if stdp is not None else (0.0, 0.0, 0.0)),
-        settings.inhibition, settings.w_min, settings.w_max, competition.FLOOR * settings.w_max, settings.conserve,
+        settings.inhibition, settings.w_min, settings.w_max, competition.FLOOR * settings.w_max,
+        settings.conserve and only is None,
     )  # fmt: skip
     geometry, tally = ConnectionGeometry(topology, len(weights), pattern), _Tally()
     kernel.strips.restype = ctypes.c_int64
@@ -104,7 +107,7 @@ class _Rule(ctypes.Structure):
     """As in update.c."""
 
     _fields_ = [
-        *((name, ctypes.c_void_p) for name in ("sums", "acausal", "decay", "won")),
+        *((name, ctypes.c_void_p) for name in ("sums", "acausal", "decay", "won", "only")),
         *((name, ctypes.c_float) for name in ("share", "A_plus", "A_minus", "mu", "inhibition", "w_min", "w_max", "floor")),
         ("conserve", ctypes.c_int32),
     ]
@@ -124,6 +127,7 @@ def plain_learn(
     settings: Settings,
     topology: Topology,
     pattern: Pattern | None = None,
+    only: torch.Tensor | None = None,
 ) -> Changed:
     """`learn` in plain torch, on any device."""
     learned = Changed()
@@ -132,11 +136,13 @@ def plain_learn(
         exists = present(topology, rows, weights.device)
         if pattern is not None:
             exists = pattern.rows(rows).take(exists)
+        if only is not None:
+            exists = exists & only[:, rows]
         magnitude, change = old.abs(), wish.change(rows, old)
         if won is not None:
             change = competition.competitive_change(change, won[rows], settings.inhibition)
         moved = rules.bounded(magnitude, change * exists, settings.w_min, settings.w_max)
-        if settings.conserve:
+        if settings.conserve and only is None:
             total = (magnitude * exists).sum(0)
             moved = competition.conserved(moved, total, settings.w_min, settings.w_max, present=exists)
         moved = torch.where(exists, moved, magnitude)

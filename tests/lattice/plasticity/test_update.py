@@ -38,15 +38,18 @@ class Case:
     weights: torch.Tensor
     wish: Wish
     won: torch.Tensor | None
+    only: torch.Tensor | None
 
     def learned(self, implementation) -> tuple[torch.Tensor, Changed]:
         weights = self.weights.clone()
-        return weights, implementation(weights, self.wish, self.won, self.settings, self.topology, self.pattern)
+        return weights, implementation(weights, self.wish, self.won, self.settings, self.topology, self.pattern, self.only)
 
     @property
     def exists(self) -> torch.Tensor:
+        """The connections that may change."""
         inside = present(self.topology, slice(None))
-        return inside if self.pattern is None else self.pattern.take(inside)
+        inside = inside if self.pattern is None else self.pattern.take(inside)
+        return inside if self.only is None else inside & self.only
 
 
 def case(
@@ -58,6 +61,7 @@ def case(
     share: float = 0.1,
     seed: int = 0,
     mu: float = 1.0,
+    partly: bool = False,
     **fields,
 ) -> Case:
     draw = torch.Generator().manual_seed(seed)
@@ -86,7 +90,8 @@ def case(
             wish = Wish(sums[:1], share, decay=torch.rand(x, y, z, generator=draw))
         case _:
             wish = Wish(sums[:1], share)
-    return Case(topology, pattern, some, weights, wish, won)
+    only = torch.rand(weights.shape, generator=draw) < 0.4 if partly else None
+    return Case(topology, pattern, some, weights, wish, won, only)
 
 
 @settings(max_examples=150, derandomize=True, deadline=None, database=None)
@@ -100,12 +105,15 @@ def case(
     spoilt=st.sampled_from([0.0, 0.2]),
     share=st.sampled_from([0.0, 1e-3, 0.1, 10.0]),
     mu=st.sampled_from([0.1, 0.5, 1.0, 4.0]),
+    partly=st.booleans(),
     bounds=st.sampled_from([(0.0, 2.0), (0.05, 0.3), (0.0, 1e-3)]),
     seed=st.integers(0, 99),
 )
-def test_one_pass_in_c_equals_the_plain_update(shape, boundary, rule, keep, compete, conserve, spoilt, share, mu, bounds, seed):
+def test_one_pass_in_c_equals_the_plain_update(
+    shape, boundary, rule, keep, compete, conserve, spoilt, share, mu, partly, bounds, seed
+):
     some = case(
-        Topology(shape, STRIDES, boundary), rule, keep, compete, spoilt, share, seed, mu,
+        Topology(shape, STRIDES, boundary), rule, keep, compete, spoilt, share, seed, mu, partly,
         conserve=conserve, w_min=bounds[0], w_max=bounds[1],
     )  # fmt: skip
     (fast, told), (plain, wanted) = some.learned(learn), some.learned(plain_learn)
@@ -150,7 +158,7 @@ def test_a_sum_that_is_not_finite_changes_nothing():
 
 
 def test_results_do_not_depend_on_the_number_of_threads():
-    some = case(Topology((5, 4, 33), STRIDES), "soft stdp", 0.4, compete=True)
+    some = case(Topology((5, 4, 33), STRIDES), "soft stdp", 0.4, compete=True, partly=True)
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 5):

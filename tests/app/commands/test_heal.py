@@ -1,0 +1,82 @@
+"""`heal`: what it prints, that the run stays as it is, and what it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+
+import pytest
+
+from tests.app.commands.test_cli import QUICK, assert_refused
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, sentences, cli):
+    """A runs folder with one finished run of the tiny preset."""
+    place = tmp_path_factory.mktemp("healed")
+    data = shutil.copy(sentences, place / "data.txt")
+    told = cli("train", *QUICK, "--data", data, "--runs-dir", place / "runs", "--json")
+    assert told.code == 0, told.err
+    return place / "runs"
+
+
+def files(folder) -> dict[str, str]:
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_it_tells_the_scores_of_three_lattices_and_leaves_the_run_alone(cli, runs):
+    before = files(runs)
+    told = cli("heal", "last", "--runs-dir", runs, "--waves", 3, "--wound", "connections:0.5", "--json")
+    assert (told.code, told.err) == (0, "") and files(runs) == before
+    fields = told.json
+    assert list(fields)[:6] == ["intact", "wounded", "healed", "waves", "sentences", "wound"]
+    assert all(set(fields[name]) == {"bleu", "chrf", "exact"} for name in ("intact", "wounded", "healed"))
+    assert (fields["waves"], fields["sentences"], fields["wound"]) == (3, 24, "connections:0.5")
+    assert fields["connections"] > 1000 and fields["cells"] == 0 and fields["step"] == 6
+
+
+def test_the_intact_lattice_scores_as_evaluate_says_and_the_wound_shows(cli, runs, sentences):
+    fields = cli("heal", "last", "--runs-dir", runs, "--waves", 0, "--wound", "connections:0.9", "--json").json
+    assert fields["healed"] == fields["wounded"] != fields["intact"] and fields["waves"] == 0
+
+
+def test_the_table_has_a_row_for_each_and_an_example(cli, runs):
+    told = cli("heal", "last", "--runs-dir", runs, "--waves", 2, "--wound", "cells:0.2")
+    rows = [line.split()[0] for line in told.out.splitlines()]
+    assert rows[1:5] == ["lattice", "intact", "wounded", "healed"]
+    assert "cells destroyed" in told.out and "2 waves of 8 sentences" in told.out and "unchanged" in told.out
+
+
+def test_the_same_seed_tells_the_same_and_another_does_not(cli, runs):
+    def told(seed: int) -> dict:
+        fields = cli("heal", "last", "--runs-dir", runs, "--waves", 2, "--seed", seed, "--json").json
+        return {name: fields[name] for name in ("wounded", "healed", "connections")}
+
+    assert told(1) == told(1) != told(2)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--wound", "connections"], "KIND:AMOUNT"),
+        (["--wound", "legs:0.5"], "connections, cells, block, shuffle, noise"),
+        (["--wound", "connections:1"], "nothing to heal from"),
+        (["--wound", "cells:0"], "would change nothing"),
+        (["--wound", "block:99"], "does not fit"),
+        (["--data", "nowhere.txt"], "no such file"),
+    ],
+)
+def test_what_can_not_be_healed_is_refused(cli, runs, options, says):
+    assert_refused(cli("heal", "last", "--runs-dir", runs, *options), 2, says)
+
+
+def test_text_in_another_script_is_refused(cli, runs, tmp_path):
+    text = tmp_path / "other.txt"
+    text.write_text("Кошка спит на окне.\nСобака бежит домой.\n", encoding="utf-8")
+    assert_refused(cli("heal", "last", "--runs-dir", runs, "--data", text), 2, "CYRILLIC", "LATIN")
+
+
+def test_a_run_without_a_lattice_has_nothing_to_wound(cli, sentences, tmp_path):
+    runs = tmp_path / "runs"
+    assert cli("train", *QUICK, "--data", sentences, "--runs-dir", runs, "--set", "lattice.arm=identity", "--json").code == 0
+    assert_refused(cli("heal", "last", "--runs-dir", runs), 2, "without a lattice")
