@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from presets import wound
 
 Scalar = bool | Annotated[int, Field(ge=-(2**53), le=2**53)] | Annotated[float, Field(allow_inf_nan=False)] | str | None
 
@@ -71,6 +73,42 @@ class StageArguments(Arguments):
         return None
 
 
+def _is_wound(text: str) -> str:
+    return str(wound.parse(text))
+
+
+class WoundArguments(Arguments):
+    """Which wound (presets.wound)."""
+
+    wound: Annotated[str, Field(max_length=100), AfterValidator(_is_wound)] = "connections:0.3"
+
+    @classmethod
+    def from_words(cls, words: list[str]) -> Self | None:
+        """From [] or ["connections:0.3"]."""
+        match words:
+            case []:
+                return cls()
+            case [text]:
+                return cls(wound=str(wound.parse(text)))
+        return None
+
+
+class HealArguments(Arguments):
+    """Most waves."""
+
+    waves: Annotated[int, Field(ge=1, le=10_000)] = 400
+
+    @classmethod
+    def from_words(cls, words: list[str]) -> Self | None:
+        """From [] or ["40"]."""
+        match words:
+            case []:
+                return cls()
+            case [number] if number.isdecimal() and 1 <= int(number) <= 10_000:
+                return cls(waves=int(number))
+        return None
+
+
 @dataclass(frozen=True)
 class ControlCommand:
     """One command."""
@@ -99,6 +137,15 @@ COMMANDS: dict[str, ControlCommand] = {
         ControlCommand("pause", "pause or resume training", key="p", hint="pause"),
         ControlCommand("resume", "resume training"),
         ControlCommand("checkpoint", "save a checkpoint", key="c", hint="save"),
+        ControlCommand(
+            "wound",
+            "destroy 30 % of all connections (asks)",
+            WoundArguments,
+            usage="[KIND:AMOUNT]",
+            key="W",
+            confirm="destroy 30 % of all connections for good; training goes on with what is left, and `b` heals",
+        ),
+        ControlCommand("heal", "let what a wound destroyed grow again", HealArguments, usage="[WAVES]", key="b"),
         ControlCommand(
             "stop",
             "save and stop the run (asks)",

@@ -10,6 +10,7 @@ import typer
 from app.exit_codes import ExitCode, Stop
 from app.options import AsJson, Best, Device, RunName, RunsDir
 from presets import wound as wounds
+from presets.control_commands import HealArguments, WoundArguments
 
 
 def heal(
@@ -22,13 +23,13 @@ def heal(
             help="connections:0.3, cells:0.1, block:8, shuffle:0.2 or noise:3 (share destroyed; side of a cube of cells; share "
             "of the cells; times the connections' size).",
         ),
-    ] = "connections:0.3",
+    ] = WoundArguments().wound,
     data: Annotated[
         Path | None, typer.Option("--data", help="Text to heal by, without targets; default: what the run was trained on.")
     ] = None,
     waves: Annotated[
         int, typer.Option("--waves", min=0, help="Most waves of eight sentences; it ends earlier once they change little.")
-    ] = 400,
+    ] = HealArguments().waves,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Where the wound falls, and which sentences heal it.")] = 0,
     best: Best = False,
     device: Device = None,

@@ -32,6 +32,7 @@ from lattice.model.text_lattice import TextLattice
 from lattice.plasticity.plasticity import Plasticity
 from lattice.plasticity.slabs import slabs
 from lattice.random_streams import generator, key
+from presets.control_commands import HealArguments
 from presets.plasticity_section import PlasticitySection
 
 RATE = 0.005
@@ -49,7 +50,7 @@ SPROUT = 0.05
 SETTLED = 0.01
 """Healing ends once a wave changes less than this share of what has grown."""
 
-MOST_WAVES = 400
+MOST_WAVES = HealArguments().waves
 """Healing ends after so many waves in any case."""
 
 ANNEALED = 40

@@ -117,6 +117,8 @@ class Lattice(nn.Module):
     A dense lattice keeps all K offsets and has no `index`.  A pruned one has an `index` [kept, X, Y, tiles] of the offsets that
     each tile of cells keeps (lattice.kernels.sparse), and holds nothing in memory for the others.
 
+    After a wound, `lost` (bool [kept, X, Y, Z]) marks the connections that it destroyed, until they have healed.
+
     With a shared rule, `rule` holds its parameters.
 
     With functional clusters, there are also
@@ -128,6 +130,7 @@ class Lattice(nn.Module):
     """
 
     index: torch.Tensor | None
+    lost: torch.Tensor | None
     labels: torch.Tensor
     mean_state: torch.Tensor
     centroids: torch.Tensor
@@ -147,6 +150,7 @@ class Lattice(nn.Module):
         self._watched = False
         self.excitatory = build.start.excitatory
         self.register_buffer("index", None)
+        self.register_buffer("lost", None)
         self._pattern: Pattern | None = None
         self.gain: nn.Parameter | None = None
         x, y, z = topology.shape
@@ -194,6 +198,11 @@ class Lattice(nn.Module):
         self.weights.grad = None
         self.weights.data = weights
         self.index = None if pattern is None else pattern.index
+        self.lost = None
+
+    def lose(self, connections: torch.Tensor | None) -> None:
+        """Marks connections as lost, bool [kept, X, Y, Z]; None = none is."""
+        self.lost = connections
 
     @contextlib.contextmanager
     def standing_in(self, weights: nn.Parameter, index: torch.Tensor) -> Iterator[None]:

@@ -243,6 +243,8 @@ def load_model(model: TextLattice, tensors: dict[str, torch.Tensor]) -> None:
             raise ValueError("the checkpoint does not fit this config: lattice.index is of another lattice")
         device = model.lattice.weights.device
         model.lattice.become(torch.empty(len(index), x, y, z, device=device), Pattern(index.to(device), offsets))
+    if model.lattice is not None and "lattice.lost" in tensors:
+        model.lattice.lose(torch.empty_like(model.lattice.weights, dtype=torch.bool))
     try:
         model.load_state_dict(tensors)
     except RuntimeError as error:

@@ -4,14 +4,20 @@ enter_next_stage   a stage ends, and the model grows into the shape of the next 
 reconfigure        the operator edits the config between two steps
 resume             a run continues from a checkpoint
 go_back            a run takes the weights of an earlier checkpoint of its own
+wound              the operator destroys a part of the lattice
+heal               what was destroyed grows again
 reach_sparsity     connections are pruned or regrown until the stage's sparsity is reached
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+from lattice.healing import waves, wounding
 from lattice.model.growth import carry_over
 from lattice.model.text_lattice import TextLattice, load_model
 from lattice.optimizers import moments
+from lattice.random_streams import generator, key
 from lattice.training import micro_batch
 from lattice.training.progress import Progress
 from lattice.training.rewiring import rewire
@@ -19,6 +25,7 @@ from lattice.training.state import Tensors, TrainingState
 from monitors.events import Rewired
 from presets.live import with_settings
 from presets.schema import RunConfig
+from presets.wound import Wound
 
 
 def reach_sparsity(state: TrainingState) -> Rewired | None:
@@ -70,6 +77,36 @@ def reconfigure(state: TrainingState, config: RunConfig) -> None:
         state.use_optimizer(kept)
 
 
+def wound(state: TrainingState, what: Wound) -> None:
+    """Wounds the lattice.
+
+    Chance is drawn by seed, step and the number of edits so far.  Raises ValueError if the wound does not fit the lattice.
+    """
+    progress, lattice = state.progress, state.lattice
+    stream = generator(state.config.run.seed, "wound", progress.step, progress.edits)
+    lost = wounding.wound(lattice, what, stream)
+    if lost.connections is not None:
+        lattice.lose(lost.connections if lattice.lost is None else lost.connections | lattice.lost)
+    progress.note_wounds((*progress.wounds, str(what)))
+    progress.forget_losses()
+
+
+def heal(state: TrainingState, most: int) -> Iterator[waves.Wave]:
+    """Heals all wounds by training sentences.  Yields after each wave; ends early if a stop is requested.
+
+    Raises NothingFires, with nothing changed, if no cell fires.
+    """
+    progress, lattice = state.progress, state.lattice
+    seed = key(state.config.run.seed, "heal", progress.step, progress.edits)
+    for wave in waves.heal(state.model, state.train_sentences, lattice.lost, seed, state.micro_batch, most):
+        yield wave
+        if state.stop_request:
+            break
+    lattice.lose(None)
+    progress.note_wounds(())
+    progress.forget_losses()
+
+
 def resume(state: TrainingState, model: Tensors, optimizer: Tensors, saved: dict) -> None:
     """Continues a run from a checkpoint: its tensors `model` and `optimizer`, and `saved`, the rest of its state as JSON.
 
@@ -90,11 +127,12 @@ def go_back(state: TrainingState, model: Tensors, optimizer: Tensors, saved: dic
     If the checkpoint is of an earlier stage, its lattice grows into the present stage anew.  Arguments are those of `resume`.
     Raises ValueError if the checkpoint does not fit the config.
     """
-    progress, stage = state.progress, Progress.from_json(saved["progress"]).stage
+    progress, earlier = state.progress, Progress.from_json(saved["progress"])
     state.optimizer.zero_grad(set_to_none=True)
     state.optimizer.state.clear()  # makes room for the model that is loaded next
-    _load(state, stage, model, saved["scaler"])
-    if stage != progress.stage:
+    _load(state, earlier.stage, model, saved["scaler"])
+    progress.note_wounds(earlier.wounds if earlier.stage == progress.stage else ())
+    if earlier.stage != progress.stage:
         progress.waves_again()
         _grow(state, state.model, optimizer)
         state.tell_unsaid()

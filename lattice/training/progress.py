@@ -56,6 +56,8 @@ class Progress:
     best_valid_loss: float = math.inf
     looks_without_gain: NonNegativeInt = 0
     """Looks of the decode monitor in this stage since the held-out loss last improved."""
+    wounds: tuple[str, ...] = ()
+    """The wounds of this stage's lattice that have not been healed (presets.wound)."""
     elapsed_s: FiniteFloat = 0.0
     cpu_s: FiniteFloat = 0.0
     saving_s: FiniteFloat = 0.0
@@ -127,6 +129,10 @@ class Progress:
         self.rolled_back_at = self.step
         self.end_bad_steps()
 
+    def note_wounds(self, wounds: tuple[str, ...]) -> None:
+        """Notes which wounds the lattice has now."""
+        self.wounds = wounds
+
     def forget_losses(self) -> None:
         """Restarts the loss's running mean and variance.  After an edit or in another stage, earlier losses tell nothing."""
         self.losses_seen, self.loss_mean, self.loss_variance = 0, 0.0, 0.0
@@ -176,6 +182,7 @@ class Progress:
         self.best_valid_loss, self.valid_loss = math.inf, None
         self.settle_memory(None, None)
         self.forget_losses()
+        self.note_wounds(())
 
     # As JSON
 

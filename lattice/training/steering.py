@@ -6,19 +6,26 @@ reason and changes nothing.  A paused run waits for the next order, so a pause c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
+from lattice.healing.waves import NothingFires
 from lattice.training import changes
 from lattice.training.callbacks import Callbacks
 from lattice.training.inbox import Order
 from lattice.training.state import TrainingState
-from monitors.events import Edited
-from presets.control_commands import SetArguments, StageArguments
+from monitors import gauges
+from monitors.events import Edited, Plastic
+from presets import wound
+from presets.control_commands import HealArguments, SetArguments, StageArguments, WoundArguments
 from presets.layers import ConfigError
 from presets.live import edit
 from presets.plan import explain
 
 Scalar = bool | int | float | str | None
+
+LOOKS = (1, 4, 16, 64, 256)
+"""Waves of a healing after which held-out sentences are decoded, so that the screen shows how it comes along."""
 
 
 class Refused(Exception):
@@ -112,6 +119,35 @@ class Steering:
             self.paused = False
             self._log(state, order, "paused", True, False, action)
 
+    def _wound(self, state: TrainingState, order: Order) -> None:
+        assert isinstance(order.arguments, WoundArguments)
+        if state.model.lattice is None:
+            raise Refused(f"there is no lattice to wound (lattice.arm = {state.config.lattice.arm})")
+        what = wound.parse(order.arguments.wound)
+        try:
+            changes.wound(state, what)
+        except ValueError as error:
+            raise Refused(str(error)) from error
+        self._log(state, order, action=str(what))
+        self._callbacks.on_command(state, "decode")
+
+    def _heal(self, state: TrainingState, order: Order) -> None:
+        assert isinstance(order.arguments, HealArguments)
+        if not state.progress.wounds:
+            raise Refused("the lattice has no wound; `wound` makes one")
+        clock, cpu = time.perf_counter(), gauges.cpu_seconds()
+        try:
+            for wave in changes.heal(state, order.arguments.waves):
+                if wave.number == 1:
+                    self._log(state, order, action=str(order.arguments.waves))
+                if wave.number in LOOKS:
+                    state.tell(Plastic(**wave.report, **state.here))
+                    self._callbacks.on_command(state, "decode")
+        except NothingFires:
+            raise Refused("no cell fires, so nothing can heal; nothing was changed") from None
+        state.progress.spend(time.perf_counter() - clock, gauges.cpu_seconds() - cpu)
+        self._callbacks.on_command(state, "decode")
+
     def _now(self, state: TrainingState, order: Order) -> None:
         self._log(state, order)
         self._callbacks.on_command(state, order.command)
@@ -126,6 +162,8 @@ HANDLERS: dict[str, Callable[[Steering, TrainingState, Order], None]] = {
     "stage": Steering._stage,
     "pause": Steering._pause,
     "resume": Steering._resume,
+    "wound": Steering._wound,
+    "heal": Steering._heal,
     "decode": Steering._now,
     "checkpoint": Steering._now,
     "stop": Steering._stop,

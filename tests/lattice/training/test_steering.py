@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lattice.observing.decode_monitor import DecodeMonitor
+from lattice.plasticity.products import present
 from lattice.training import changes, checkpoint, steering
 from lattice.training.callbacks import Callback
 from lattice.training.checkpointer import Checkpointer
@@ -15,13 +16,17 @@ from lattice.training.inbox import Order
 from lattice.training.learning_rate import learning_rate
 from lattice.training.state import TrainingState
 from monitors.event_log import EventLog, read_events
-from monitors.events import Decoded, Edited, Rewired, Saved, StageEnded, StageStarted, Trained
-from presets.control_commands import Arguments, SetArguments, StageArguments
+from monitors.events import Decoded, Edited, Plastic, Rewired, Saved, StageEnded, StageStarted, Trained
+from presets.control_commands import Arguments, HealArguments, SetArguments, StageArguments, WoundArguments
 
 
 def arguments(command: str, key: str, value: object) -> tuple[str, Arguments]:
     """Turns ("stage goto", "", 2) into the name of a command and its arguments."""
     name, _, action = command.partition(" ")
+    if name == "wound":
+        return name, WoundArguments(wound=action)
+    if name == "heal":
+        return name, HealArguments(waves=int(action))
     if name == "set":
         return name, SetArguments.model_construct(key=key, value=value)
     return name, StageArguments.model_construct(action=action, stage=value) if name == "stage" else Arguments()
@@ -217,6 +222,106 @@ def test_goto_goes_on_with_a_later_stage_and_never_back(steer):
         (2, ""),
         (None, "stage 1 does not come after stage 2, and a lattice only grows; this is the last one"),
     ]
+
+
+# Wounds
+
+
+class Lattices(Callback):
+    """Copies of the weights after each step, and which connections are lost."""
+
+    def __init__(self) -> None:
+        self.weights: dict[int, torch.Tensor] = {}
+        self.lost: dict[int, torch.Tensor | None] = {}
+
+    def after_step(self, state) -> None:
+        step, lattice = state.progress.step, state.model.lattice
+        self.weights[step] = lattice.weights.detach().clone()
+        self.lost[step] = None if lattice.lost is None else lattice.lost.clone()
+
+
+FROZEN = ("connections.learning=frozen", "decode.every=100")
+
+
+def test_a_wound_lasts_until_it_is_healed_and_both_are_decoded_and_logged(steer):
+    seen = Lattices()
+    plan = {2: [("wound connections:0.5",)], 4: [("heal 20",)]}
+    run, operator, end = steer(plan, *FROZEN, callbacks=[DecodeMonitor(), seen])
+    assert end == "finished" and operator.answers == [(2, ""), (4, "")]
+    assert edits(run.heard) == [(2, "wound connections:0.5", "", None, None), (4, "heal 20", "", None, None)]
+    lost = seen.lost[3]
+    assert lost is not None and seen.lost[2] is None and seen.lost[5] is None
+    assert not seen.weights[3][lost].any() and not seen.weights[4][lost].any()
+    assert torch.equal(seen.weights[4][~lost], seen.weights[2][~lost])
+    assert torch.equal(seen.weights[5][~lost], seen.weights[2][~lost])
+    assert seen.weights[5][lost].sum() > 1
+    assert [event.step for event in run.heard.of(Decoded)][:6] == [2, 4, 4, 4, 4, 6]  # waves 1, 4, 16 and the end; the stage's
+    assert [event.step for event in run.heard.of(Plastic)] == [4, 4, 4]
+    assert run.trainer.state.progress.wounds == ()
+
+
+def test_a_second_wound_falls_elsewhere_and_both_heal_together(steer):
+    seen = Lattices()
+    plan = {2: [("wound connections:0.2",), ("wound connections:0.2",)], 3: [("heal 1",)]}
+    run, _, _ = steer(plan, *FROZEN, "stages.1.steps=1", callbacks=[seen])
+    first = run.trainer.state.config.stages[0].topology("walls")
+    share = int(seen.lost[3].sum()) / int(present(first, slice(None)).sum())
+    assert share == pytest.approx(1 - 0.8**2, abs=0.05)
+    assert seen.lost[4] is None
+
+
+def test_a_paused_run_is_wounded_and_healed_too(steer):
+    plan = {3: [("pause",), ("wound shuffle:0.5",), ("heal 3",), ("resume",)]}
+    _, operator, end = steer(plan)
+    assert end == "finished" and operator.answers == [(3, "")] * 4
+
+
+def test_a_stop_ends_a_healing(bench):
+    operator = Operator({2: [("wound connections:0.5",), ("heal 10000",)]})
+    run = bench(*FROZEN, callbacks=(operator,))
+
+    class StopWhileHealing(Callback):
+        def on_event(self, event) -> None:
+            if isinstance(event, Plastic):
+                run.trainer.state.request_stop("test")
+
+    run.trainer.callbacks.append(StopWhileHealing())
+    assert run.trainer.run() == "stopped" and operator.answers == [(2, "")] * 2
+    assert len(run.heard.of(Plastic)) == 1 and run.trainer.state.progress.step == 2
+
+
+@pytest.mark.parametrize(
+    ("order", "settings", "reason"),
+    [
+        ("heal 3", (), "the lattice has no wound"),
+        ("wound block:99", (), "does not fit"),
+        ("wound connections:0.5", ("lattice.arm=identity",), "there is no lattice to wound"),
+    ],
+)
+def test_what_can_not_be_wounded_or_healed_is_refused_and_changes_nothing(steer, order, settings, reason):
+    run, operator, _ = steer({2: [(order,)]}, *settings)
+    [(step, error)] = operator.answers
+    assert step is None and reason in error and "\n" not in error
+    assert edits(run.heard) == [] and run.trainer.state.progress.wounds == ()
+
+
+def test_a_wounded_run_resumes_wounded_and_heals_alike(bench, tmp_path):
+    def healed(*callbacks) -> dict[str, torch.Tensor]:
+        run = bench(callbacks=(*callbacks, Operator({2: [("wound connections:0.5",)], 5: [("heal 5",)]})))
+        run.trainer.run()
+        return run.trainer.state.model.state_dict()
+
+    whole = healed()
+    with pytest.raises(Died):
+        healed(Checkpointer(tmp_path, ""), DieAfter(4))
+    saved, _ = checkpoint.load_newest(tmp_path)
+    assert saved.state["progress"]["step"] == 3 and "lattice.lost" in saved.model
+    again = bench(callbacks=(Operator({5: [("heal 5",)]}),))
+    changes.resume(again.trainer.state, saved.model, saved.optimizer, saved.state)
+    assert again.trainer.state.progress.wounds == ("connections:0.5",)
+    again.trainer.run()
+    found = again.trainer.state.model.state_dict()
+    assert found.keys() == whole.keys() and [name for name in whole if not torch.equal(found[name], whole[name])] == []
 
 
 # Now
