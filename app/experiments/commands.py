@@ -34,6 +34,14 @@ EqualCpu = Annotated[
     bool, typer.Option("--equal-cpu", help="Also train the arms without a lattice for as many CPU seconds as the trained one.")
 ]
 
+WoundedBy = Annotated[
+    list[str], typer.Option("--wound", help="KIND:AMOUNT, as for `lattice-tui heal`; each trained lattice gets it. Repeatable.")
+]
+Methods = Annotated[
+    str | None, typer.Option("--methods", help="Only these methods, comma-separated; * and ? stand for any characters.")
+]
+Waves = Annotated[int, typer.Option("--waves", min=1, help="Most waves of each method.")]
+
 
 @experiment(
     experiment_app,
@@ -57,6 +65,22 @@ def experiment_convergence(options: ExperimentOptions, search: Search = 0, searc
     from app.experiments import convergence as command
 
     command.run(_request(options), search, search_steps)
+
+
+@experiment(
+    experiment_app,
+    "heal",
+    ExperimentOptions(every=100, to_end=True),
+    own_before="arms",
+    left_out=("target", "every", "to_end"),
+)
+def experiment_heal(
+    options: ExperimentOptions, wound: WoundedBy = ["connections:0.5"], methods: Methods = None, waves: Waves = 400
+) -> None:
+    """Methods that heal a wounded lattice: STDP, BCM, Oja, each offset's mean, the gradient with labels; score by wave."""
+    from app.experiments import heal as command
+
+    command.run(_request(options), wound, methods, waves)
 
 
 @experiment(experiment_app, "optimizers", ExperimentOptions(preset="small", to_end=True))

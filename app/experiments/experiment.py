@@ -219,4 +219,6 @@ def told(outcome: Outcome, conditions: Conditions) -> str:
     reached = "target not reached" if need.censored else f"target after {need.value:.0f} steps"
     if outcome.repaired:
         reached = f"score without damage {outcome.repaired[0][2]:.1f}"
+    if outcome.healed:
+        reached = f"score of the intact lattice {outcome.healed[0][3]:.1f}"
     return f"{reached}; {outcome.steps} steps, {outcome.cpu_s:.0f} CPU s, loss {formats.loss(outcome.loss)}{bleu}"

@@ -104,6 +104,8 @@ class Outcome:
     """(step, part, share kept, share that a random projection keeps) of gradients' energy, if the experiment looks at that."""
     repaired: tuple[tuple[float, float, float], ...] = ()
     """(share of the columns zeroed, probability of an update, score) of damaged lattices, if the experiment looks at that."""
+    healed: tuple[tuple[str, str, int, float, float], ...] = ()
+    """(wound, method, waves, score, CPU seconds) of healed lattices, if the experiment looks at that."""
 
     @classmethod
     def of_row(cls, row: Mapping[str, Any]) -> Outcome:
@@ -162,6 +164,7 @@ class Looks(Callback):
         self.growths: list[tuple[float | None, float | None]] = []
         self.retained: list[tuple[int, str, float, float]] = []
         self.repaired: list[tuple[float, float, float]] = []
+        self.healed: list[tuple[str, str, int, float, float]] = []
 
     def after_step(self, state: TrainingState) -> None:
         conditions, progress = self._conditions, state.progress
@@ -233,6 +236,7 @@ def train(
         lattice_optimizer_bytes=optimizer_bytes(trainer.state, "lattice."),
         retained=tuple(looks.retained),
         repaired=tuple(looks.repaired),
+        healed=tuple(looks.healed),
     )
 
 

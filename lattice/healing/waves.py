@@ -35,6 +35,8 @@ from lattice.random_streams import generator, key
 from presets.control_commands import HealArguments
 from presets.plasticity_section import PlasticitySection
 
+STDP = PlasticitySection(rule="stdp")
+
 RATE = 0.005
 """Change of |w| per wave at a mean product of 1."""
 
@@ -74,36 +76,56 @@ class Wave:
 
 
 def heal(
-    model: TextLattice, sentences: Sentences, lost: torch.Tensor | None, seed: int, at_once: int, most: int = MOST_WAVES
-) -> Iterator[Wave]:
+    model: TextLattice, sentences: Sentences, lost: torch.Tensor | None, seed: int, at_once: int, most: int = MOST_WAVES,
+    rule: PlasticitySection = STDP,
+) -> Iterator[Wave]:  # fmt: skip
     """Heals the model's lattice in place.  Yields after each wave, until it has settled or `most` waves are done.
 
     `lost` (bool [kept, X, Y, Z]) marks the connections that may grow; None = nothing tells which ones are wrong.  The sentences
-    of a wave are drawn by `seed`; `at_once` of them run through the lattice together.  Raises NothingFires.
+    of a wave are drawn by `seed`; `at_once` of them run through the lattice together.  `rule` decides what grows, at the rate
+    RATE and with thresholds of THRESHOLD, whatever it says of these.  Raises NothingFires.
     """
     lattice = model.lattice
     assert lattice is not None, "a model without a lattice has nothing to heal"
-    settings = PlasticitySection(rule="stdp", sentences=SENTENCES, conserve=lost is None)
+    settings = rule.model_copy(update={"sentences": SENTENCES, "conserve": lost is None})
     plasticity = Plasticity(settings, lattice.topology, lattice.channels, THRESHOLD).to(lattice.weights.device)
     revive(lattice)
     last = most if lost is not None else min(most, ANNEALED)
     for number in range(1, last + 1):
-        rows = torch.randint(len(sentences), (SENTENCES,), generator=generator(seed, "wave", number)).tolist()
-        with _learning_by(lattice, plasticity):
-            _run(model, sentences, rows, at_once, key(seed, "wave", number))
-            silent = plasticity.silent
-            if number == 1 and bool(silent.all()):
-                raise NothingFires
-            lattice.learn(RATE if lost is not None else RATE * (1 - (number - 1) / ANNEALED), lost)
-        report = plasticity.report()
-        assert report is not None, "the wave has just made an update"
-        moved = report["mean_change"] * (report["potentiated"] + report["depressed"] + report["unchanged"])
-        if lost is not None:
-            moved += _sprout(lattice.weights.data, lost, silent)
-        wave = Wave(number, moved / max(_size(lattice.weights.data, lost), 1e-12), report)
+        rate = RATE if lost is not None else RATE * (1 - (number - 1) / ANNEALED)
+        wave = one_wave(model, plasticity, sentences, lost, rate, number, seed, at_once)
         yield wave
         if lost is not None and wave.change < SETTLED:
             return
+
+
+def one_wave(
+    model: TextLattice, plasticity: Plasticity, sentences: Sentences, lost: torch.Tensor | None, rate: float, number: int,
+    seed: int, at_once: int,
+) -> Wave:  # fmt: skip
+    """Runs one wave, and lets `plasticity` change the connections.  Arguments are those of `heal`.
+
+    Raises NothingFires if it is the first wave and no cell fires.
+    """
+    lattice, rows = model.lattice, rows_of(seed, number, len(sentences))
+    assert lattice is not None
+    with _learning_by(lattice, plasticity):
+        _run(model, sentences, rows, at_once, key(seed, "wave", number))
+        silent = plasticity.silent
+        if number == 1 and bool(silent.all()):
+            raise NothingFires
+        lattice.learn(rate, lost)
+    report = plasticity.report()
+    assert report is not None, "the wave has just made an update"
+    moved = report["mean_change"] * (report["potentiated"] + report["depressed"] + report["unchanged"])
+    if lost is not None:
+        moved += _sprout(lattice.weights.data, lost, silent)
+    return Wave(number, moved / max(_size(lattice.weights.data, lost), 1e-12), report)
+
+
+def rows_of(seed: int, number: int, count: int) -> list[int]:
+    """Which of `count` sentences run in a wave."""
+    return torch.randint(count, (SENTENCES,), generator=generator(seed, "wave", number)).tolist()
 
 
 @contextlib.contextmanager
