@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from lattice.model.lattice3d import Lattice
-from lattice.plasticity.products import pairs_of, present
+from lattice.plasticity.products import leads_from, present
 from lattice.plasticity.slabs import slabs
 from presets.wound import Wound
 
@@ -111,11 +111,7 @@ def _cut_off(lattice: Lattice, cells: torch.Tensor, dead: int) -> Lost:
     topology, pattern = lattice.topology, lattice.pattern
     lost, count = torch.zeros_like(lattice.weights, dtype=torch.bool), 0
     for rows, weights, exists in _layers(lattice):
-        touched = torch.zeros(len(topology.offsets), *weights.shape[1:], dtype=torch.bool, device=weights.device)
-        for k, offset in enumerate(topology.offsets):
-            for here, there in pairs_of(topology, offset, rows):
-                own = (slice(here[0].start - rows.start, here[0].stop - rows.start), *here[1:])
-                touched[k][own] = cells[here] | cells[there]
+        touched = leads_from(cells, topology, rows) | cells[rows]
         gone = (touched if pattern is None else pattern.rows(rows).take(touched)) & exists
         weights.masked_fill_(gone, 0.0)
         lost[:, rows] = gone

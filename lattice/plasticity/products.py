@@ -128,13 +128,19 @@ def plain_products(
 @torch.no_grad()
 def present(topology: Topology, rows: slice, device: torch.device | None = None) -> torch.Tensor:
     """Which connections of the cells in `rows` of x lead to a cell and not over a wall, bool [K, rows, Y, Z]."""
+    return leads_from(torch.ones(topology.shape, dtype=torch.bool, device=device), topology, rows)
+
+
+@torch.no_grad()
+def leads_from(cells: torch.Tensor, topology: Topology, rows: slice) -> torch.Tensor:
+    """Which connections of the cells in `rows` of x read one of some cells (bool [X, Y, Z]), bool [K, rows, Y, Z]."""
     x, y, z = topology.shape
     first, last, _ = rows.indices(x)
-    inside = torch.zeros(len(topology.offsets), last - first, y, z, dtype=torch.bool, device=device)
+    found = torch.zeros(len(topology.offsets), last - first, y, z, dtype=torch.bool, device=cells.device)
     for k, offset in enumerate(topology.offsets):
-        for (own_x, own_y, own_z), _ in pairs_of(topology, offset, rows):
-            inside[k, own_x.start - first : own_x.stop - first, own_y, own_z] = True
-    return inside
+        for (own_x, own_y, own_z), there in pairs_of(topology, offset, rows):
+            found[k, own_x.start - first : own_x.stop - first, own_y, own_z] = cells[there]
+    return found
 
 
 @torch.no_grad()
