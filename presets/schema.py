@@ -90,16 +90,32 @@ class Data(Section):
         return self
 
 
+DRAWN = ("noise", "bias_local", "bias_distant", "excitatory")
+"""Settings of connections.start = drawn."""
+
+
 class Connections(Section):
     """How connection weights start and learn."""
 
     learning: Literal["gradient", "plastic", "hybrid", "frozen"] = Field(
         "gradient", description="by gradient, by the rule under [plasticity], by both, or as initialised"
     )
+    start: Literal["drawn", "grown"] = Field(
+        "drawn",
+        description="drawn = noise and a bias towards the input; grown = from nothing, by waves of STDP before the first step",
+    )
     noise: Annotated[float, Field(ge=0, le=2)] = Field(0.1, description="start: normal noise of this norm over 26 connections")
     bias_local: Annotated[float, Field(ge=0, le=2)] = Field(0.5, description="start: added to the neighbour towards the input")
     bias_distant: Annotated[float, Field(ge=0, le=2)] = Field(0.7, description="start: added to strides towards the input")
     excitatory: bool = Field(False, description="start: no weight is negative")
+
+    @model_validator(mode="after")
+    def _what_grows_is_not_drawn(self) -> Connections:
+        fields = type(self).model_fields
+        idle = [name for name in DRAWN if getattr(self, name) != fields[name].default] if self.start == "grown" else []
+        if idle:
+            raise ValueError(f"{idle[0]}: has no effect on connections that grow; leave it out, or use start = drawn")
+        return self
 
 
 class Optimizer(Section):

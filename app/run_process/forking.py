@@ -63,11 +63,12 @@ SETS_MEMORY = ("training.", "run.", "optimizer.name", "rule.update_probability")
 """Settings by which the micro-batch and the segments were chosen."""
 
 STARTS = (
-    "lattice.memory_ticks", "lattice.port_start", "connections.noise", "connections.bias_local", "connections.bias_distant",
+    "lattice.memory_ticks", "lattice.port_start", "connections.start", "connections.noise", "connections.bias_local",
+    "connections.bias_distant",
 )  # fmt: skip
 """Settings that only decide how a lattice starts.  After its start, a growth alone may draw by them again."""
 
-NEVER_AGAIN = ("lattice.memory_ticks", "lattice.port_start")
+NEVER_AGAIN = ("lattice.memory_ticks", "lattice.port_start", "connections.start")
 """Those of STARTS that no growth draws by, because it carries all cells over."""
 
 END_RULE = ("steps", "until_loss", "until_plateau")

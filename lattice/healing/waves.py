@@ -55,6 +55,9 @@ SETTLED = 0.01
 MOST_WAVES = HealArguments().waves
 """Healing ends after so many waves in any case."""
 
+LOOKS = (1, 4, 16, 64, 256)
+"""Waves after which a run shows how it comes along."""
+
 ANNEALED = 40
 """Waves in which the rate falls to zero if all connections learn."""
 

@@ -1,6 +1,6 @@
-"""Discovery waves: forward passes before the first step of a stage.
+"""What happens before the first step of a stage: connections that grow from nothing, and discovery waves.
 
-The stage's first batches run through the lattice, and plasticity alone changes the connections.
+Both run sentences through the lattice, and plasticity alone changes the connections.
 """
 
 from __future__ import annotations
@@ -10,10 +10,35 @@ import time
 import torch
 
 from lattice.data.batches import Schedule
+from lattice.healing.waves import LOOKS, heal
+from lattice.random_streams import key
 from lattice.training.gradients import chance
 from lattice.training.learning_rate import PROFILE_RATE
 from lattice.training.state import TrainingState
 from monitors import gauges
+from monitors.events import Plastic
+
+
+def grow(state: TrainingState) -> None:
+    """Lets the connections of a fresh lattice grow from nothing, if the config says so (lattice.healing.waves).
+
+    All of them count as lost.  If a stop is requested, growth begins anew when the run is resumed.  Seconds count as the run's.
+    Raises NothingFires.
+    """
+    progress, lattice, config = state.progress, state.model.lattice, state.config
+    if lattice is None or config.connections.start == "drawn" or progress.grown or progress.step or progress.stage:
+        return
+    clock, cpu = time.perf_counter(), gauges.cpu_seconds()
+    lattice.weights.data.zero_()
+    lost = torch.ones_like(lattice.weights, dtype=torch.bool)
+    for wave in heal(state.model, state.train_sentences, lost, key(config.run.seed, "grow"), state.micro_batch):
+        if wave.number in LOOKS:
+            state.tell(Plastic(**wave.report, **state.here))
+        if state.stop_request:
+            return
+    state.tell(Plastic(**wave.report, **state.here))
+    progress.note_grown()
+    progress.spend(time.perf_counter() - clock, gauges.cpu_seconds() - cpu)
 
 
 def discover(state: TrainingState, schedule: Schedule) -> bool:

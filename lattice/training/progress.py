@@ -28,6 +28,8 @@ class Progress:
     stage_step: NonNegativeInt = 0
     waves: NonNegativeInt = 0
     """Discovery waves done in this stage."""
+    grown: bool = False
+    """True if the connections have grown (connections.start)."""
     stage_over: str = ""
     """Why the stage ended; "" while it goes on."""
     held: bool = False
@@ -99,6 +101,9 @@ class Progress:
 
     def wave_done(self) -> None:
         self.waves += 1
+
+    def note_grown(self) -> None:
+        self.grown = True
 
     def waves_again(self) -> None:
         """Starts discovery again, because the stage begins anew from a smaller lattice."""

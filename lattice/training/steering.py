@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from lattice.healing.waves import NothingFires
+from lattice.healing.waves import LOOKS, NothingFires
 from lattice.training import changes
 from lattice.training.callbacks import Callbacks
 from lattice.training.inbox import Order
@@ -23,9 +23,6 @@ from presets.live import edit
 from presets.plan import explain
 
 Scalar = bool | int | float | str | None
-
-LOOKS = (1, 4, 16, 64, 256)
-"""Waves of a healing after which held-out sentences are decoded, so that the screen shows how it comes along."""
 
 
 class Refused(Exception):

@@ -3,7 +3,7 @@
     RunStarted
     for every stage, from the resumed one on:
         build the stage's model; carry over what was learned      StageStarted
-        discovery waves, if any; callbacks.after_waves            Plastic
+        connections grow, if they are to; discovery waves, if any; callbacks.after_waves            Plastic
         until the stage ends (training.progress):
             sentences of (seed, stage, step), rates of the step
             micro-batches: loss, backward, gradients add up       Warned if memory takes only smaller ones
@@ -26,11 +26,12 @@ from __future__ import annotations
 import time
 
 from lattice.data.batches import Schedule
+from lattice.healing.waves import NothingFires
 from lattice.kernels import pages
 from lattice.optimizers.clipping import clip
 from lattice.training import changes, health, micro_batch
 from lattice.training.callbacks import Callbacks
-from lattice.training.discovery import discover
+from lattice.training.discovery import discover, grow
 from lattice.training.gradients import finding_scale, gradients
 from lattice.training.learning_rate import PROFILE_RATE, set_rates
 from lattice.training.state import TrainingState
@@ -93,6 +94,10 @@ class Trainer:
         return reason
 
     def _discover(self, schedule: Schedule) -> None:
+        try:
+            grow(self.state)
+        except NothingFires:
+            raise TrainingFailed("no cell fires, so no connection can grow; use connections.start=drawn") from None
         if discover(self.state, schedule):
             self.callbacks.after_waves(self.state)
 
