@@ -137,14 +137,7 @@ COMMANDS: dict[str, ControlCommand] = {
         ControlCommand("pause", "pause or resume training", key="p", hint="pause"),
         ControlCommand("resume", "resume training"),
         ControlCommand("checkpoint", "save a checkpoint", key="c", hint="save"),
-        ControlCommand(
-            "wound",
-            "destroy 30 % of all connections (asks)",
-            WoundArguments,
-            usage="[KIND:AMOUNT]",
-            key="W",
-            confirm="destroy 30 % of all connections for good; training goes on with what is left, and `b` heals",
-        ),
+        ControlCommand("wound", "destroy a part of the lattice", WoundArguments, usage="[KIND:AMOUNT]"),
         ControlCommand("heal", "let what a wound destroyed grow again", HealArguments, usage="[WAVES]", key="b"),
         ControlCommand(
             "stop",

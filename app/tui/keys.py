@@ -56,6 +56,7 @@ DIALOGS = {
         Key("o", "o", "profile", "plasticity profile of this stage", "Steering", steers=True),
         Key("O", "O", "plasticity_rate", "plasticity rate", "Steering", steers=True),
     ),
+    "wound": (Key("W", "W", "wound", "destroy a part of the lattice (asks)", "Steering", steers=True),),
     "stage": (
         Key("right_square_bracket", "]", "stage_next", "end this stage, start the next", "Steering", steers=True),
         Key("h", "h", "stage_hold", "hold this stage past its end", "Steering", steers=True),

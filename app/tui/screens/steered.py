@@ -21,6 +21,7 @@ from app.tui.sender import CommandSender, SentCommand
 from app.tui.snapshot import View
 from monitors.runs import RunFolder
 from monitors.text_safety import printable
+from presets import wound
 from presets.control_commands import COMMANDS
 
 PROFILES = {
@@ -29,6 +30,9 @@ PROFILES = {
     "consolidation": "consolidation: 0.4 times the rate",
     "freeze": "freeze: connections stay as they are",
 }
+
+WOUNDS = ("connections:0.3", "connections:0.7", "cells:0.1", "block:4", "shuffle:0.3")
+"""The wounds that the screen offers; `lattice-tui control` takes any (presets.wound)."""
 
 
 class SteeredScreen(Screen[None]):
@@ -121,6 +125,17 @@ class SteeredScreen(Screen[None]):
     def action_plasticity_rate(self) -> None:
         rate = f"{self.view.config.plasticity.rate:g}" if self.view and self.view.config else ""
         self._ask_setting("plasticity.rate", "Rate of the plasticity rule", rate, number_in(0, 1), float)
+
+    def action_wound(self) -> None:
+        def go(answer: str | None) -> None:
+            if answer is not None and answer != "back":
+                what = WOUNDS[int(answer.removeprefix("w"))]
+                self.send_command("wound", {"wound": what}, f"wound {what}")
+
+        parsed = [wound.parse(text) for text in WOUNDS]
+        answers = {"back": "back: leave the lattice whole"}
+        answers |= {f"w{i}": f"{what}: {wound.KINDS[what.kind]}" for i, what in enumerate(parsed)}
+        self.app.push_screen(Choose("Destroy a part of the lattice for good? b heals.", answers), go)
 
     def action_stage_next(self) -> None:
         def go(answer: str | None) -> None:

@@ -55,6 +55,15 @@ def test_steering_a_run_from_the_keys(use, live):
         await screen.press("H")
         await screen.shows("refused, stage 0 is not held")
 
+        await screen.press("b")
+        await screen.shows("heal: refused, the lattice has no wound")
+        await screen.press("W")
+        await screen.shows("Destroy a part of the lattice", "connections:0.7", "back: leave the lattice whole")
+        await screen.press("down", "enter")
+        await screen.shows("wound connections:0.3: applied at step")
+        await screen.press("b")
+        await screen.shows("heal: applied at step")
+
         await screen.press("g")
         await screen.shows("1 grow, 6x6x8 cells")
         await screen.press("enter")
@@ -68,7 +77,7 @@ def test_steering_a_run_from_the_keys(use, live):
 
     use(LatticeApp(live.path.parent, live), (130, 40), steer)
     done = ["set", "set", "pause", "checkpoint", "decode", "resume", *["set"] * 3, "stage hold", "stage release"]
-    assert edits(live) == [*done, "stage goto", "stop"]
+    assert edits(live) == [*done, "wound connections:0.3", "heal 400", "stage goto", "stop"]
     log = read_events(live.events_jsonl).events
     steps = [event.step for event in log if isinstance(event, Trained)]
     assert steps == list(range(1, len(steps) + 1))
@@ -99,7 +108,7 @@ def test_steering_a_run_with_the_mouse_alone(use, live):
 def test_detaching_leaves_the_run_alone_and_read_only_changes_nothing(use, live):
     async def look(screen):
         await screen.shows("running", "read-only", "loss")
-        await screen.press("p", "d", "x", "c")
+        await screen.press("p", "d", "x", "c", "W", "b")
         await screen.pilot.pause()
         await screen.press("q")
         await screen.shows("detach: leave")
