@@ -93,6 +93,7 @@ def _healed(state: TrainingState, held: Sentences, harm: list[Wound], methods: l
         else:
             patient = Patient(config, model, state.train_sentences, lost, config.run.seed, chunk)
             yield from _course(patient, str(what), method, most, score)
+        state.lattice.lose(None)
         model.load_state_dict(whole)
 
 

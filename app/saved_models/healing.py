@@ -76,7 +76,7 @@ def heal_run(
         raise Stop(ExitCode.USAGE, f"--wound: {error}") from error
     looks["wounded"] = _look(opened, held)
     try:
-        done = list(heal(opened.model, _sentences(opened, by), lost.connections, seed, opened.chunk, most))
+        done = list(heal(opened.model, _sentences(opened, by), lattice.lost, seed, opened.chunk, most))
     except NothingFires as error:
         raise Stop(ExitCode.FAILED, f"no cell of {folder.name} fires after {what}, so nothing can heal it") from error
     looks["healed"] = _look(opened, held)

@@ -31,10 +31,17 @@ class Lost:
 
 @torch.no_grad()
 def wound(lattice: Lattice, what: Wound, stream: torch.Generator) -> Lost:
-    """Wounds a lattice in place.  All chance comes from `stream`.
+    """Wounds a lattice in place, and marks what is lost in `lattice.lost`.  All chance comes from `stream`.
 
     Raises ValueError, in one sentence, if the wound does not fit the lattice.
     """
+    lost = _wounded(lattice, what, stream)
+    if lost.connections is not None:
+        lattice.lose(lost.connections if lattice.lost is None else lost.connections | lattice.lost)
+    return lost
+
+
+def _wounded(lattice: Lattice, what: Wound, stream: torch.Generator) -> Lost:
     match what.kind:
         case "connections":
             return _destroy(lattice, what.amount, stream)

@@ -82,11 +82,9 @@ def wound(state: TrainingState, what: Wound) -> None:
 
     Chance is drawn by seed, step and the number of edits so far.  Raises ValueError if the wound does not fit the lattice.
     """
-    progress, lattice = state.progress, state.lattice
+    progress = state.progress
     stream = generator(state.config.run.seed, "wound", progress.step, progress.edits)
-    lost = wounding.wound(lattice, what, stream)
-    if lost.connections is not None:
-        lattice.lose(lost.connections if lattice.lost is None else lost.connections | lattice.lost)
+    wounding.wound(state.lattice, what, stream)
     progress.note_wounds((*progress.wounds, str(what)))
     progress.forget_losses()
 

@@ -6,7 +6,11 @@ import hashlib
 import shutil
 
 import pytest
+import torch
 
+from app.saved_models.opening import open_run
+from lattice.training import checkpoint
+from monitors.runs import RunFolder
 from tests.app.commands.test_cli import QUICK, assert_refused
 
 
@@ -68,6 +72,23 @@ def test_the_same_seed_tells_the_same_and_another_does_not(cli, runs):
 )
 def test_what_can_not_be_healed_is_refused(cli, runs, options, says):
     assert_refused(cli("heal", "last", "--runs-dir", runs, *options), 2, says)
+
+
+def test_a_run_that_was_left_wounded_opens_with_what_it_lost(cli, runs, tmp_path):
+    """What a live run lost is marked in its checkpoint."""
+    folder = shutil.copytree(next(runs.iterdir()), tmp_path / "runs" / "wounded")
+    path, _ = max((path, path.name) for path in (folder / "checkpoints").iterdir() if path.is_dir())
+    saved = checkpoint.load(path)
+    lost = torch.zeros_like(saved.model["lattice.weights"], dtype=torch.bool)
+    lost[0] = True
+    saved.model["lattice.lost"] = lost
+    saved.model["lattice.weights"][lost] = 0.0
+    shutil.rmtree(path)
+    checkpoint.save(folder / "checkpoints", 6, saved.model, saved.optimizer, saved.state, saved.tokenizer)
+    told = cli("heal", folder, "--waves", 2, "--wound", "connections:0.1", "--json")
+    assert told.code == 0, told.err
+    opened = open_run(RunFolder(folder), torch.device("cpu"))
+    assert opened.model.lattice is not None and torch.equal(opened.model.lattice.lost, lost)
 
 
 def test_text_in_another_script_is_refused(cli, runs, tmp_path):
