@@ -15,7 +15,7 @@ KINDS: dict[str, str] = {
     "connections": "a share of all connections is destroyed, 0 to 1",
     "cells": "a share of the cells loses its parameters and all its connections, 0 to 1",
     "block": "a cube of cells with so many along each side loses all its connections",
-    "shuffle": "a share of the cells exchanges its connections among each other, 0 to 1",
+    "shuffle": "in a share of the cells the weights of a cell change places, 0 to 1",
     "noise": "all connections get normal noise, so many times as large as their root mean square",
 }
 """What each kind does, and what its amount is."""
@@ -31,7 +31,14 @@ class Wound:
     amount: float
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.amount:g}"
+        return f"{self.kind}:{self.amount:.12g}"
+
+    def check_fit(self, shape: tuple[int, int, int]) -> None:
+        """Raises ValueError, in one sentence, if the wound does not fit a lattice of so many cells along x, y and z."""
+        if self.kind == "block" and self.amount > min(shape):
+            raise ValueError(f"{self} does not fit {' x '.join(map(str, shape))} cells; use {min(shape)} or less")
+        if self.kind == "block" and all(self.amount == size for size in shape):
+            raise ValueError(f"{self} would leave nothing to heal from; use less than {self.amount:g}")
 
 
 def parse(text: str) -> Wound:

@@ -14,7 +14,7 @@ import itertools
 import json
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,7 +97,8 @@ def _healed(state: TrainingState, held: Sentences, harm: list[Wound], methods: l
         model.load_state_dict(whole)
 
 
-def _course(patient: Patient, what: str, method: str, most: int, score: Any) -> Iterator[Healed]:
+def _course(patient: Patient, what: str, method: str, most: int, score: Callable[[], float]) -> Iterator[Healed]:
+    """The scores of a patient on the way through a method, and at its end."""
     done, told, spent, clock = 0, -1, 0.0, time.process_time()
     for done, _ in enumerate(METHODS[method](patient, most), 1):
         if done in WAVES:
@@ -113,20 +114,20 @@ def run(request: ExperimentRequest, harm: list[str], methods: str | None, most: 
     check_plot(request.plot)
     chosen = [arm.name for arm in choose([Arm(name) for name in METHODS], methods, [])] if methods else list(METHODS)
     base = request.source.load().config
-    if base.lattice.arm != "lattice":
-        raise Stop(ExitCode.USAGE, f"lattice.arm: {base.lattice.arm} has no lattice that could be wounded; use lattice")
+    arms = choose(ARMS, request.arms, request.own_arms)
+    configs = [request.source.config(arm, base.run.seed) for arm in arms]
+    if without := [config.lattice.arm for config in configs if config.lattice.arm != "lattice"]:
+        raise Stop(ExitCode.USAGE, f"lattice.arm: {without[0]} has no lattice that could be wounded; use lattice")
     try:
         parsed = [wounds.parse(text) for text in harm]
+        for config, each in itertools.product(configs, parsed):
+            each.check_fit(config.stages[-1].shape)
     except ValueError as error:
         raise Stop(ExitCode.USAGE, f"--wound: {error}") from error
-    arms = choose(ARMS, request.arms, request.own_arms)
     without_bleu = dataclasses.replace(request.conditions, score=False)
     looking = looks_for(parsed, chosen, most)
     experiment = Experiment("heal", request.source, without_bleu, arms, request.out, looking)
-    try:
-        results = experiment.run(arms, request.seeds)
-    except ValueError as error:  # a block that does not fit the lattice
-        raise Stop(ExitCode.USAGE, f"--wound: {error}") from error
+    results = experiment.run(arms, request.seeds)
     if request.plot:
         draw(request.plot, results, base.data.measure)
     if request.as_json:

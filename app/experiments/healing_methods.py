@@ -19,7 +19,7 @@ from lattice.plasticity.plasticity import Plasticity
 from presets.schema import RunConfig
 
 WINNERS = 8
-"""Cells of the 64 of a neighbourhood that learn in the method `stdp, winners`."""
+"""Cells of the 64 of a neighbourhood that learn in the method `stdp+winners`."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def offset_mean(patient: Patient, waves: int) -> Iterator[None]:
     if lost is not None and waves:
         weights = lattice.weights.data
         for own, gone in zip(weights, lost, strict=True):
-            own[gone] = own[~gone & (own != 0)].mean()
+            own[gone] = own[~gone & (own != 0)].mean().nan_to_num()  # an offset may have no survivor
         yield
 
 
@@ -134,7 +134,7 @@ def _stepping(patient: Patient) -> Callable[[int], None]:
 METHODS: dict[str, Method] = {
     "stdp": stdp,
     "stdp everywhere": stdp_everywhere,
-    "stdp, winners": stdp_winners,
+    "stdp+winners": stdp_winners,
     "bcm": bcm,
     "oja": oja,
     "offset mean": offset_mean,

@@ -65,32 +65,33 @@ def heal_run(
         raise Stop(ExitCode.USAGE, f"{folder.name} was trained without a lattice (lattice.arm = {arm}): nothing can be wounded")
     if opened.progress.step == 0:
         raise Stop(ExitCode.USAGE, f"{folder.name} has not trained a step, so there is nothing that could be lost")
+    try:
+        what.check_fit(lattice.topology.shape)
+    except ValueError as error:
+        raise Stop(ExitCode.USAGE, f"--wound: {error}") from error
     corpus = read_corpus(opened.config)
     by = corpus.train if data is None else _unlabelled(data, opened, corpus.train)
     held = _sentences(opened, corpus.valid[:SCORED])
 
     looks, clock = {"intact": _look(opened, held)}, time.perf_counter()
-    try:
-        lost = wound(lattice, what, generator(seed, "wound"))
-    except ValueError as error:
-        raise Stop(ExitCode.USAGE, f"--wound: {error}") from error
+    lost = wound(lattice, what, generator(seed, "wound"))
     looks["wounded"] = _look(opened, held)
     try:
         done = list(heal(opened.model, _sentences(opened, by), lattice.lost, seed, opened.chunk, most))
     except NothingFires as error:
         raise Stop(ExitCode.FAILED, f"no cell of {folder.name} fires after {what}, so nothing can heal it") from error
-    looks["healed"] = _look(opened, held)
+    looks["healed"], settled = _look(opened, held), bool(done) and done[-1].settled
     if as_json:
         scores: dict[str, Any] = {name: look.as_json() for name, look in looks.items()}
         counts = {"waves": len(done), "sentences": len(done) * SENTENCES, "wound": str(what), "scored": len(held)}
-        damage = {"connections": lost.count, "cells": lost.cells}
+        damage = {"connections": lost.count, "cells": lost.cells, "settled": settled}
         told = {"seconds": time.perf_counter() - clock, "step": opened.progress.step, "run": folder.name}
         print(json.dumps(scores | counts | damage | told, allow_nan=False))
         return
     console = Console(highlight=False, emoji=False)
     console.print(f"{printable(folder.name)}, step {opened.progress.step}, wound {what}", markup=False, soft_wrap=True)
     console.print(_table(looks))
-    console.print(_told(lost, len(done), most, len(held)), markup=False)
+    console.print(_told(lost, len(done), settled, len(held)), markup=False)
 
 
 def _unlabelled(data: Path, opened: Opened, trained: tuple[Pair, ...]) -> tuple[Pair, ...]:
@@ -137,11 +138,11 @@ def _table(looks: dict[str, Spoken]) -> Table:
     return table
 
 
-def _told(lost: Lost, done: int, most: int, scored: int) -> str:
+def _told(lost: Lost, done: int, settled: bool, scored: int) -> str:
     """What was damaged, how long it healed, and what the scores are of."""
     what = "destroyed" if lost.connections is not None else "changed"
     cells = f" and {formats.count(lost.cells)} cells" if lost.cells else ""
-    more = "; they still changed much" if lost.connections is not None and done == most else ""
+    more = "" if settled else "; more would still change it"
     return (
         f"{formats.count(lost.count)} connections{cells} {what}\n"
         f"healed by {formats.count(done)} waves of {SENTENCES} sentences without labels{more}\n"

@@ -60,7 +60,15 @@ class Load:
 
     def _act(self) -> None:
         acts: list[Callable[[RunFolder], None]] = [self._watch, self._leave_at_once, self._nonsense, self._refused]
-        acts += [self._edit, self._edit, self._pause, self._command("decode"), self._command("checkpoint"), self._hold]
+        acts += [
+            self._edit,
+            self._edit,
+            self._pause,
+            self._command("decode"),
+            self._command("checkpoint"),
+            self._hold,
+            self._wound,
+        ]
         while not self._leaving.wait(self._draw.uniform(0, 2 * PAUSE_S)):
             folder = self._newest()
             if folder is None:
@@ -168,6 +176,10 @@ class Load:
     def _hold(self, folder: RunFolder) -> None:
         self._send(folder, "stage", {"action": "hold"})
         self._send(folder, "stage", {"action": "release"})
+
+    def _wound(self, folder: RunFolder) -> None:
+        self._send(folder, "wound", {"wound": "connections:0.1"})
+        self._send(folder, "heal", {"waves": 2})
 
     def _command(self, name: str) -> Callable[[RunFolder], None]:
         def act(folder: RunFolder) -> None:

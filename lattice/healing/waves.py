@@ -2,9 +2,9 @@
 
 No gradient, no decoder and no target has a part in it.
 
-    cells       a cell without parameters takes the mean of its living neighbours'
     waves       a few sentences run through encoder and lattice; then STDP changes the lost connections, and no others
                 a cell that did not fire sprouts: its lost connections get a small weight, so that the next wave reaches it
+    cells       after the first wave, a cell without parameters takes the mean of its living neighbours'
     end         a wave changes less than SETTLED of what has grown
 
 Sprouting of silent cells is homeostatic structural plasticity (Butz & van Ooyen 2013, "A simple rule for dendritic spine and
@@ -74,6 +74,8 @@ class Wave:
     """From 1."""
     change: float
     """Sum of the changes of |w|, divided by the sum of |w|, over the connections that may change."""
+    settled: bool
+    """True if healing is over with this wave, because there is little left to change."""
     report: dict[str, Any]
     """The fields of monitors.events.Plastic."""
 
@@ -92,13 +94,13 @@ def heal(
     assert lattice is not None, "a model without a lattice has nothing to heal"
     settings = rule.model_copy(update={"sentences": SENTENCES, "conserve": lost is None})
     plasticity = Plasticity(settings, lattice.topology, lattice.channels, THRESHOLD).to(lattice.weights.device)
-    revive(lattice)
-    last = most if lost is not None else min(most, ANNEALED)
-    for number in range(1, last + 1):
+    for number in range(1, most + 1):
         rate = RATE if lost is not None else RATE * (1 - (number - 1) / ANNEALED)
         wave = one_wave(model, plasticity, sentences, lost, rate, number, seed, at_once)
+        if number == 1:
+            revive(lattice)
         yield wave
-        if lost is not None and wave.change < SETTLED:
+        if wave.settled:
             return
 
 
@@ -123,7 +125,8 @@ def one_wave(
     moved = report["mean_change"] * (report["potentiated"] + report["depressed"] + report["unchanged"])
     if lost is not None:
         moved += _sprout(lattice.weights.data, lost, silent)
-    return Wave(number, moved / max(_size(lattice.weights.data, lost), 1e-12), report)
+    change = moved / max(_size(lattice.weights.data, lost), 1e-12)
+    return Wave(number, change, change < SETTLED if lost is not None else number >= ANNEALED, report)
 
 
 def rows_of(seed: int, number: int, count: int) -> list[int]:

@@ -35,6 +35,7 @@ def wound(lattice: Lattice, what: Wound, stream: torch.Generator) -> Lost:
 
     Raises ValueError, in one sentence, if the wound does not fit the lattice.
     """
+    what.check_fit(lattice.topology.shape)
     lost = _wounded(lattice, what, stream)
     if lost.connections is not None:
         lattice.lose(lost.connections if lattice.lost is None else lost.connections | lattice.lost)
@@ -93,10 +94,6 @@ def _some_cells(lattice: Lattice, share: float, stream: torch.Generator) -> torc
 def _block(lattice: Lattice, side: int, stream: torch.Generator) -> torch.Tensor:
     """A cube of cells at a place that is drawn, bool [X, Y, Z]."""
     shape = lattice.topology.shape
-    if side > min(shape):
-        raise ValueError(f"block:{side} does not fit {' x '.join(map(str, shape))} cells; use {min(shape)} or less")
-    if all(side == size for size in shape):
-        raise ValueError(f"block:{side} would leave nothing to heal from; use less than {side}")
     start = [int(torch.randint(size - side + 1, (), generator=stream)) for size in shape]
     block = torch.zeros(shape, dtype=torch.bool, device=lattice.weights.device)
     block[tuple(slice(at, at + side) for at in start)] = True

@@ -92,17 +92,19 @@ def wound(state: TrainingState, what: Wound) -> None:
 def heal(state: TrainingState, most: int) -> Iterator[waves.Wave]:
     """Heals all wounds by training sentences.  Yields after each wave; ends early if a stop is requested.
 
-    Raises NothingFires, with nothing changed, if no cell fires.
+    What is lost stays marked until healing has settled, so that more waves can follow.  Raises NothingFires, with nothing
+    changed, if no cell fires.
     """
     progress, lattice = state.progress, state.lattice
     seed = key(state.config.run.seed, "heal", progress.step, progress.edits)
     for wave in waves.heal(state.model, state.train_sentences, lattice.lost, seed, state.micro_batch, most):
+        progress.forget_losses()
+        if wave.settled:
+            lattice.lose(None)
+            progress.note_wounds(())
         yield wave
         if state.stop_request:
-            break
-    lattice.lose(None)
-    progress.note_wounds(())
-    progress.forget_losses()
+            return
 
 
 def resume(state: TrainingState, model: Tensors, optimizer: Tensors, saved: dict) -> None:

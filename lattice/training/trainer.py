@@ -3,7 +3,8 @@
     RunStarted
     for every stage, from the resumed one on:
         build the stage's model; carry over what was learned      StageStarted
-        connections grow, if they are to; discovery waves, if any; callbacks.after_waves            Plastic
+        connections grow, if they are to start so                 Plastic
+        discovery waves, if any; callbacks.after_waves            Plastic
         until the stage ends (training.progress):
             sentences of (seed, stage, step), rates of the step
             micro-batches: loss, backward, gradients add up       Warned if memory takes only smaller ones

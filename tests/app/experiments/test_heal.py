@@ -7,7 +7,8 @@ import json
 import pytest
 import torch
 
-from app.experiments.healing_methods import METHODS, Patient, gradient
+from app.experiments.experiment import Arm, choose
+from app.experiments.healing_methods import METHODS, Patient, gradient, offset_mean
 from lattice.data.batches import TokenizedCorpus
 from lattice.data.corpus import Corpus, Pair
 from lattice.data.grammar import generate
@@ -18,6 +19,15 @@ from presets.layers import load
 SMALL = (
     "--preset", "tiny", "--set", "run.threads=1", "--steps", 8, "--set", "optimizer.warmup_steps=2",
 )  # fmt: skip
+
+
+@pytest.fixture
+def state():
+    """A fresh lattice whose connections do not learn, and 30 sentences."""
+    pairs = tuple(Pair(text, text) for text in generate(40, seed=1))
+    config = load("tiny", None, ["connections.learning=frozen"]).config
+    text = TokenizedCorpus.of(Corpus("generated", pairs[:30], pairs[30:], {}), config)
+    return build_trainer(config, text, torch.device("cpu")).state
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +71,31 @@ def test_a_second_call_takes_all_from_the_file_and_draws(cli, found):
         (["--wound", "block:99"], "does not fit"),
         (["--methods", "prayer"], "stdp everywhere"),
         (["--set", "lattice.arm=identity"], "no lattice"),
+        (["--arm", "none lattice.arm=identity"], "no lattice"),
     ],
 )
 def test_what_can_not_be_is_refused_before_it_trains_for_nothing(cli, sentences, options, says):
     told = cli("experiment", "heal", *SMALL, "--data", sentences, "--seeds", 1, *options)
-    assert told.code == 2 and says in told.err and "Traceback" not in told.err
+    assert told.code == 2 and says in told.err and "Traceback" not in told.err and "runs to train" not in told.err
 
 
-def test_the_gradient_learns_from_the_labels():
-    pairs = tuple(Pair(text, text) for text in generate(40, seed=1))
-    config = load("tiny", None, ["connections.learning=frozen"]).config
-    text = TokenizedCorpus.of(Corpus("generated", pairs[:30], pairs[30:], {}), config)
-    state = build_trainer(config, text, torch.device("cpu")).state
-    patient = Patient(config, state.model, state.train_sentences, Lost(None, 0, 0), 0, 8)
+def test_every_method_can_be_chosen_by_its_name():
+    for name in METHODS:
+        assert [arm.name for arm in choose([Arm(method) for method in METHODS], name, [])] == [name]
+
+
+def test_an_offset_without_a_survivor_is_filled_with_nothing(state):
+    weights = state.lattice.weights.data
+    lost = torch.zeros_like(weights, dtype=torch.bool)
+    lost[0], lost[1, 0] = True, True
+    weights.masked_fill_(lost, 0.0)
+    list(offset_mean(Patient(state.config, state.model, state.train_sentences, Lost(lost, 0, 0), 0, 8), 1))
+    assert not weights[0].any() and weights.isfinite().all()
+    torch.testing.assert_close(weights[1, 0], weights[1, 1:].mean().expand_as(weights[1, 0]))
+
+
+def test_the_gradient_learns_from_the_labels(state):
+    patient = Patient(state.config, state.model, state.train_sentences, Lost(None, 0, 0), 0, 8)
     before = state.lattice.weights.detach().clone()
     assert len(list(gradient(patient, 2))) == 2
     assert (state.lattice.weights != before).any() and not state.lattice.weights.requires_grad
