@@ -15,10 +15,10 @@ import torch
 import typer
 
 from app.cli import app as program
+from tests.app.commands.conftest import QUICK
 
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = {"torch", "textual", "numpy", "sklearn", "sacrebleu", "tokenizers", "lattice"}
-QUICK = ("--preset", "tiny", "--steps", 6, "--set", "decode.every=3", "--set", "checkpoint.every=2", "--set", "run.threads=1")
 STATUS_KEYS = [
     "run", "state", "stage", "step", "loss", "measure", "bleu", "exact", "elapsed_s", "cpu_s", "saving_s", "peak_bytes",
 ]  # fmt: skip
@@ -54,16 +54,6 @@ def threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, sentences, cli):
-    """A runs folder with one finished run of the tiny preset; tests copy it before they change anything."""
-    place = tmp_path_factory.mktemp("home")
-    data = shutil.copy(sentences, place / "data.txt")
-    told = cli("train", *QUICK, "--data", data, "--runs-dir", place / "runs", "--json")
-    assert told.code == 0, told.err
-    return place, told
 
 
 @pytest.fixture

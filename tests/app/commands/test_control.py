@@ -140,6 +140,8 @@ def test_every_command_takes_effect_at_the_step_it_is_answered_with_and_is_logge
         run.do("set", key="stages.0.sparsity", value=0.5),
         run.do("checkpoint"),
         run.do("decode"),
+        run.do("wound", wound="connections:0.2"),
+        run.do("heal", waves=2),
         run.do("stage", action="hold"),
         run.do("stage", action="release"),
         run.do("resume"),
@@ -157,6 +159,8 @@ def test_every_command_takes_effect_at_the_step_it_is_answered_with_and_is_logge
         "set",
         "checkpoint",
         "decode",
+        "wound connections:0.2",
+        "heal 2",
         "stage hold",
         "stage release",
         "resume",
@@ -191,6 +195,9 @@ def test_control_steers_from_the_command_line(live, cli):
     told = control("set", "text.grid=9", "--json")
     assert told.code == 2 and not told.json["ok"] and told.json["error"].startswith("text.grid: is fixed when the run starts")
     assert control("set", "stages.0.until_loss=none").code == 0
+    told = control("heal")
+    assert told.code == 2 and "refused: the lattice has no wound" in told.err
+    assert control("wound", "cells:0.2").code == control("heal", "3").code == 0
     assert control("stop").code == 0
     assert run.run.wait().code == 0
     told = control("pause")
@@ -208,6 +215,11 @@ def test_control_steers_from_the_command_line(live, cli):
         ["stage", "goto", "x"],
         ["fly"],
         ["pause", "now"],
+        ["wound", "legs:0.3"],
+        ["wound", "connections:1"],
+        ["wound", "connections", "0.3"],
+        ["heal", "0"],
+        ["heal", "well"],
     ],
 )
 def test_words_that_are_no_command_are_wrong_usage(cli, tmp_path, words):

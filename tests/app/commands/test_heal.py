@@ -9,19 +9,17 @@ import pytest
 import torch
 
 from app.saved_models.opening import open_run
+from lattice.data.corpus import load_corpus
 from lattice.training import checkpoint
 from monitors.runs import RunFolder
-from tests.app.commands.test_cli import QUICK, assert_refused
+from tests.app.commands.conftest import QUICK
+from tests.app.commands.test_cli import assert_refused
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory, sentences, cli):
-    """A runs folder with one finished run of the tiny preset."""
-    place = tmp_path_factory.mktemp("healed")
-    data = shutil.copy(sentences, place / "data.txt")
-    told = cli("train", *QUICK, "--data", data, "--runs-dir", place / "runs", "--json")
-    assert told.code == 0, told.err
-    return place / "runs"
+@pytest.fixture
+def runs(home):
+    """The runs folder with the one finished run."""
+    return home[0] / "runs"
 
 
 def files(folder) -> dict[str, str]:
@@ -39,9 +37,14 @@ def test_it_tells_the_scores_of_three_lattices_and_leaves_the_run_alone(cli, run
     assert fields["connections"] > 1000 and fields["cells"] == 0 and fields["step"] == 6
 
 
-def test_the_intact_lattice_scores_as_evaluate_says_and_the_wound_shows(cli, runs, sentences):
+def test_the_intact_lattice_scores_as_evaluate_says_and_the_wound_shows(cli, runs, tmp_path):
+    opened = open_run(RunFolder(next(runs.iterdir())), torch.device("cpu"))
+    held = tmp_path / "held_out.txt"
+    held.write_text("\n".join(pair.source for pair in load_corpus(opened.config).valid) + "\n", encoding="utf-8")
+    told = cli("evaluate", "last", "--runs-dir", runs, "--data", held, "--json")
     fields = cli("heal", "last", "--runs-dir", runs, "--waves", 0, "--wound", "connections:0.9", "--json").json
-    assert fields["healed"] == fields["wounded"] != fields["intact"] and fields["waves"] == 0
+    assert fields["intact"] == {name: told.json[name] for name in ("bleu", "chrf", "exact")}
+    assert fields["healed"] == fields["wounded"] != fields["intact"] and fields["waves"] == 0 and not fields["settled"]
 
 
 def test_the_table_has_a_row_for_each_and_an_example(cli, runs):
