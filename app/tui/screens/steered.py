@@ -21,7 +21,6 @@ from app.tui.sender import CommandSender, SentCommand
 from app.tui.snapshot import View
 from monitors.runs import RunFolder
 from monitors.text_safety import printable
-from presets import wound
 from presets.control_commands import COMMANDS
 
 PROFILES = {
@@ -31,8 +30,14 @@ PROFILES = {
     "freeze": "freeze: connections stay as they are",
 }
 
-WOUNDS = ("connections:0.3", "connections:0.7", "cells:0.1", "block:4", "shuffle:0.3")
-"""The wounds that the screen offers; `lattice-tui control` takes any (presets.wound)."""
+WOUNDS = {
+    "connections:0.3": "30 % of all connections",
+    "connections:0.7": "70 % of all connections",
+    "cells:0.1": "10 % of the cells, with their connections",
+    "block:4": "all connections of a cube of 4x4x4 cells",
+    "shuffle:0.3": "the order of the weights in 30 % of the cells",
+}
+"""The wounds that the screen offers, with what each destroys; `lattice-tui control` takes any (presets.wound)."""
 
 
 class SteeredScreen(Screen[None]):
@@ -129,12 +134,12 @@ class SteeredScreen(Screen[None]):
     def action_wound(self) -> None:
         def go(answer: str | None) -> None:
             if answer is not None and answer != "back":
-                what = WOUNDS[int(answer.removeprefix("w"))]
+                what = offered[int(answer.removeprefix("w"))]
                 self.send_command("wound", {"wound": what}, f"wound {what}")
 
-        parsed = [wound.parse(text) for text in WOUNDS]
+        offered = list(WOUNDS)
         answers = {"back": "back: leave the lattice whole"}
-        answers |= {f"w{i}": f"{what}: {wound.KINDS[what.kind]}" for i, what in enumerate(parsed)}
+        answers |= {f"w{i}": f"{what}: {WOUNDS[what]}" for i, what in enumerate(offered)}
         self.app.push_screen(Choose("Destroy a part of the lattice for good? b heals.", answers), go)
 
     def action_stage_next(self) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from app.tui.app import LatticeApp
+from app.tui.screens.steered import WOUNDS
 from monitors.event_log import read_events
 from monitors.events import Edited, Trained
 from monitors.runs import state_of
+from presets import wound
 
 
 def edits(folder) -> list[str]:
@@ -58,7 +60,7 @@ def test_steering_a_run_from_the_keys(use, live):
         await screen.press("b")
         await screen.shows("heal: refused, the lattice has no wound")
         await screen.press("W")
-        await screen.shows("Destroy a part of the lattice", "connections:0.7", "back: leave the lattice whole")
+        await screen.shows("Destroy a part of the lattice", "70 % of all connections", "back: leave the lattice whole")
         await screen.press("down", "enter")
         await screen.shows("wound connections:0.3: applied at step")
         await screen.press("b")
@@ -81,6 +83,10 @@ def test_steering_a_run_from_the_keys(use, live):
     log = read_events(live.events_jsonl).events
     steps = [event.step for event in log if isinstance(event, Trained)]
     assert steps == list(range(1, len(steps) + 1))
+
+
+def test_the_screen_offers_wounds_that_there_are():
+    assert [str(wound.parse(text)) for text in WOUNDS] == list(WOUNDS)
 
 
 def test_steering_a_run_with_the_mouse_alone(use, live):
