@@ -136,7 +136,8 @@ def run(request: ExperimentRequest, harm: list[str], methods: str | None, most: 
     console = Console(highlight=False, emoji=False)
     for name, runs in results.items():
         for what in dict.fromkeys(harm for harm, _ in cases(runs)):
-            console.print(table(name, runs, what))
+            console.print(f"{name}, {what}", markup=False)
+            console.print(table(runs, what))
     unit = "BLEU" if base.data.measure == "bleu" else "exact answers in percent"
     console.print(
         f"{unit}, means over {request.seeds} seeds, with 95 % bootstrap intervals at the end, on "
@@ -165,24 +166,32 @@ def scores(runs: list[Outcome], what: str, method: str, waves: int | None) -> li
     return found
 
 
-def table(arm: str, runs: list[Outcome], what: str) -> Table:
-    """Mean scores over seeds with one wound: a row per method."""
+def table(runs: list[Outcome], what: str) -> Table:
+    """Mean scores over seeds with one wound: a row per method, a column for each number of waves that one of them came to."""
     intact, wounded = (scores(runs, *of, None) for of in ((INTACT, INTACT), (what, NONE)))
-    shown = Table(f"{arm}, {what}", *map(str, WAVES), "end", "95 %", "waves", "CPU", box=None, pad_edge=False)
-    for column in shown.columns[1:]:
+    own = {method: _ends(runs, what, method) for harm, method in cases(runs) if harm == what}
+    most = max((one.waves for ends in own.values() for one in ends), default=0)
+    shown = [waves for waves in WAVES if waves <= most]
+    found = Table("method", *map(str, shown), "end", "95 %", "waves", "CPU", box=None, pad_edge=False)
+    for column in found.columns[1:]:
         column.justify = "right"
-    shown.add_row("intact", *[""] * len(WAVES), _mean(intact), *[""] * 3)
-    shown.add_row("wounded", *[""] * len(WAVES), _mean(wounded), *[""] * 3)
-    for method in (method for harm, method in cases(runs) if harm == what):
-        last = [own[-1] for run in runs if (own := [o for o in rows(run) if (o.wound, o.method) == (what, method)])]
+    for name, start in ((INTACT, intact), ("wounded", wounded)):
+        found.add_row(name, *[""] * len(shown), _mean(start), *[""] * 3)
+    for method, ends in own.items():
         end = scores(runs, what, method, None)
         spread = difference(end, [0.0] * len(end))
         interval = "" if spread.low is None or spread.high is None else f"{spread.low:.1f} to {spread.high:.1f}"
-        done = statistics.mean(one.waves for one in last)
-        cost = statistics.mean(1000 * one.cpu_s / max(1, one.waves) for one in last)
-        on_the_way = (_mean(scores(runs, what, method, waves)) if waves <= done else "" for waves in WAVES)
-        shown.add_row(method, *on_the_way, _mean(end), interval, f"{done:.0f}", f"{cost:.0f}")
-    return shown
+        done = statistics.mean(one.waves for one in ends)
+        cost = statistics.mean(1000 * one.cpu_s / max(1, one.waves) for one in ends)
+        on_the_way = (_mean(scores(runs, what, method, waves)) if waves <= done else "" for waves in shown)
+        found.add_row(method, *on_the_way, _mean(end), interval, f"{done:.0f}", f"{cost:.0f}" if done else "")
+    return found
+
+
+def _ends(runs: list[Outcome], what: str, method: str) -> list[Healed]:
+    """The last score of each run with a wound and a method."""
+    own = ([one for one in rows(run) if (one.wound, one.method) == (what, method)] for run in runs)
+    return [some[-1] for some in own if some]
 
 
 def _mean(found: list[float | None]) -> str:
@@ -234,11 +243,11 @@ def draw(path: Path, results: Results, measure: str) -> None:
     harm, methods = ([*dict.fromkeys(names)] for names in zip(*kinds, strict=True)) if kinds else ([], [])
     if not harm:
         raise Stop(ExitCode.FAILED, "--plot: no run ended, so there is nothing to draw")
-    figure = Figure(figsize=(4.2 * len(harm), 4.4), layout="constrained")
+    figure = Figure(figsize=(max(8.0, 4.2 * len(harm)), 4.6), layout="constrained")
     panels, colours = figure.subplots(1, len(harm), sharey=True, squeeze=False)[0], colormaps["tab10"]
     for axes, what in zip(panels, harm, strict=True):
         intact = (score for score in scores(runs, INTACT, INTACT, None) if score is not None)
-        axes.axhline(statistics.mean(intact), color="grey", linewidth=1)
+        axes.axhline(statistics.mean(intact), color="black", linestyle=":", linewidth=1)
         for number, method in enumerate(methods):
             waves = sorted({one.waves for run in runs for one in rows(run) if (one.wound, one.method) == (what, method)})
             columns = [scores(runs, what, NONE, None), *(scores(runs, what, method, wave) for wave in waves)]
@@ -252,5 +261,5 @@ def draw(path: Path, results: Results, measure: str) -> None:
     panels[0].set(ylabel="BLEU" if measure == "bleu" else "exact answers, %", ylim=(0, None))
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(4, len(labels)), fontsize="small", frameon=False)
-    figure.suptitle("healing of destroyed connections; the grey line is the intact lattice")
+    figure.suptitle("healing of a wounded lattice; the dotted line is the intact one")
     save_plot(figure, path, dpi=130)

@@ -143,8 +143,9 @@ def _told(lost: Lost, done: int, settled: bool, scored: int) -> str:
     what = "destroyed" if lost.connections is not None else "changed"
     cells = f" and {formats.count(lost.cells)} cells" if lost.cells else ""
     more = "" if settled else "; more would still change it"
+    waves = "1 wave" if done == 1 else f"{formats.count(done)} waves"
     return (
         f"{formats.count(lost.count)} connections{cells} {what}\n"
-        f"healed by {formats.count(done)} waves of {SENTENCES} sentences without labels{more}\n"
+        f"healed by {waves} of {SENTENCES} sentences without labels{more}\n"
         f"scored on {formats.count(scored)} held-out sentences; the run itself is unchanged"
     )
