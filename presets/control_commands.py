@@ -6,7 +6,7 @@ A new command is an entry in COMMANDS here and a handler in lattice.training.ste
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -93,19 +93,30 @@ class WoundArguments(Arguments):
         return None
 
 
-class HealArguments(Arguments):
-    """Most waves."""
+HealBy = Literal["neighbours", "stdp"]
+"""What heals: the mean of what lives beside it, or STDP alone."""
 
+
+class HealArguments(Arguments):
+    """What heals, and the most waves of STDP."""
+
+    by: HealBy = "neighbours"
     waves: Annotated[int, Field(ge=1, le=10_000)] = 400
+
+    def __str__(self) -> str:
+        return self.by if self.by == "neighbours" else f"{self.by} {self.waves}"
 
     @classmethod
     def from_words(cls, words: list[str]) -> Self | None:
-        """From [] or ["40"]."""
+        """From [], ["stdp"], ["40"] or ["stdp", "40"]."""
+        given: dict[str, str | int] = {}
+        if words and words[0] in get_args(HealBy):
+            given["by"], words = words[0], words[1:]
         match words:
             case []:
-                return cls()
+                return cls.model_validate(given)
             case [number] if number.isdecimal() and 1 <= int(number) <= 10_000:
-                return cls(waves=int(number))
+                return cls.model_validate(given | {"waves": int(number)})
         return None
 
 
@@ -138,7 +149,7 @@ COMMANDS: dict[str, ControlCommand] = {
         ControlCommand("resume", "resume training"),
         ControlCommand("checkpoint", "save a checkpoint", key="c", hint="save"),
         ControlCommand("wound", "destroy a part of the lattice", WoundArguments, usage="[KIND:AMOUNT]"),
-        ControlCommand("heal", "let what a wound destroyed grow again", HealArguments, usage="[WAVES]", key="b"),
+        ControlCommand("heal", "let what is lost grow again", HealArguments, usage="[neighbours|stdp] [WAVES]", key="b"),
         ControlCommand(
             "stop",
             "save and stop the run (asks)",

@@ -30,6 +30,11 @@ class Wound:
     kind: Kind
     amount: float
 
+    @property
+    def destroys(self) -> bool:
+        """True if something is gone, which stays marked; False if weights only change, and nothing tells which ones."""
+        return self.kind in ("connections", "cells", "block")
+
     def __str__(self) -> str:
         return f"{self.kind}:{self.amount:.12g}"
 

@@ -10,7 +10,7 @@ import typer
 from app.exit_codes import ExitCode, Stop
 from app.options import AsJson, Best, Device, RunName, RunsDir
 from presets import wound as wounds
-from presets.control_commands import HealArguments, WoundArguments
+from presets.control_commands import HealArguments, HealBy, WoundArguments
 
 
 def heal(
@@ -27,8 +27,13 @@ def heal(
     data: Annotated[
         Path | None, typer.Option("--data", help="Text to heal by, without targets; default: what the run was trained on.")
     ] = None,
+    by: Annotated[
+        HealBy,
+        typer.Option("--by", help="neighbours: from what lives beside the wound, by STDP where nothing does; or stdp alone."),
+    ] = "neighbours",
     waves: Annotated[
-        int, typer.Option("--waves", min=0, help="Most waves of eight sentences; it ends earlier once they change little.")
+        int,
+        typer.Option("--waves", min=0, help="Most waves of STDP, of eight sentences; it ends earlier once they change little."),
     ] = HealArguments().waves,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Where the wound falls, and which sentences heal it.")] = 0,
     best: Best = False,
@@ -46,4 +51,4 @@ def heal(
         raise Stop(ExitCode.USAGE, f"--wound: {error}") from error
     from app.saved_models.healing import heal_run
 
-    heal_run(run, what, data, waves, seed, best, device or "auto", runs_dir, as_json)
+    heal_run(run, what, data, by, waves, seed, best, device or "auto", runs_dir, as_json)

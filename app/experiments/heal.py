@@ -3,7 +3,7 @@
 The arms are trained as usual.  Then each trained lattice is wounded, healed by each method in turn, and scored on its way, all
 on held-out sentences.  In a seed all methods meet the same wound and the same sentences.
 
-The effect is what the method `stdp` has gained at the end over the wounded lattice, with the first of the wounds: points of
+The effect is what the first method has gained at the end over the wounded lattice, with the first of the wounds: points of
 BLEU, or for a bundled task percent of exact answers.
 """
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from lattice.data.batches import Sentences
+from lattice.healing.regrowth import regrow, smooth
 from lattice.healing.waves import RATE, STDP, THRESHOLD, NothingFires, heal, one_wave, rows_of
 from lattice.healing.wounding import Lost
 from lattice.model.text_lattice import TextLattice
@@ -47,8 +48,21 @@ Method = Callable[[Patient, int], Iterator[None]]
 """Heals a patient in at most so many waves."""
 
 
+def neighbours(patient: Patient, waves: int) -> Iterator[None]:
+    """`lattice-tui heal`: what is lost takes the mean of what lives beside it, in the first wave; STDP heals the rest."""
+    lattice = patient.model.lattice
+    assert lattice is not None
+    if waves:
+        regrow(lattice)
+        if patient.lost.connections is None:
+            smooth(lattice)
+        yield
+    if lattice.lost is not None:
+        yield from patient.by(waves - 1)
+
+
 def stdp(patient: Patient, waves: int) -> Iterator[None]:
-    """`lattice-tui heal`: STDP lets the lost connections grow, and silent cells sprout."""
+    """`lattice-tui heal --by stdp`: STDP lets the lost connections grow, and silent cells sprout."""
     return patient.by(waves)
 
 
@@ -132,6 +146,7 @@ def _stepping(patient: Patient) -> Callable[[int], None]:
 
 
 METHODS: dict[str, Method] = {
+    "neighbours": neighbours,
     "stdp": stdp,
     "stdp everywhere": stdp_everywhere,
     "stdp+winners": stdp_winners,

@@ -22,12 +22,14 @@ from lattice.data.batches import Sentences
 from lattice.data.corpus import pairs_to_score
 from lattice.data.pair import DataError, Pair
 from lattice.data.script import script_shares
+from lattice.healing.regrowth import regrow, smooth
 from lattice.healing.waves import SENTENCES, NothingFires, heal
 from lattice.healing.wounding import Lost, wound
 from lattice.observing.scoring import evaluate
 from lattice.random_streams import generator
 from monitors.quality import Quality
 from monitors.text_safety import printable
+from presets.control_commands import HealBy
 from presets.wound import Wound
 
 SCORED = 500
@@ -49,13 +51,14 @@ class Spoken:
 
 
 def heal_run(
-    run: str, what: Wound, data: Path | None, most: int, seed: int, best: bool, device: str, runs_dir: Path | None,
-    as_json: bool,
+    run: str, what: Wound, data: Path | None, method: HealBy, most: int, seed: int, best: bool, device: str,
+    runs_dir: Path | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Prints the scores of a run's lattice: intact, wounded, and healed by at most so many waves.
+    """Prints the scores of a run's lattice: intact, wounded, and healed.
 
-    Heals by the sentences of `data`, or by the training text.  Raises Stop if there is no trained lattice, if the wound does
-    not fit it, if no cell fires, or if the text can't be read.
+    STDP takes at most so many waves of the sentences of `data`, or of the training text.
+    Raises Stop if there is no trained lattice, if the wound does not fit it, if STDP has to heal and no cell fires, or if the
+    text can't be read.
     """
     folder = find_run(runs_dir, run)
     opened = open_run(folder, choose_device(device), best)
@@ -76,14 +79,19 @@ def heal_run(
     looks, clock = {"intact": _look(opened, held)}, time.perf_counter()
     lost = wound(lattice, what, generator(seed, "wound"))
     looks["wounded"] = _look(opened, held)
+    regrown = regrow(lattice) if method == "neighbours" else 0
+    if method == "neighbours" and not what.destroys:
+        smooth(lattice)
+    by_waves = method == "stdp" or lattice.lost is not None
     try:
-        done = list(heal(opened.model, _sentences(opened, by), lattice.lost, seed, opened.chunk, most))
+        done = list(heal(opened.model, _sentences(opened, by), lattice.lost, seed, opened.chunk, most)) if by_waves else []
     except NothingFires as error:
         raise Stop(ExitCode.FAILED, f"no cell of {folder.name} fires after {what}, so nothing can heal it") from error
-    looks["healed"], settled = _look(opened, held), bool(done) and done[-1].settled
+    looks["healed"], settled = _look(opened, held), done[-1].settled if done else not by_waves
     if as_json:
         scores: dict[str, Any] = {name: look.as_json() for name, look in looks.items()}
         counts = {"waves": len(done), "sentences": len(done) * SENTENCES, "wound": str(what), "scored": len(held)}
+        counts |= {"by": method, "regrown": regrown}
         damage = {"connections": lost.count, "cells": lost.cells, "settled": settled}
         told = {"seconds": time.perf_counter() - clock, "step": opened.progress.step, "run": folder.name}
         print(json.dumps(scores | counts | damage | told, allow_nan=False))
@@ -91,7 +99,7 @@ def heal_run(
     console = Console(highlight=False, emoji=False)
     console.print(f"{printable(folder.name)}, step {opened.progress.step}, wound {what}", markup=False, soft_wrap=True)
     console.print(_table(looks))
-    console.print(_told(lost, len(done), settled, len(held)), markup=False)
+    console.print(_told(what, lost, regrown, len(done), settled, len(held)), markup=False)
 
 
 def _unlabelled(data: Path, opened: Opened, trained: tuple[Pair, ...]) -> tuple[Pair, ...]:
@@ -138,14 +146,17 @@ def _table(looks: dict[str, Spoken]) -> Table:
     return table
 
 
-def _told(lost: Lost, done: int, settled: bool, scored: int) -> str:
-    """What was damaged, how long it healed, and what the scores are of."""
-    what = "destroyed" if lost.connections is not None else "changed"
+def _told(what: Wound, lost: Lost, regrown: int, done: int, settled: bool, scored: int) -> str:
+    """What was damaged, how it healed, and what the scores are of."""
     cells = f" and {formats.count(lost.cells)} cells" if lost.cells else ""
-    more = "" if settled else "; more would still change it"
-    waves = "1 wave" if done == 1 else f"{formats.count(done)} waves"
-    return (
-        f"{formats.count(lost.count)} connections{cells} {what}\n"
-        f"healed by {waves} of {SENTENCES} sentences without labels{more}\n"
-        f"scored on {formats.count(scored)} held-out sentences; the run itself is unchanged"
-    )
+    lines = [f"{formats.count(lost.count)} connections{cells} {'destroyed' if what.destroys else 'changed'}"]
+    if regrown:
+        lines.append(f"healed by neighbours: {formats.count(regrown)} took the mean of those beside them")
+    elif not what.destroys and not done and settled:
+        lines.append("healed by neighbours: every connection took the mean of those beside it")
+    if done or not settled:
+        waves = "1 wave" if done == 1 else f"{formats.count(done)} waves"
+        more = "" if settled else "; more would still change it"
+        lines.append(f"healed by STDP: {waves} of {SENTENCES} sentences without labels{more}")
+    lines.append(f"scored on {formats.count(scored)} held-out sentences; the run itself is unchanged")
+    return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Healing: what a wound destroyed grows again from unlabelled sentences, by local plasticity.
+"""Healing by STDP: lost connections grow from unlabelled sentences, where no neighbour shows what they were (regrowth).
 
 No gradient, no decoder and no target has a part in it.
 
@@ -23,10 +23,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 
 from lattice.data.batches import Sentences
-from lattice.healing.wounding import cell_fields
+from lattice.healing.regrowth import revive
 from lattice.model.lattice3d import Lattice
 from lattice.model.text_lattice import TextLattice
 from lattice.plasticity.plasticity import Plasticity
@@ -176,38 +175,3 @@ def _size(weights: torch.Tensor, lost: torch.Tensor | None) -> float:
         some = weights[:, rows].abs()
         total += float((some if lost is None else some * lost[:, rows]).sum(dtype=torch.float64))
     return total
-
-
-@torch.no_grad()
-def revive(lattice: Lattice) -> int:
-    """Gives each cell whose parameters are all zero the mean of those of its living neighbours, from the rim inwards.
-
-    Returns the number of such cells.
-    """
-    dead = (lattice.cells.data == 0).all(3).all(0)
-    count = int(dead.sum())
-    while bool(dead.any()):
-        alive = (~dead).float()
-        living = _around(alive)
-        reached = dead & (living > 0)
-        if not bool(reached.any()):
-            break  # all cells are dead
-        for field in cell_fields(lattice):
-            for values in _numbers(field):
-                values[reached] = (_around(values * alive) / living)[reached]
-        dead = dead & ~reached
-    return count
-
-
-def _numbers(field: torch.Tensor) -> Iterator[torch.Tensor]:
-    """Views [X, Y, Z] of each of a cell's numbers in a field [X, Y, Z, ...]."""
-    if field.dim() == 3:
-        yield field
-    else:
-        for part in field.unbind(3):
-            yield from _numbers(part)
-
-
-def _around(field: torch.Tensor) -> torch.Tensor:
-    """The sum of a field [X, Y, Z] over each cell's 3 x 3 x 3 neighbourhood, without walls."""
-    return F.avg_pool3d(field[None, None], 3, stride=1, padding=1, divisor_override=1)[0, 0]

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lattice.healing import waves, wounding
+from lattice.healing.regrowth import regrow, smooth
 from lattice.model.growth import carry_over
 from lattice.model.text_lattice import TextLattice, load_model
 from lattice.optimizers import moments
@@ -23,9 +24,10 @@ from lattice.training.progress import Progress
 from lattice.training.rewiring import rewire
 from lattice.training.state import Tensors, TrainingState
 from monitors.events import Rewired
+from presets.control_commands import HealArguments
 from presets.live import with_settings
 from presets.schema import RunConfig
-from presets.wound import Wound
+from presets.wound import Wound, parse
 
 
 def reach_sparsity(state: TrainingState) -> Rewired | None:
@@ -89,22 +91,35 @@ def wound(state: TrainingState, what: Wound) -> None:
     progress.forget_losses()
 
 
-def heal(state: TrainingState, most: int) -> Iterator[waves.Wave]:
-    """Heals all wounds by training sentences.  Yields after each wave; ends early if a stop is requested.
+def heal(state: TrainingState, how: HealArguments) -> Iterator[waves.Wave]:
+    """Heals all wounds.  Yields after each wave of STDP; ends early if a stop is requested.
 
-    What is lost stays marked until healing has settled, so that more waves can follow.  Raises NothingFires, with nothing
-    changed, if no cell fires.
+    By neighbours, waves come only for what no neighbour could show.  What is lost stays marked until healing has settled, so
+    that more waves can follow.  Raises NothingFires, with nothing changed, if only STDP could heal and no cell fires.
     """
     progress, lattice = state.progress, state.lattice
-    seed = key(state.config.run.seed, "heal", progress.step, progress.edits)
-    for wave in waves.heal(state.model, state.train_sentences, lattice.lost, seed, state.micro_batch, most):
+    regrown = 0
+    if how.by == "neighbours":
+        regrown = regrow(lattice)
+        if not all(parse(text).destroys for text in progress.wounds):
+            smooth(lattice)
         progress.forget_losses()
-        if wave.settled:
-            lattice.lose(None)
+        if lattice.lost is None:
             progress.note_wounds(())
-        yield wave
-        if state.stop_request:
             return
+    seed = key(state.config.run.seed, "heal", progress.step, progress.edits)
+    try:
+        for wave in waves.heal(state.model, state.train_sentences, lattice.lost, seed, state.micro_batch, how.waves):
+            progress.forget_losses()
+            if wave.settled:
+                lattice.lose(None)
+                progress.note_wounds(())
+            yield wave
+            if state.stop_request:
+                return
+    except waves.NothingFires:
+        if not regrown:
+            raise
 
 
 def resume(state: TrainingState, model: Tensors, optimizer: Tensors, saved: dict) -> None:

@@ -133,15 +133,17 @@ class Steering:
         if not state.progress.wounds:
             raise Refused("the lattice has no wound; `wound` makes one")
         clock, cpu = time.perf_counter(), gauges.cpu_seconds()
+        waves = changes.heal(state, order.arguments)
         try:
-            for wave in changes.heal(state, order.arguments.waves):
-                if wave.number == 1:
-                    self._log(state, order, action=str(order.arguments.waves))
-                if wave.number in LOOKS:
-                    state.tell(Plastic(**wave.report, **state.here))
-                    self._callbacks.on_command(state, "decode")
+            wave = next(waves, None)
         except NothingFires:
-            raise Refused("no cell fires, so nothing can heal; nothing was changed") from None
+            raise Refused("no cell fires, so STDP can't heal") from None
+        self._log(state, order, action=str(order.arguments))
+        while wave is not None:
+            if wave.number in LOOKS:
+                state.tell(Plastic(**wave.report, **state.here))
+                self._callbacks.on_command(state, "decode")
+            wave = next(waves, None)
         state.progress.spend(time.perf_counter() - clock, gauges.cpu_seconds() - cpu)
         self._callbacks.on_command(state, "decode")
 

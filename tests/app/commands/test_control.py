@@ -141,7 +141,7 @@ def test_every_command_takes_effect_at_the_step_it_is_answered_with_and_is_logge
         run.do("checkpoint"),
         run.do("decode"),
         run.do("wound", wound="connections:0.2"),
-        run.do("heal", waves=2),
+        run.do("heal", by="stdp", waves=2),
         run.do("stage", action="hold"),
         run.do("stage", action="release"),
         run.do("resume"),
@@ -160,7 +160,7 @@ def test_every_command_takes_effect_at_the_step_it_is_answered_with_and_is_logge
         "checkpoint",
         "decode",
         "wound connections:0.2",
-        "heal 2",
+        "heal stdp 2",
         "stage hold",
         "stage release",
         "resume",
@@ -197,7 +197,8 @@ def test_control_steers_from_the_command_line(live, cli):
     assert control("set", "stages.0.until_loss=none").code == 0
     told = control("heal")
     assert told.code == 2 and "refused: the lattice has no wound" in told.err
-    assert control("wound", "cells:0.2").code == control("heal", "3").code == 0
+    assert control("wound", "cells:0.2").code == control("heal", "stdp", "3").code == 0
+    assert control("wound").code == control("heal").code == 0
     assert control("stop").code == 0
     assert run.run.wait().code == 0
     told = control("pause")
@@ -220,6 +221,7 @@ def test_control_steers_from_the_command_line(live, cli):
         ["wound", "connections", "0.3"],
         ["heal", "0"],
         ["heal", "well"],
+        ["heal", "stdp", "neighbours"],
     ],
 )
 def test_words_that_are_no_command_are_wrong_usage(cli, tmp_path, words):

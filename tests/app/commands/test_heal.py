@@ -28,7 +28,7 @@ def files(folder) -> dict[str, str]:
 
 def test_it_tells_the_scores_of_three_lattices_and_leaves_the_run_alone(cli, runs):
     before = files(runs)
-    told = cli("heal", "last", "--runs-dir", runs, "--waves", 3, "--wound", "connections:0.5", "--json")
+    told = cli("heal", "last", "--runs-dir", runs, "--by", "stdp", "--waves", 3, "--wound", "connections:0.5", "--json")
     assert (told.code, told.err) == (0, "") and files(runs) == before
     fields = told.json
     assert list(fields)[:6] == ["intact", "wounded", "healed", "waves", "sentences", "wound"]
@@ -42,21 +42,31 @@ def test_the_intact_lattice_scores_as_evaluate_says_and_the_wound_shows(cli, run
     held = tmp_path / "held_out.txt"
     held.write_text("\n".join(pair.source for pair in load_corpus(opened.config).valid) + "\n", encoding="utf-8")
     told = cli("evaluate", "last", "--runs-dir", runs, "--data", held, "--json")
-    fields = cli("heal", "last", "--runs-dir", runs, "--waves", 0, "--wound", "connections:0.9", "--json").json
+    fields = cli("heal", "last", "--runs-dir", runs, "--by", "stdp", "--waves", 0, "--wound", "connections:0.9", "--json").json
     assert fields["intact"] == {name: told.json[name] for name in ("bleu", "chrf", "exact")}
     assert fields["healed"] == fields["wounded"] != fields["intact"] and fields["waves"] == 0 and not fields["settled"]
 
 
 def test_the_table_has_a_row_for_each_and_an_example(cli, runs):
-    told = cli("heal", "last", "--runs-dir", runs, "--waves", 2, "--wound", "cells:0.2")
+    told = cli("heal", "last", "--runs-dir", runs, "--by", "stdp", "--waves", 2, "--wound", "cells:0.2")
     rows = [line.split()[0] for line in told.out.splitlines()]
     assert rows[1:5] == ["lattice", "intact", "wounded", "healed"]
     assert "cells destroyed" in told.out and "2 waves of 8 sentences" in told.out and "unchanged" in told.out
 
 
+@pytest.mark.parametrize("wound", ["connections:0.7", "cells:0.3", "noise:2"])
+def test_neighbours_heal_without_waves_and_it_says_so(cli, runs, wound):
+    call = ("heal", "last", "--runs-dir", runs, "--wound", wound)
+    fields = cli(*call, "--json").json
+    assert (fields["by"], fields["waves"], fields["settled"]) == ("neighbours", 0, True)
+    assert fields["regrown"] == (fields["connections"] + fields["cells"] if wound != "noise:2" else 0)
+    told = cli(*call).out
+    assert "healed by neighbours" in told and "STDP" not in told and "unchanged" in told
+
+
 def test_the_same_seed_tells_the_same_and_another_does_not(cli, runs):
     def told(seed: int) -> dict:
-        fields = cli("heal", "last", "--runs-dir", runs, "--waves", 2, "--seed", seed, "--json").json
+        fields = cli("heal", "last", "--runs-dir", runs, "--by", "stdp", "--waves", 2, "--seed", seed, "--json").json
         return {name: fields[name] for name in ("wounded", "healed", "connections")}
 
     assert told(1) == told(1) != told(2)
@@ -88,7 +98,7 @@ def test_a_run_that_was_left_wounded_opens_with_what_it_lost(cli, runs, tmp_path
     saved.model["lattice.weights"][lost] = 0.0
     shutil.rmtree(path)
     checkpoint.save(folder / "checkpoints", 6, saved.model, saved.optimizer, saved.state, saved.tokenizer)
-    told = cli("heal", folder, "--waves", 2, "--wound", "connections:0.1", "--json")
+    told = cli("heal", folder, "--by", "stdp", "--waves", 2, "--wound", "connections:0.1", "--json")
     assert told.code == 0, told.err
     opened = open_run(RunFolder(folder), torch.device("cpu"))
     assert opened.model.lattice is not None and torch.equal(opened.model.lattice.lost, lost)

@@ -50,7 +50,7 @@ def test_every_method_meets_every_wound_and_starts_from_the_same_one(found):
         assert [row["waves"] for row in own if row["method"] == "stdp"] == [1, 3]
     fill = [row["waves"] for row in scores if row["method"] == "offset mean"]
     assert fill == [1, 0]  # nothing is known to be lost after a shuffle
-    assert (found[0]["effects"][0]["wound"], found[0]["effects"][0]["method"]) == ("connections:0.5", "stdp")
+    assert (found[0]["effects"][0]["wound"], found[0]["effects"][0]["method"]) == ("connections:0.5", "neighbours")
 
 
 def test_a_second_call_takes_all_from_the_file_and_draws(cli, found):

@@ -79,7 +79,7 @@ def test_steering_a_run_from_the_keys(use, live):
 
     use(LatticeApp(live.path.parent, live), (130, 40), steer)
     done = ["set", "set", "pause", "checkpoint", "decode", "resume", *["set"] * 3, "stage hold", "stage release"]
-    assert edits(live) == [*done, "wound connections:0.3", "heal 400", "stage goto", "stop"]
+    assert edits(live) == [*done, "wound connections:0.3", "heal neighbours", "stage goto", "stop"]
     log = read_events(live.events_jsonl).events
     steps = [event.step for event in log if isinstance(event, Trained)]
     assert steps == list(range(1, len(steps) + 1))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from lattice.healing import waves as module
-from lattice.healing.waves import ANNEALED, SENTENCES, SETTLED, NothingFires, heal, revive
-from lattice.healing.wounding import cell_fields, wound
+from lattice.healing.waves import ANNEALED, SENTENCES, SETTLED, NothingFires, heal
+from lattice.healing.wounding import wound
 from presets.wound import parse
 
 DEEP = ('stages=[{name="only", shape=[6,6,8], ticks=9, steps=3, strides={z=[3]}%s}]', "connections.noise=0.3")
@@ -89,20 +89,6 @@ def test_if_nothing_tells_what_is_wrong_all_connections_learn_ever_less_and_keep
     after = state.lattice.weights.detach()
     assert (after != before).float().mean() > 0.3
     torch.testing.assert_close(after.abs().sum(0), before.abs().sum(0), rtol=1e-3, atol=1e-3)
-
-
-def test_a_dead_cell_takes_the_parameters_of_its_living_neighbours(bench):
-    state = bench(*PLAIN, "rule.kind=linear", "rule.scope=cell", "lattice.port_channels=4").trainer.state
-    lattice = state.lattice
-    for number, field in enumerate(cell_fields(lattice)):
-        field.fill_(number + 0.5)
-    lattice.cells.data[:, 2:5, 2:5, :, 2:5] = 0.0  # its middle has dead neighbours alone
-    for parameter in lattice.rule.parameters():
-        parameter.data[2:5, 2:5, ..., 2:5] = 0.0
-    assert revive(lattice) == 27
-    for number, field in enumerate(cell_fields(lattice)):
-        torch.testing.assert_close(field, torch.full_like(field, number + 0.5))
-    assert revive(lattice) == 0
 
 
 @pytest.mark.parametrize("text", ["connections:0.5", "cells:0.5"])

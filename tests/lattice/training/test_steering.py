@@ -26,7 +26,9 @@ def arguments(command: str, key: str, value: object) -> tuple[str, Arguments]:
     if name == "wound":
         return name, WoundArguments(wound=action)
     if name == "heal":
-        return name, HealArguments(waves=int(action))
+        healing = HealArguments.from_words(action.split())
+        assert healing is not None
+        return name, healing
     if name == "set":
         return name, SetArguments.model_construct(key=key, value=value)
     return name, StageArguments.model_construct(action=action, stage=value) if name == "stage" else Arguments()
@@ -245,10 +247,10 @@ FROZEN = ("connections.learning=frozen", "decode.every=100")
 
 def test_a_wound_lasts_until_it_is_healed_and_both_are_decoded_and_logged(steer):
     seen = Lattices()
-    plan = {2: [("wound connections:0.5",)], 4: [("heal 5000",)]}
+    plan = {2: [("wound connections:0.5",)], 4: [("heal stdp 5000",)]}
     run, operator, end = steer(plan, *FROZEN, callbacks=[DecodeMonitor(), seen])
     assert end == "finished" and operator.answers == [(2, ""), (4, "")]
-    assert edits(run.heard) == [(2, "wound connections:0.5", "", None, None), (4, "heal 5000", "", None, None)]
+    assert edits(run.heard) == [(2, "wound connections:0.5", "", None, None), (4, "heal stdp 5000", "", None, None)]
     lost = seen.lost[3]
     assert lost is not None and seen.lost[2] is None and seen.lost[5] is None
     assert not seen.weights[3][lost].any() and not seen.weights[4][lost].any()
@@ -261,9 +263,21 @@ def test_a_wound_lasts_until_it_is_healed_and_both_are_decoded_and_logged(steer)
     assert run.trainer.state.progress.wounds == ()
 
 
+@pytest.mark.parametrize("kind", ["connections:0.5", "cells:0.3", "shuffle:0.5"])
+def test_neighbours_heal_at_once_and_without_a_wave(steer, kind):
+    seen = Lattices()
+    run, operator, _ = steer({2: [("wound " + kind,)], 4: [("heal",)]}, *FROZEN, callbacks=[DecodeMonitor(), seen])
+    assert operator.answers == [(2, ""), (4, "")]
+    assert edits(run.heard)[1] == (4, "heal neighbours", "", None, None)
+    assert run.heard.of(Plastic) == [] and [event.step for event in run.heard.of(Decoded)][:2] == [2, 4]
+    assert seen.lost[5] is None and run.trainer.state.progress.wounds == ()
+    whole, hurt, healed = (seen.weights[step] for step in (2, 3, 5))
+    assert (healed - whole).square().mean() < 0.8 * (hurt - whole).square().mean()
+
+
 def test_a_second_wound_falls_elsewhere_and_both_heal_together(steer):
     seen = Lattices()
-    plan = {2: [("wound connections:0.2",), ("wound connections:0.2",)], 3: [("heal 5000",)]}
+    plan = {2: [("wound connections:0.2",), ("wound connections:0.2",)], 3: [("heal stdp 5000",)]}
     run, _, _ = steer(plan, *FROZEN, "stages.1.steps=1", callbacks=[seen])
     first = run.trainer.state.config.stages[0].topology("walls")
     share = int(seen.lost[3].sum()) / int(present(first, slice(None)).sum())
@@ -272,14 +286,14 @@ def test_a_second_wound_falls_elsewhere_and_both_heal_together(steer):
 
 
 def test_a_paused_run_is_wounded_and_healed_too(steer):
-    plan = {3: [("pause",), ("wound shuffle:0.5",), ("heal 3",), ("resume",)]}
+    plan = {3: [("pause",), ("wound shuffle:0.5",), ("heal stdp 3",), ("resume",)]}
     _, operator, end = steer(plan)
     assert end == "finished" and operator.answers == [(3, "")] * 4
 
 
 def test_a_healing_that_was_too_short_can_go_on(steer):
     seen = Lattices()
-    plan = {2: [("wound connections:0.5",)], 3: [("heal 2",)], 4: [("heal 2",)]}
+    plan = {2: [("wound connections:0.5",)], 3: [("heal stdp 2",)], 4: [("heal stdp 2",)]}
     run, operator, _ = steer(plan, *FROZEN, callbacks=[seen])
     assert operator.answers == [(2, ""), (3, ""), (4, "")]
     assert torch.equal(seen.lost[5], seen.lost[3]) and not torch.equal(seen.weights[5], seen.weights[4])
@@ -287,7 +301,7 @@ def test_a_healing_that_was_too_short_can_go_on(steer):
 
 
 def test_a_stop_ends_a_healing_and_leaves_what_is_lost_marked(bench):
-    operator = Operator({2: [("wound connections:0.5",), ("heal 10000",)]})
+    operator = Operator({2: [("wound connections:0.5",), ("heal stdp 10000",)]})
     run = bench(*FROZEN, callbacks=(operator,))
 
     class StopWhileHealing(Callback):
@@ -318,7 +332,7 @@ def test_what_can_not_be_wounded_or_healed_is_refused_and_changes_nothing(steer,
 
 def test_a_wounded_run_resumes_wounded_and_heals_alike(bench, tmp_path):
     def healed(*callbacks) -> dict[str, torch.Tensor]:
-        run = bench(callbacks=(*callbacks, Operator({2: [("wound connections:0.5",)], 5: [("heal 5",)]})))
+        run = bench(callbacks=(*callbacks, Operator({2: [("wound connections:0.5",)], 5: [("heal stdp 5",)]})))
         run.trainer.run()
         return run.trainer.state.model.state_dict()
 
@@ -327,7 +341,7 @@ def test_a_wounded_run_resumes_wounded_and_heals_alike(bench, tmp_path):
         healed(Checkpointer(tmp_path, ""), DieAfter(4))
     saved, _ = checkpoint.load_newest(tmp_path)
     assert saved.state["progress"]["step"] == 3 and "lattice.lost" in saved.model
-    again = bench(callbacks=(Operator({5: [("heal 5",)]}),))
+    again = bench(callbacks=(Operator({5: [("heal stdp 5",)]}),))
     changes.resume(again.trainer.state, saved.model, saved.optimizer, saved.state)
     assert again.trainer.state.progress.wounds == ("connections:0.5",)
     again.trainer.run()
