@@ -95,6 +95,19 @@ def bench_plasticity(
     command.plasticity(preset, assignments, steps, repeats, as_json)
 
 
+@bench_app.command("heal")
+def bench_heal(
+    preset: Preset = "baseline",
+    assignments: Assignments = [],
+    wound: Annotated[str, typer.Option("--wound", metavar="KIND:AMOUNT", help="As in `lattice-tui heal`.")] = "connections:0.3",
+    as_json: AsJson = False,
+) -> None:
+    """Time healing on a fresh lattice on the CPU: by neighbours, a wave of STDP, and a training step beside them."""
+    from app.bench import healing as command
+
+    command.run(preset, assignments, wound, as_json)
+
+
 @bench_app.command("tui")
 def bench_tui(
     preset: Preset = "baseline",

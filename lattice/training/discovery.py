@@ -11,6 +11,7 @@ import torch
 
 from lattice.data.batches import Schedule
 from lattice.healing.waves import LOOKS, heal
+from lattice.plasticity.slabs import slabs
 from lattice.random_streams import key
 from lattice.training.gradients import chance
 from lattice.training.learning_rate import PROFILE_RATE
@@ -18,11 +19,14 @@ from lattice.training.state import TrainingState
 from monitors import gauges
 from monitors.events import Plastic
 
+SHARPNESS = 4
+"""Power by which the grown connections of a cell compete."""
+
 
 def grow(state: TrainingState) -> None:
     """Lets the connections of a fresh lattice grow from nothing, if the config says so (lattice.healing.waves).
 
-    All of them count as lost.  If a stop is requested, growth begins anew when the run is resumed.  Seconds count as the run's.
+    All of them count as lost.  At last the connections of each cell compete, and few remain.  If a stop is requested, growth begins anew when the run is resumed.  Seconds count as the run's.
     Raises NothingFires.
     """
     progress, lattice, config = state.progress, state.model.lattice, state.config
@@ -37,8 +41,21 @@ def grow(state: TrainingState) -> None:
         if state.stop_request:
             return
     state.tell(Plastic(**wave.report, **state.here))
+    compete(lattice.weights.data)
     progress.note_grown()
     progress.spend(time.perf_counter() - clock, gauges.cpu_seconds() - cpu)
+
+
+@torch.no_grad()
+def compete(weights: torch.Tensor) -> None:
+    """Raises grown weights [kept, X, Y, Z] to the power SHARPNESS, in place.  Each cell keeps its sum.
+
+    STDP strengthens whatever fires earlier, so a cell hears many neighbours at once.  Of these, the earliest are strongest.
+    """
+    for rows in slabs(weights.shape[1], weights[:, 0].numel()):
+        some = weights[:, rows]
+        power = some.float().pow(SHARPNESS)
+        some.copy_(power * (some.float().sum(0) / power.sum(0).clamp(min=torch.finfo(torch.float32).tiny)))
 
 
 def discover(state: TrainingState, schedule: Schedule) -> bool:

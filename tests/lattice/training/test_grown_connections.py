@@ -7,6 +7,7 @@ import torch
 
 from lattice.healing import waves
 from lattice.training.callbacks import Callback
+from lattice.training.discovery import SHARPNESS, compete
 from lattice.training.trainer import TrainingFailed
 from monitors.events import Plastic, Trained
 from presets.layers import ConfigError
@@ -85,3 +86,11 @@ def test_where_nothing_fires_training_fails_in_words(bench, monkeypatch):
 def test_settings_of_the_other_start_are_refused(config_of, setting):
     with pytest.raises(ConfigError, match="has no effect on connections that grow"):
         config_of(*GROWN, setting)
+
+
+def test_the_grown_connections_of_a_cell_compete_for_its_sum():
+    grown = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.5, 0.0]]).view(3, 2, 1, 1)
+    weights = grown.clone()
+    compete(weights)
+    torch.testing.assert_close(weights.sum(0), grown.sum(0))
+    assert float(weights[1, 0] / weights[0, 0]) == pytest.approx(2.0**SHARPNESS)
