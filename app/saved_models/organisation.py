@@ -24,6 +24,7 @@ from lattice.model.lattice3d import Lattice
 from lattice.model.text_lattice import TextLattice
 from lattice.random_streams import generator
 from lattice.structure.clusters import spherical_kmeans
+from lattice.structure.direction import forward_shares
 from lattice.structure.emergence import Emergence, emergence, stability
 from lattice.structure.spatial_order import Reading, fields, read_all, shuffle
 from lattice.training import checkpoint
@@ -64,6 +65,11 @@ def report(run: str, data: Path | None, surrogates: int, best: bool, device: str
     }
     readings: dict[str, dict[str, Reading]] = {}
     scores: dict[str, Emergence] = {}
+    ways = {
+        name: forward_shares(weights, topology)
+        for name, weights in (("start", start), ("trained", learned))
+        if weights is not None
+    }
     for name, (model, weights, before) in cases.items():
         stream = generator(seed, "morphology", name)
         try:
@@ -76,9 +82,10 @@ def report(run: str, data: Path | None, surrogates: int, best: bool, device: str
         shown = {"run": folder.name, "step": opened.progress.step, "since": since}
         shown["fields"] = {name: dataclasses.asdict(reading) for name, reading in readings["trained"].items()}
         shown["emergence"] = {name: dataclasses.asdict(score) for name, score in scores.items()}
+        shown["forward"] = ways
         print(json.dumps(shown, allow_nan=False))
         return
-    _show(folder, opened.progress.step, since, readings["trained"], scores)
+    _show(folder, opened.progress.step, since, readings["trained"], scores, ways)
 
 
 def _tokens(opened: Opened, data: Path | None) -> list[torch.Tensor]:
@@ -110,10 +117,10 @@ def _lattice(model: TextLattice) -> Lattice:
 def _start(folder: RunFolder, opened: Opened, fresh: TextLattice) -> tuple[torch.Tensor | None, int | None]:
     """The weights [K, X, Y, Z] at the stage's start, and their step.
 
-    The first stage starts with random weights, which its random seed gives again.  Later stages start with what was carried
-    over, which only checkpoints hold: the stage's oldest checkpoint is taken, or (None, None) is returned if there is none.
+    The first stage starts with random weights, which its random seed gives again, unless they grew.  What grew, and what a
+    later stage took over, only checkpoints hold: the stage's oldest is taken, or (None, None) is returned if there is none.
     """
-    if opened.progress.stage == 0:
+    if opened.progress.stage == 0 and opened.config.connections.start == "drawn":
         return _lattice(fresh).dense().clone(), 0
     for step, path in reversed(checkpoint.steps(folder.checkpoints)):
         if step >= opened.progress.step:
@@ -153,7 +160,10 @@ def _score(
     return emergence(stability(labels[0], labels[1], stream), readings.values(), activity.cpu())
 
 
-def _show(folder: RunFolder, step: int, since: int | None, readings: dict[str, Reading], scores: dict[str, Emergence]) -> None:
+def _show(
+    folder: RunFolder, step: int, since: int | None, readings: dict[str, Reading], scores: dict[str, Emergence],
+    ways: dict[str, list[float]],
+) -> None:  # fmt: skip
     console = Console(highlight=False, emoji=False)
     what = f"change since step {since}" if since is not None else "connections"
     console.print(f"{printable(folder.name)}, step {step}: {what}", markup=False, soft_wrap=True)
@@ -166,4 +176,9 @@ def _show(folder: RunFolder, step: int, since: int | None, readings: dict[str, R
     table = Table("lattice", "emergence score", "stability", "morphology", "participation", box=None, pad_edge=False)
     for name, score in scores.items():
         table.add_row(name, *(f"{value:.3f}" for value in dataclasses.astuple(score)))
+    console.print(table)
+    parts = [f"{quarter} quarter" for quarter in ("first", "second", "third", "last")]
+    table = Table("weight from nearer the input", *parts, box=None, pad_edge=False)
+    for name, shares in ways.items():
+        table.add_row(name, *(f"{share:.1%}" for share in shares))
     console.print(table)

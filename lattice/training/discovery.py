@@ -26,8 +26,8 @@ SHARPNESS = 4
 def grow(state: TrainingState) -> None:
     """Lets the connections of a fresh lattice grow from nothing, if the config says so (lattice.healing.waves).
 
-    All of them count as lost.  At last the connections of each cell compete, and few remain.  If a stop is requested, growth begins anew when the run is resumed.  Seconds count as the run's.
-    Raises NothingFires.
+    All of them count as lost.  At last the connections of each cell compete, and few remain.  If a stop is requested, growth
+    begins anew when the run is resumed.  Seconds count as the run's.  Raises NothingFires.
     """
     progress, lattice, config = state.progress, state.model.lattice, state.config
     if lattice is None or config.connections.start == "drawn" or progress.grown or progress.step or progress.stage:
