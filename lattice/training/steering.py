@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 
 from lattice.healing.waves import LOOKS, NothingFires
-from lattice.training import changes
+from lattice.training import changes, micro_batch
 from lattice.training.callbacks import Callbacks
 from lattice.training.inbox import Order
 from lattice.training.state import TrainingState
@@ -138,6 +138,10 @@ class Steering:
             wave = next(waves, None)
         except NothingFires:
             raise Refused("no cell fires, so STDP can't heal") from None
+        except Exception as error:
+            if not micro_batch.ran_out(error):
+                raise
+            raise Refused(f"too little memory for a wave of STDP, which takes two numbers per connection: {error}") from error
         self._log(state, order, action=str(order.arguments))
         while wave is not None:
             if wave.number in LOOKS:

@@ -330,6 +330,19 @@ def test_what_can_not_be_wounded_or_healed_is_refused_and_changes_nothing(steer,
     assert edits(run.heard) == [] and run.trainer.state.progress.wounds == ()
 
 
+def test_a_healing_that_does_not_fit_is_refused_and_the_run_goes_on(steer, monkeypatch):
+    def heal(*_args):
+        raise torch.OutOfMemoryError("of 3 GB, none is free")
+        yield
+
+    monkeypatch.setattr(changes.waves, "heal", heal)
+    run, operator, end = steer({2: [("wound connections:0.5",)], 4: [("heal stdp 5",)]}, *FROZEN)
+    assert end == "finished" and operator.answers[0] == (2, "")
+    step, error = operator.answers[1]
+    assert step is None and "too little memory" in error and "none is free" in error
+    assert [command for _, command, *_ in edits(run.heard)] == ["wound connections:0.5"]
+
+
 def test_a_wounded_run_resumes_wounded_and_heals_alike(bench, tmp_path):
     def healed(*callbacks) -> dict[str, torch.Tensor]:
         run = bench(callbacks=(*callbacks, Operator({2: [("wound connections:0.5",)], 5: [("heal stdp 5",)]})))
