@@ -6,7 +6,7 @@ A new command is an entry in COMMANDS here and a handler in lattice.training.ste
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self, get_args
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -94,7 +94,7 @@ class WoundArguments(Arguments):
 
 
 HealBy = Literal["neighbours", "stdp"]
-"""What heals: the mean of what lives beside it, or STDP alone."""
+"""What heals: the mean of what lives beside it, or waves of STDP."""
 
 
 class HealArguments(Arguments):
@@ -104,19 +104,24 @@ class HealArguments(Arguments):
     waves: Annotated[int, Field(ge=1, le=10_000)] = 400
 
     def __str__(self) -> str:
-        return self.by if self.by == "neighbours" else f"{self.by} {self.waves}"
+        return f"{self.by} {self.waves}" if self.by == "stdp" else self.by
+
+    @model_validator(mode="after")
+    def _only_stdp_has_waves(self) -> Self:
+        if self.by != "stdp" and "waves" in self.model_fields_set:
+            raise ValueError("heal: only stdp runs waves")
+        return self
 
     @classmethod
     def from_words(cls, words: list[str]) -> Self | None:
-        """From [], ["stdp"], ["40"] or ["stdp", "40"]."""
-        given: dict[str, str | int] = {}
-        if words and words[0] in get_args(HealBy):
-            given["by"], words = words[0], words[1:]
+        """From [], ["neighbours"], ["stdp"] or ["stdp", "40"]."""
         match words:
             case []:
-                return cls.model_validate(given)
-            case [number] if number.isdecimal() and 1 <= int(number) <= 10_000:
-                return cls.model_validate(given | {"waves": int(number)})
+                return cls()
+            case [("neighbours" | "stdp") as by]:
+                return cls(by=by)
+            case ["stdp", number] if number.isdecimal() and 1 <= int(number) <= 10_000:
+                return cls(by="stdp", waves=int(number))
         return None
 
 
@@ -149,7 +154,7 @@ COMMANDS: dict[str, ControlCommand] = {
         ControlCommand("resume", "resume training"),
         ControlCommand("checkpoint", "save a checkpoint", key="c", hint="save"),
         ControlCommand("wound", "destroy a part of the lattice", WoundArguments, usage="[KIND:AMOUNT]"),
-        ControlCommand("heal", "let what is lost grow again", HealArguments, usage="[neighbours|stdp] [WAVES]", key="b"),
+        ControlCommand("heal", "let what is lost grow again", HealArguments, usage="[neighbours|stdp [WAVES]]", key="b"),
         ControlCommand(
             "stop",
             "save and stop the run (asks)",

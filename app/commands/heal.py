@@ -12,6 +12,8 @@ from app.options import AsJson, Best, Device, RunName, RunsDir
 from presets import wound as wounds
 from presets.control_commands import HealArguments, HealBy, WoundArguments
 
+MOST = HealArguments().waves
+
 
 def heal(
     run: RunName,
@@ -25,16 +27,17 @@ def heal(
         ),
     ] = WoundArguments().wound,
     data: Annotated[
-        Path | None, typer.Option("--data", help="Text to heal by, without targets; default: what the run was trained on.")
+        Path | None,
+        typer.Option("--data", help="stdp: text to heal by, without targets; default: what the run was trained on."),
     ] = None,
     by: Annotated[
         HealBy,
-        typer.Option("--by", help="neighbours: from what lives beside the wound, by STDP where nothing does; or stdp alone."),
+        typer.Option("--by", help="neighbours: take after what lives beside the wound; or stdp: grow by the timing of firing."),
     ] = "neighbours",
     waves: Annotated[
-        int,
-        typer.Option("--waves", min=0, help="Most waves of STDP, of eight sentences; it ends earlier once they change little."),
-    ] = HealArguments().waves,
+        int | None,
+        typer.Option("--waves", min=0, help=f"stdp: most waves of eight sentences; it ends once they change little. ({MOST})"),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Where the wound falls, and which sentences heal it.")] = 0,
     best: Best = False,
     device: Device = None,
@@ -49,6 +52,10 @@ def heal(
         what = wounds.parse(wound)
     except ValueError as error:
         raise Stop(ExitCode.USAGE, f"--wound: {error}") from error
+    if by != "stdp" and (
+        given := next((name for name, value in (("data", data), ("waves", waves)) if value is not None), None)
+    ):
+        raise Stop(ExitCode.USAGE, f"--{given}: neighbours run no sentences; add --by stdp, or leave it out")
     from app.saved_models.healing import heal_run
 
-    heal_run(run, what, data, by, waves, seed, best, device or "auto", runs_dir, as_json)
+    heal_run(run, what, data, by, MOST if waves is None else waves, seed, best, device or "auto", runs_dir, as_json)

@@ -49,7 +49,7 @@ Method = Callable[[Patient, int], Iterator[None]]
 
 
 def neighbours(patient: Patient, waves: int) -> Iterator[None]:
-    """`lattice-tui heal`: what is lost takes the mean of what lives beside it, in the first wave; STDP heals the rest."""
+    """`lattice-tui heal`: what is lost takes the mean of what lives beside it.  Needs no wave, so it is done in the first."""
     lattice = patient.model.lattice
     assert lattice is not None
     if waves:
@@ -57,8 +57,6 @@ def neighbours(patient: Patient, waves: int) -> Iterator[None]:
         if patient.lost.connections is None:
             smooth(lattice)
         yield
-    if lattice.lost is not None:
-        yield from patient.by(waves - 1)
 
 
 def stdp(patient: Patient, waves: int) -> Iterator[None]:

@@ -25,6 +25,7 @@ from lattice.data.script import script_shares
 from lattice.healing.regrowth import regrow, smooth
 from lattice.healing.waves import SENTENCES, NothingFires, heal
 from lattice.healing.wounding import Lost, wound
+from lattice.model.lattice3d import Lattice
 from lattice.observing.scoring import evaluate
 from lattice.random_streams import generator
 from monitors.quality import Quality
@@ -48,6 +49,26 @@ class Spoken:
 
     def as_json(self) -> dict[str, float]:
         return {"bleu": self.quality.bleu, "chrf": self.quality.chrf, "exact": self.quality.exact}
+
+
+@dataclasses.dataclass(frozen=True)
+class How:
+    """How a wound was healed."""
+
+    waves: int
+    """Waves of STDP; 0 by neighbours."""
+    settled: bool
+    """True if more of it would change nothing to speak of."""
+    still_lost: int
+    """Connections that no neighbour could show."""
+
+    def __str__(self) -> str:
+        if self.waves or not self.settled:
+            waves = "1 wave" if self.waves == 1 else f"{formats.count(self.waves)} waves"
+            more = "" if self.settled else "; more would still change it"
+            return f"healed by STDP: {waves} of {SENTENCES} sentences without labels{more}"
+        left = f"; {formats.count(self.still_lost)} that no neighbour has stay lost" if self.still_lost else ""
+        return f"healed by neighbours: took the mean of what lives beside it{left}"
 
 
 def heal_run(
@@ -79,27 +100,45 @@ def heal_run(
     looks, clock = {"intact": _look(opened, held)}, time.perf_counter()
     lost = wound(lattice, what, generator(seed, "wound"))
     looks["wounded"] = _look(opened, held)
-    regrown = regrow(lattice) if method == "neighbours" else 0
-    if method == "neighbours" and not what.destroys:
-        smooth(lattice)
-    by_waves = method == "stdp" or lattice.lost is not None
-    try:
-        done = list(heal(opened.model, _sentences(opened, by), lattice.lost, seed, opened.chunk, most)) if by_waves else []
-    except NothingFires as error:
-        raise Stop(ExitCode.FAILED, f"no cell of {folder.name} fires after {what}, so nothing can heal it") from error
-    looks["healed"], settled = _look(opened, held), done[-1].settled if done else not by_waves
+    how = (
+        _by_neighbours(lattice, what) if method == "neighbours" else _by_stdp(opened, _sentences(opened, by), what, seed, most)
+    )
+    looks["healed"] = _look(opened, held)
     if as_json:
         scores: dict[str, Any] = {name: look.as_json() for name, look in looks.items()}
-        counts = {"waves": len(done), "sentences": len(done) * SENTENCES, "wound": str(what), "scored": len(held)}
-        counts |= {"by": method, "regrown": regrown}
-        damage = {"connections": lost.count, "cells": lost.cells, "settled": settled}
+        counts = {"waves": how.waves, "sentences": how.waves * SENTENCES, "wound": str(what), "scored": len(held)}
+        damage = {
+            "connections": lost.count,
+            "cells": lost.cells,
+            "by": method,
+            "still_lost": how.still_lost,
+            "settled": how.settled,
+        }
         told = {"seconds": time.perf_counter() - clock, "step": opened.progress.step, "run": folder.name}
         print(json.dumps(scores | counts | damage | told, allow_nan=False))
         return
     console = Console(highlight=False, emoji=False)
     console.print(f"{printable(folder.name)}, step {opened.progress.step}, wound {what}", markup=False, soft_wrap=True)
     console.print(_table(looks))
-    console.print(_told(what, lost, regrown, len(done), settled, len(held)), markup=False)
+    console.print(_told(what, lost, how, len(held)), markup=False)
+
+
+def _by_neighbours(lattice: Lattice, what: Wound) -> How:
+    regrow(lattice)
+    if not what.destroys:
+        smooth(lattice)
+    return How(0, True, 0 if lattice.lost is None else int(lattice.lost.sum()))
+
+
+def _by_stdp(opened: Opened, sentences: Sentences, what: Wound, seed: int, most: int) -> How:
+    """Raises Stop if no cell fires."""
+    lattice = opened.model.lattice
+    assert lattice is not None, "refused before"
+    try:
+        done = list(heal(opened.model, sentences, lattice.lost, seed, opened.chunk, most))
+    except NothingFires as error:
+        raise Stop(ExitCode.FAILED, f"no cell fires after {what}, so STDP can't heal it; use --by neighbours") from error
+    return How(len(done), bool(done) and done[-1].settled, 0)
 
 
 def _unlabelled(data: Path, opened: Opened, trained: tuple[Pair, ...]) -> tuple[Pair, ...]:
@@ -146,17 +185,10 @@ def _table(looks: dict[str, Spoken]) -> Table:
     return table
 
 
-def _told(what: Wound, lost: Lost, regrown: int, done: int, settled: bool, scored: int) -> str:
+def _told(what: Wound, lost: Lost, how: How, scored: int) -> str:
     """What was damaged, how it healed, and what the scores are of."""
     cells = f" and {formats.count(lost.cells)} cells" if lost.cells else ""
-    lines = [f"{formats.count(lost.count)} connections{cells} {'destroyed' if what.destroys else 'changed'}"]
-    if regrown:
-        lines.append(f"healed by neighbours: {formats.count(regrown)} took the mean of those beside them")
-    elif not what.destroys and not done and settled:
-        lines.append("healed by neighbours: every connection took the mean of those beside it")
-    if done or not settled:
-        waves = "1 wave" if done == 1 else f"{formats.count(done)} waves"
-        more = "" if settled else "; more would still change it"
-        lines.append(f"healed by STDP: {waves} of {SENTENCES} sentences without labels{more}")
-    lines.append(f"scored on {formats.count(scored)} held-out sentences; the run itself is unchanged")
-    return "\n".join(lines)
+    return (
+        f"{formats.count(lost.count)} connections{cells} {'destroyed' if what.destroys else 'changed'}\n{how}\n"
+        f"scored on {formats.count(scored)} held-out sentences; the run itself is unchanged"
+    )

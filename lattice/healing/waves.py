@@ -1,4 +1,4 @@
-"""Healing by STDP: lost connections grow from unlabelled sentences, where no neighbour shows what they were (regrowth).
+"""Healing by STDP: lost connections grow from unlabelled sentences, by the timing of firing.
 
 No gradient, no decoder and no target has a part in it.
 

@@ -94,32 +94,27 @@ def wound(state: TrainingState, what: Wound) -> None:
 def heal(state: TrainingState, how: HealArguments) -> Iterator[waves.Wave]:
     """Heals all wounds.  Yields after each wave of STDP; ends early if a stop is requested.
 
-    By neighbours, waves come only for what no neighbour could show.  What is lost stays marked until healing has settled, so
-    that more waves can follow.  Raises NothingFires, with nothing changed, if only STDP could heal and no cell fires.
+    What is lost stays marked until healing has settled, so that more waves can follow; by neighbours, what no neighbour shows
+    stays marked.  Raises NothingFires, with nothing changed, if STDP has to heal and no cell fires.
     """
     progress, lattice = state.progress, state.lattice
-    regrown = 0
     if how.by == "neighbours":
-        regrown = regrow(lattice)
+        regrow(lattice)
         if not all(parse(text).destroys for text in progress.wounds):
             smooth(lattice)
         progress.forget_losses()
         if lattice.lost is None:
             progress.note_wounds(())
-            return
+        return
     seed = key(state.config.run.seed, "heal", progress.step, progress.edits)
-    try:
-        for wave in waves.heal(state.model, state.train_sentences, lattice.lost, seed, state.micro_batch, how.waves):
-            progress.forget_losses()
-            if wave.settled:
-                lattice.lose(None)
-                progress.note_wounds(())
-            yield wave
-            if state.stop_request:
-                return
-    except waves.NothingFires:
-        if not regrown:
-            raise
+    for wave in waves.heal(state.model, state.train_sentences, lattice.lost, seed, state.micro_batch, how.waves):
+        progress.forget_losses()
+        if wave.settled:
+            lattice.lose(None)
+            progress.note_wounds(())
+        yield wave
+        if state.stop_request:
+            return
 
 
 def resume(state: TrainingState, model: Tensors, optimizer: Tensors, saved: dict) -> None:

@@ -222,6 +222,8 @@ def test_control_steers_from_the_command_line(live, cli):
         ["heal", "0"],
         ["heal", "well"],
         ["heal", "stdp", "neighbours"],
+        ["heal", "40"],
+        ["heal", "neighbours", "40"],
     ],
 )
 def test_words_that_are_no_command_are_wrong_usage(cli, tmp_path, words):

@@ -59,7 +59,7 @@ def test_neighbours_heal_without_waves_and_it_says_so(cli, runs, wound):
     call = ("heal", "last", "--runs-dir", runs, "--wound", wound)
     fields = cli(*call, "--json").json
     assert (fields["by"], fields["waves"], fields["settled"]) == ("neighbours", 0, True)
-    assert fields["regrown"] == (fields["connections"] + fields["cells"] if wound != "noise:2" else 0)
+    assert fields["still_lost"] == 0 and fields["sentences"] == 0
     told = cli(*call).out
     assert "healed by neighbours" in told and "STDP" not in told and "unchanged" in told
 
@@ -80,7 +80,9 @@ def test_the_same_seed_tells_the_same_and_another_does_not(cli, runs):
         (["--wound", "connections:1"], "nothing to heal from"),
         (["--wound", "cells:0"], "would change nothing"),
         (["--wound", "block:99"], "does not fit"),
-        (["--data", "nowhere.txt"], "no such file"),
+        (["--by", "stdp", "--data", "nowhere.txt"], "no such file"),
+        (["--data", "nowhere.txt"], "--data: neighbours run no sentences; add --by stdp"),
+        (["--waves", "3"], "--waves: neighbours run no sentences; add --by stdp"),
     ],
 )
 def test_what_can_not_be_healed_is_refused(cli, runs, options, says):
@@ -107,7 +109,7 @@ def test_a_run_that_was_left_wounded_opens_with_what_it_lost(cli, runs, tmp_path
 def test_text_in_another_script_is_refused(cli, runs, tmp_path):
     text = tmp_path / "other.txt"
     text.write_text("Кошка спит на окне.\nСобака бежит домой.\n", encoding="utf-8")
-    assert_refused(cli("heal", "last", "--runs-dir", runs, "--data", text), 2, "CYRILLIC", "LATIN")
+    assert_refused(cli("heal", "last", "--runs-dir", runs, "--by", "stdp", "--data", text), 2, "CYRILLIC", "LATIN")
 
 
 def test_a_run_without_a_lattice_has_nothing_to_wound(cli, sentences, tmp_path):

@@ -18,7 +18,7 @@ FRAMES = [
     Command(id=3, command="stage", args={"action": "goto", "stage": 2}, who="ann"),
     *(Command(id=4, command="stage", args={"action": action}, who="ann") for action in ("next", "hold", "release")),
     Command(id=5, command="wound", args={"wound": "block:8"}, who="ann"),
-    Command(id=5, command="heal", args={"waves": 40}, who="ann"),
+    Command(id=5, command="heal", args={"by": "stdp", "waves": 40}, who="ann"),
     *(Command(id=5, command=name, who="ann") for name in ("wound", "heal", "pause", "resume", "decode", "checkpoint", "stop")),
     Reply(id=1, ok=True, step=20),
     Reply(ok=False, error="no"),

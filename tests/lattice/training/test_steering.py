@@ -318,7 +318,7 @@ def test_a_stop_ends_a_healing_and_leaves_what_is_lost_marked(bench):
 @pytest.mark.parametrize(
     ("order", "settings", "reason"),
     [
-        ("heal 3", (), "the lattice has no wound"),
+        ("heal stdp 3", (), "the lattice has no wound"),
         ("wound block:99", (), "does not fit"),
         ("wound connections:0.5", ("lattice.arm=identity",), "there is no lattice to wound"),
     ],
