@@ -53,7 +53,7 @@ def test_the_plan_of_a_preset_has_the_contracts_keys_and_adds_up(name: str) -> N
         assert list(shown) == KEYS
         assert list(shown["components"]) == COMPONENTS
         positive = dict(shown["components"])
-        assert positive.pop("plasticity") == 0  # off unless asked for
+        assert (positive.pop("plasticity") > 0) == (config.connections.learning in ("plastic", "hybrid"))
         assert (positive.pop("clusters") > 0) == (settings.clustering.clusters > 0)
         assert all(type(count) is int and count > 0 for count in positive.values())
         assert shown["total_bytes"] == sum(shown["components"].values())
