@@ -103,7 +103,7 @@ def bench_heal(
     as_json: AsJson = False,
 ) -> None:
     """Time healing on a fresh lattice on the CPU: by neighbours, a wave of STDP, and a training step beside them."""
-    from app.bench import healing as command
+    from app.bench import healing_table as command
 
     command.run(preset, assignments, wound, as_json)
 
