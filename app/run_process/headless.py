@@ -55,9 +55,11 @@ class WhileHeard(Callback):
             return
         try:
             self._voice.on_event(event)
-        except OSError:
+        except OSError as error:
             self._voice = None
             self._write_to_nothing()
+            if not isinstance(error, BrokenPipeError):  # as of a full disk
+                print(f"events can't be written any more: {error.strerror or error}; the run goes on", file=sys.stderr)
 
     def _write_to_nothing(self) -> None:
         lost, nothing = os.fstat(self._descriptor), os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -200,7 +201,7 @@ class HomeScreen(Screen[None]):
     def launch(self, name: str, data: str, steps: str) -> None:
         arguments = ["--preset", name]
         if data:
-            arguments += ["--data", configure.data_source(Path(data).expanduser())]
+            arguments += ["--data", configure.data_source(Path(os.path.expanduser(data)))]
         if steps:
             arguments += ["--steps", steps]
         self._starting = name
