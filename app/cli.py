@@ -237,7 +237,7 @@ def _refused(lost: OSError | None, error: OSError) -> NoReturn:
     try:
         _end(ExitCode.FAILED, f"{what}: {((lost or error).strerror or str(lost or error)).lower()}")
     finally:
-        streams.discard()  # Python writes what is left at its end, and would complain once more
+        streams.lose(1, 2)  # Python writes what is left at its end, and would complain once more
 
 
 def _leave_the_pipe() -> NoReturn:
@@ -245,7 +245,7 @@ def _leave_the_pipe() -> NoReturn:
 
     It prints nothing and exits with the code of a program that SIGPIPE ends.  What is still buffered is thrown away.
     """
-    streams.discard()
+    streams.lose(1, 2)
     sys.exit(int(ExitCode.PIPE))
 
 

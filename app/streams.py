@@ -7,6 +7,7 @@ written ends a command, because its results are lost.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -32,7 +33,9 @@ class _Stderr(io.FileIO):
     def write(self, data: Any, /) -> Any:
         try:
             return super().write(data)
-        except OSError:
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.EPIPE):
+                lose(2)
             return memoryview(data).nbytes
 
 
@@ -61,9 +64,13 @@ def _text(raw: Any, like: Any) -> io.TextIOWrapper:
     return io.TextIOWrapper(raw if unbuffered else io.BufferedWriter(raw), **same)
 
 
-def discard() -> None:
-    """Sends stdout and stderr to /dev/null, together with what still waits to be written."""
-    nothing = os.open(os.devnull, os.O_WRONLY)
+def lose(*descriptors: int) -> None:
+    """Sends streams (1 or 2) to /dev/null, together with what waits to be written, and the other one if it is the same file.
+
+    A terminal that is gone, for instance, is gone for both.
+    """
+    nothing, lost = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), [os.fstat(descriptor) for descriptor in descriptors]
     for stream in (1, 2):
-        os.dup2(nothing, stream)
+        if any(os.path.samestat(os.fstat(stream), each) for each in lost):
+            os.dup2(nothing, stream)
     os.close(nothing)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
 import re
 
 import torch
@@ -14,6 +13,7 @@ from app.exit_codes import ExitCode, Stop
 from lattice.data.corpus import Corpus, DataError, load_corpus
 from lattice.observing.measuring import device_name
 from monitors import gauges
+from presets.allowance import threads
 from presets.plan import explain, on_device
 from presets.schema import RunConfig
 
@@ -77,7 +77,7 @@ def prepare_device(config: RunConfig) -> torch.device:
                 f"stage {stage.name} needs {stage.needed_bytes / 1e9:.2f} GB, and {device} has {free / 1e9:.2f} GB free; "
                 f"`--memory-budget {math.floor(free / 1e8) / 10}` plans for what is there, or says what would help",
             )
-    torch.set_num_threads(config.run.threads or len(os.sched_getaffinity(0)))
+    torch.set_num_threads(threads(config.run.threads))
     return device
 
 

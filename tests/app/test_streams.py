@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from app import streams
 from app.run_process.headless import WhileHeard
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +54,9 @@ def test_a_run_goes_on_when_its_events_can_not_be_written_and_says_so(capsys, mo
             raise OSError(errno.ENOSPC, "No space left on device")
 
     watch = WhileHeard(Full(), 1)
-    monkeypatch.setattr(watch, "_write_to_nothing", lambda: None)
+    lost = []
+    monkeypatch.setattr(streams, "lose", lost.append)
     watch.on_event(None)
     watch.on_event(None)
+    assert lost == [1]
     assert capsys.readouterr().err == "events can't be written any more: No space left on device; the run goes on\n"
