@@ -222,6 +222,10 @@ def main() -> None:
         raise
     except OSError as error:
         _refused(stdout.error, error)
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        _end(ExitCode.FAILED, "no more threads can be started here; raise `ulimit -u`, or the limit of the container or job")
 
 
 def _end(code: ExitCode, message: str) -> NoReturn:

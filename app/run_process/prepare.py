@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import re
+import threading
 
 import torch
 
@@ -77,8 +79,34 @@ def prepare_device(config: RunConfig) -> torch.device:
                 f"stage {stage.name} needs {stage.needed_bytes / 1e9:.2f} GB, and {device} has {free / 1e9:.2f} GB free; "
                 f"`--memory-budget {math.floor(free / 1e8) / 10}` plans for what is there, or says what would help",
             )
-    torch.set_num_threads(threads(config.run.threads))
+    wanted = threads(config.run.threads)
+    if (possible := _startable(wanted)) < wanted:
+        raise Stop(
+            ExitCode.NO_DEVICE,
+            f"only {possible} of {wanted} threads can be started here (`ulimit -u`, or the limit of the container or job); "
+            f"--set run.threads={possible} does with fewer",
+        )
+    torch.set_num_threads(wanted)
     return device
+
+
+def _startable(wanted: int) -> int:
+    """How many of `wanted` threads can run at once beside the one of the control socket; this one counts, so at least one.
+
+    OpenMP ends the whole process if it gets too few.
+    """
+    if wanted == 1:
+        return 1
+    end, started = threading.Event(), list[threading.Thread]()
+    with contextlib.suppress(RuntimeError):
+        for _ in range(wanted):
+            thread = threading.Thread(target=end.wait)
+            thread.start()
+            started.append(thread)
+    end.set()
+    for thread in started:
+        thread.join()
+    return max(1, len(started))
 
 
 def _without_triton(config: RunConfig, device: torch.device) -> str | None:

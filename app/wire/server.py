@@ -118,14 +118,21 @@ class Server:
                 os.umask(before)
             self._channel.listen(MOST_CONNECTIONS)
         except OSError as error:
-            self._loop.close()
-            if self._channel is not None:
-                self._channel.close()
-            return f"this run can't be watched or steered: no control socket: {error.strerror or error}"
+            return self._not_started(error.strerror or str(error))
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the limit of threads is reached
+            path.unlink()
+            return self._not_started(str(error))
         self.path = os.fspath(path)
         self._feed.wake = self._news
-        self._thread.start()
         return ""
+
+    def _not_started(self, why: str) -> str:
+        self._loop.close()
+        if self._channel is not None:
+            self._channel.close()
+        return f"this run can't be watched or steered: no control socket: {why}"
 
     def close(self) -> None:
         """Closes all connections and removes the socket.  Waits at most FAREWELL_S seconds for viewers."""

@@ -11,6 +11,7 @@ import select
 import socket
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -194,6 +195,20 @@ def test_a_private_folder_with_too_long_a_path_gives_way_to_the_next(short_path,
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
     monkeypatch.setattr(tempfile, "tempdir", str(short_path))
     assert socket_path(RunFolder(short_path / ("x" * 100))).parent == short_path / f"lattice-tui-{os.getuid()}"
+
+
+def test_where_no_thread_can_be_started_the_run_goes_on_without_a_socket(tmp_path, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    folder = RunFolder(tmp_path)
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuse)
+        engine = Engine(folder)
+    assert engine.deaf == "this run can't be watched or steered: no control socket: can't start new thread"
+    assert engine.server.path is None and not folder.control_sock.exists()
+    engine.feed.publish(trained(1))
+    engine.server.close()
 
 
 # Who gets in
