@@ -17,9 +17,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from app import streams
 from app.exit_codes import ExitCode, Stop
 from app.options import Fps, Plain, ReadOnly, RunsDir
 from app.version import VERSION
+from monitors.places import NoHome
 from monitors.text_safety import printable
 
 COMMANDS = {
@@ -201,22 +203,45 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Otherwise pydantic reads the metadata of every installed package, in search of plugins that nothing here uses.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    stdout = streams.prepare()
     try:
         try:
             app()
         finally:
             if sys.stdout is not None:
-                sys.stdout.flush()  # here, so that the BrokenPipeError of a reader that has left can be handled below
+                sys.stdout.flush()  # here, so that the error of a reader that has left can be handled below
     except Stop as stop:
-        # Messages quote file names and settings from outside, so they are made safe to print.  Each problem has its own line.
-        print("\n".join(map(printable, f"lattice-tui: {stop}".split("\n"))), file=sys.stderr)
-        sys.exit(int(stop.code))
+        _end(stop.code, str(stop))
+    except NoHome as error:
+        _end(ExitCode.USAGE, str(error))
     except BrokenPipeError:
         _leave_the_pipe()
     except SystemExit as end:
         if isinstance(end.__context__, BrokenPipeError):  # typer caught it first and turned it into an exit with code 1
             _leave_the_pipe()
         raise
+    except OSError as error:
+        _refused(stdout.error, error)
+    except RuntimeError as error:
+        if "can't start new thread" not in str(error):
+            raise
+        _end(ExitCode.FAILED, "no more threads can be started here; raise `ulimit -u`, or the limit of the container or job")
+
+
+def _end(code: ExitCode, message: str) -> NoReturn:
+    """Ends the program with a message on stderr and an exit code."""
+    # Messages quote file names and settings from outside, so they are made safe to print.  Each problem has its own line.
+    print("\n".join(map(printable, f"lattice-tui: {message}".split("\n"))), file=sys.stderr)
+    sys.exit(int(code))
+
+
+def _refused(lost: OSError | None, error: OSError) -> NoReturn:
+    """Ends the program after the system refused what no command expects.  `lost` is why stdout can't be written, if so."""
+    what = "the output can't be written" if lost else error.filename or "the system refused to go on"
+    try:
+        _end(ExitCode.FAILED, f"{what}: {((lost or error).strerror or str(lost or error)).lower()}")
+    finally:
+        streams.lose(1, 2)  # Python writes what is left at its end, and would complain once more
 
 
 def _leave_the_pipe() -> NoReturn:
@@ -224,9 +249,7 @@ def _leave_the_pipe() -> NoReturn:
 
     It prints nothing and exits with the code of a program that SIGPIPE ends.  What is still buffered is thrown away.
     """
-    devnull = os.open(os.devnull, os.O_WRONLY)
-    for stream in (1, 2):
-        os.dup2(devnull, stream)
+    streams.lose(1, 2)
     sys.exit(int(ExitCode.PIPE))
 
 

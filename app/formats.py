@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+from monitors.places import home
 from presets.measure import Measure, score_by
 
 
@@ -70,5 +71,7 @@ def shape(cells: tuple[int, int, int]) -> str:
 
 def path(full: Path) -> str:
     """A path.  If it is below the home folder, it begins with ~, as in a shell."""
-    home = Path.home()
-    return f"~/{full.relative_to(home)}" if full.is_relative_to(home) and full != home else str(full)
+    at_home = home()
+    if at_home is None or full == at_home or not full.is_relative_to(at_home):
+        return str(full)
+    return f"~/{full.relative_to(at_home)}"

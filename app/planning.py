@@ -55,7 +55,8 @@ def with_lessons(name: str) -> Planning:
 
     If some measurements can't be read, one line on stderr says so.
     """
-    records, passed_over = measured.read(measured.place(), measured.machine_key(name))
+    place = measured.place()
+    records, passed_over = measured.read(place, measured.machine_key(name)) if place is not None else ([], "")
     if passed_over:
         print(printable(passed_over), file=sys.stderr)
     if not records:

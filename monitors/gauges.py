@@ -16,6 +16,8 @@ from typing import Any, Literal, TypeVar
 
 import psutil
 
+from presets.allowance import memory_limit
+
 T = TypeVar("T")
 
 
@@ -31,7 +33,10 @@ class Absent:
 
 @dataclass(frozen=True)
 class HostMemory:
-    """Resident bytes of this process, bytes that the machine has left without swapping, and bytes that it has in all."""
+    """Resident bytes of this process, bytes that the machine has left without swapping, and bytes that it has in all.
+
+    If a container or job may hold less than the machine has, the latter two are those of the container.
+    """
 
     rss_bytes: int
     available_bytes: int
@@ -67,8 +72,11 @@ class Gpu:
 
 def host_memory() -> HostMemory | Absent:
     try:
-        machine = psutil.virtual_memory()
-        return HostMemory(psutil.Process().memory_info().rss, machine.available, machine.total)
+        machine, limit = psutil.virtual_memory(), memory_limit()
+        available, total = machine.available, machine.total
+        if limit is not None:
+            available, total = min(available, limit.free_bytes), min(total, limit.limit_bytes)
+        return HostMemory(psutil.Process().memory_info().rss, available, total)
     except (psutil.Error, OSError) as error:
         return Absent(f"host memory can't be read: {error}")
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib import metadata
+
+from presets.allowance import cores
 
 
 def machine() -> str:
@@ -15,4 +16,4 @@ def machine() -> str:
             name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
     except OSError:
         pass
-    return f"{name}, {len(os.sched_getaffinity(0))} cores, torch {metadata.version('torch')}"
+    return f"{name}, {cores()} cores, torch {metadata.version('torch')}"

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from monitors.machine import machine
+from monitors.places import state_folder
 from monitors.plain_files import atomic_write
-from monitors.runs import runs_dir
 
 MOST = 500
 """Most lines that are kept; each has about 600 bytes."""
@@ -63,9 +63,10 @@ def _is_amount(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
 
 
-def place() -> Path:
-    """The path of this user's file of measurements."""
-    return runs_dir(None).parent / "measured.jsonl"
+def place() -> Path | None:
+    """The path of this user's file of measurements; None for a user without a home folder."""
+    folder = state_folder()
+    return folder / "measured.jsonl" if folder is not None else None
 
 
 def machine_key(device: str) -> str:

@@ -16,7 +16,10 @@ from typing import BinaryIO
 
 
 def open_descriptor(path: Path, flags: int = os.O_RDONLY) -> int:
-    """Like os.open; a file that it creates has mode 0600.  Raises OSError, also if the path is not a plain file."""
+    """Like os.open; a file that it creates has mode 0600, and root gives it to the owner of its folder.
+
+    Raises OSError, also if the path is not a plain file.
+    """
     try:
         # Not blocking: opening a pipe would wait for its other end.
         descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
@@ -27,7 +30,23 @@ def open_descriptor(path: Path, flags: int = os.O_RDONLY) -> int:
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise _not_plain(path)
+    if flags & os.O_CREAT:
+        give_to_owner(descriptor, path.parent)
     return descriptor
+
+
+def give_to_owner(made: int | Path, folder: Path) -> None:
+    """If root made a file or folder (a path or a descriptor) in another user's folder, that user gets it.
+
+    So root may go on with a user's run, as in a container or with sudo, and the user can go on with it afterwards.  On file
+    systems that refuse this, it stays root's.
+    """
+    if os.geteuid() != 0:
+        return
+    with contextlib.suppress(OSError):
+        owner = os.stat(folder)
+        if owner.st_uid != 0:
+            os.chown(made, owner.st_uid, owner.st_gid)
 
 
 def open_plain(path: Path) -> BinaryIO:
@@ -51,6 +70,7 @@ def atomic_write(path: Path, data: bytes | str | Iterable[bytes], mode: int = 0o
     try:
         with os.fdopen(descriptor, "wb") as stream:
             os.fchmod(descriptor, mode)
+            give_to_owner(descriptor, path.parent)
             stream.writelines([data] if isinstance(data, bytes) else data)
             stream.flush()
             if sync:

@@ -23,6 +23,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from monitors.fields import Measured, Text
+from monitors.places import NoHome, state_folder
 from monitors.plain_files import atomic_write, open_descriptor, open_plain, remove_torn
 from presets.measure import Measure
 
@@ -222,13 +223,17 @@ class RunFolder:
 
 
 def runs_dir(explicit: Path | None) -> Path:
-    """The folder of all runs: `explicit`, or `$XDG_STATE_HOME/lattice-tui/runs`, or `~/.local/state/lattice-tui/runs`."""
+    """The folder of all runs: `explicit`, or `$XDG_STATE_HOME/lattice-tui/runs`, or `~/.local/state/lattice-tui/runs`.
+
+    Raises NoHome if nothing says where that is.
+    """
     if explicit is not None:
         return explicit
-    state = Path(os.environ.get("XDG_STATE_HOME", ""))
-    if not state.is_absolute():  # unset, empty, or relative, which the XDG specification says to ignore
-        state = Path.home() / ".local" / "state"
-    return state / "lattice-tui" / "runs"
+    state = state_folder()
+    if state is None:
+        told = "has no home folder to keep runs in; name a place with --runs-dir, or set HOME or XDG_STATE_HOME"
+        raise NoHome(f"user {os.getuid()} {told}")
+    return state / "runs"
 
 
 def state_of(folder: RunFolder) -> str:

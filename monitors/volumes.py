@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from monitors.gauges import Absent
-from monitors.plain_files import atomic_write, open_plain, remove_torn
+from monitors.plain_files import atomic_write, give_to_owner, open_plain, remove_torn
 
 MOST_ALONG = 64
 """Most cells that are kept along each axis."""
@@ -184,6 +184,7 @@ class Volumes:
         OSError, and then leaves the existing volumes.
         """
         self.path.mkdir(mode=0o700, exist_ok=True)
+        give_to_owner(self.path, self.path.parent)
         raw, path = encode(volume), self.path / f"step-{volume.step:08d}.volume"
         atomic_write(path, raw, sync=False)
         self._retire(volume.step)

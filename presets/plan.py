@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import bisect
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from pydantic import ValidationError
 
+from presets.allowance import memory_limit, threads
 from presets.components import assumed_kernel, component_bytes, segment_ticks, total_bytes
 from presets.schema import RunConfig
 from presets.stage import Stage
@@ -74,6 +74,8 @@ class StagePlan:
     checkpoint_ticks: int = 0
     features: Mapping[str, float] = field(default_factory=dict)
     lesson: Lesson | None = None
+    limited: bool = False
+    """True if the budget is what the container or job may hold, which is less than the config's."""
 
     @property
     def needed_bytes(self) -> int:
@@ -97,10 +99,12 @@ Planning = Callable[[RunConfig, str | None], tuple[StagePlan, ...]]
 def plan(config: RunConfig, kernel: str | None = None, learned: Learned | None = None) -> tuple[StagePlan, ...]:
     """One plan per stage, for this `kernel`, or without one for the assumed kernel.
 
-    If `learned` predicts a peak, that replaces the counted total.  If `training.micro_batch` is set, it is used whether it
+    On a CPU the budget is at most what the control groups of this process may hold (presets.allowance).  If `learned` predicts
+    a peak, that replaces the counted total.  If `training.micro_batch` is set, it is used whether it
     fits or not.
     """
-    return tuple(_plan_stage(config, i, kernel, learned) for i in range(len(config.stages)))
+    budget = _Budget.of(config)
+    return tuple(_plan_stage(config, i, budget, kernel, learned) for i in range(len(config.stages)))
 
 
 def on_device(config: RunConfig, device: str) -> RunConfig:
@@ -118,12 +122,30 @@ def explain(stage_plan: StagePlan) -> str:
         f"{(total - budget) / GB:.2f} GB over the budget of {budget / GB:.2f} GB"
     )
     switches = [f"{switch} saves {saved / GB:.2f} GB" for switch, saved in stage_plan.savings.items()]
-    return f"{over}; {', '.join([*switches, f'run.memory_budget_gb={math.ceil(total / GB)} allows it'])}"
+    if stage_plan.limited:
+        over += ", which is what this container or job may hold"
+    else:
+        switches.append(f"run.memory_budget_gb={math.ceil(total / GB)} allows it")
+    return f"{over}; {', '.join(switches)}" if switches else over
 
 
-def _plan_stage(config: RunConfig, index: int, kernel: str | None, learned: Learned | None) -> StagePlan:
-    stage, batch = config.stages[index], config.training.batch
-    budget = round(config.run.memory_budget_gb * GB)
+@dataclass(frozen=True)
+class _Budget:
+    """The bytes that training may take, and whether the machine allows fewer than the config does."""
+
+    size: int
+    limited: bool
+
+    @classmethod
+    def of(cls, config: RunConfig) -> _Budget:
+        wanted = round(config.run.memory_budget_gb * GB)
+        limit = memory_limit() if config.run.device == "cpu" else None
+        limited = limit is not None and limit.limit_bytes < wanted
+        return cls(limit.limit_bytes if limit is not None and limited else wanted, limited)
+
+
+def _plan_stage(config: RunConfig, index: int, allowed: _Budget, kernel: str | None, learned: Learned | None) -> StagePlan:
+    stage, batch, budget = config.stages[index], config.training.batch, allowed.size
     choice = _choose(config, stage, budget, kernel, learned)
     config = _in_segments(config, choice.segment)
     total, micro_batch = sum(choice.components.values()), choice.micro_batch
@@ -143,6 +165,7 @@ def _plan_stage(config: RunConfig, index: int, kernel: str | None, learned: Lear
         checkpoint_ticks=choice.segment,
         features=choice.features,
         lesson=choice.lesson,
+        limited=allowed.limited,
     )
 
 
@@ -220,7 +243,7 @@ def _features(
         "micro_batch": micro_batch,
         "batch": config.training.batch,
         "compiled": int((kernel or assumed_kernel(config)) in ("compiled", "reference")),
-        "threads": config.run.threads or len(os.sched_getaffinity(0)),
+        "threads": threads(config.run.threads),
     }
 
 

@@ -38,7 +38,9 @@ class Run(Section):
     kernel: Literal["auto", "native", "triton", "compiled", "reference"] = Field(
         "auto", description="implementation of the tick"
     )
-    threads: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="CPU threads; 0 = all cores this process may use")
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0, description="CPU threads; 0 = OMP_NUM_THREADS, or all cores that this process and its quota allow"
+    )
     memory_budget_gb: Annotated[float, Field(gt=0)] = Field(
         24.0, description="training must fit in this many GB (10^9 bytes); decides the micro-batch"
     )

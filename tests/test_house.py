@@ -42,7 +42,7 @@ ROOMS = {
         {"wire"},
         {"child", "configure", "finding", "formats", "options", "pictures", "planning", "terminal"},
         {"new_files"},
-        {"exit_codes", "version"},
+        {"exit_codes", "streams", "version"},
     ),
 }
 """The rooms of a floor from the top down; a file at the floor's root is a room by itself.  A room imports only from rooms below

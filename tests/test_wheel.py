@@ -22,7 +22,7 @@ def test_a_run_trains_from_the_wheel_alone(tmp_path):
         pytest.skip(f"no wheel can be built here: {built.stderr.strip().splitlines()[-1]}")
     (wheel,) = tmp_path.glob("*.whl")
     tracked = subprocess.run(
-        ["git", "ls-files", *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", *PACKAGES, "lattice_tui.py"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
     with zipfile.ZipFile(wheel) as archive:
         assert set(tracked) <= set(archive.namelist())

@@ -90,4 +90,4 @@ def _print(planned: StagePlan, found: dict[str, Any], config: RunConfig) -> None
         took = f"has {found['longest_tokens']} tokens and takes {found['longest_ticks']} ticks"
         planned_for = f"{config.longest_ticks(config.stages[0])}, for text.max_tokens = {config.text.max_tokens}"
         print(f"the longest sentence of these steps {took}; planned are {planned_for}")
-    print(f"remembered in {found['remembered']}")
+    print(f"remembered in {found['remembered']}" if found["remembered"] else "not remembered: there is no home folder")

@@ -212,7 +212,8 @@ def _assemble(job: _Job, stack: contextlib.ExitStack) -> _Run:
         ]
         leaks = job.leaks
         if leaks is None:
-            watching.append(Measuring(measured.place()))  # not with several runs, whose peaks would be taken for this one's
+            if (remembered := measured.place()) is not None:
+                watching.append(Measuring(remembered))  # not with several runs, whose peaks would be taken for this one's
             leaks = LeakMonitor(stack.enter_context(contextlib.closing(Detector())))
         leaks.detector.join("feed", Buffer(feed.held, RECENT))
         trainer = build_trainer(

@@ -5,7 +5,6 @@ Everything for people goes to stderr.  Only JSON goes to stdout.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections import deque
@@ -14,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text as RichText
 
-from app import formats
+from app import formats, streams
 from lattice.training.callbacks import Callback
 from monitors.events import (
     AnyEvent,
@@ -55,16 +54,11 @@ class WhileHeard(Callback):
             return
         try:
             self._voice.on_event(event)
-        except OSError:
+        except OSError as error:
             self._voice = None
-            self._write_to_nothing()
-
-    def _write_to_nothing(self) -> None:
-        lost, nothing = os.fstat(self._descriptor), os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-        for stream in (1, 2):
-            if os.path.samestat(os.fstat(stream), lost):
-                os.dup2(nothing, stream)
-        os.close(nothing)
+            streams.lose(self._descriptor)
+            if not isinstance(error, BrokenPipeError):  # as of a full disk
+                print(f"events can't be written any more: {error.strerror or error}; the run goes on", file=sys.stderr)
 
 
 class JsonLines(Callback):

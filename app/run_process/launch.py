@@ -11,7 +11,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
@@ -32,7 +31,8 @@ def launch(arguments: list[str], runs_dir: Path) -> RunFolder:
     """
     command = child.command("app.cli", "train", *arguments, "--runs-dir", os.fspath(runs_dir.absolute()))
     reading, writing = os.pipe()
-    with tempfile.TemporaryFile() as output, os.fdopen(reading, encoding="utf-8", errors="surrogateescape") as ready:
+    output_file = os.memfd_create("engine output")  # in memory, since there may be no folder for temporary files
+    with os.fdopen(output_file, "w+b") as output, os.fdopen(reading, encoding="utf-8", errors="surrogateescape") as ready:
         try:
             engine = subprocess.Popen(
                 command,

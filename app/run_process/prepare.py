@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
-import os
 import re
+import threading
 
 import torch
 
@@ -14,6 +15,7 @@ from app.exit_codes import ExitCode, Stop
 from lattice.data.corpus import Corpus, DataError, load_corpus
 from lattice.observing.measuring import device_name
 from monitors import gauges
+from presets.allowance import threads
 from presets.plan import explain, on_device
 from presets.schema import RunConfig
 
@@ -77,8 +79,34 @@ def prepare_device(config: RunConfig) -> torch.device:
                 f"stage {stage.name} needs {stage.needed_bytes / 1e9:.2f} GB, and {device} has {free / 1e9:.2f} GB free; "
                 f"`--memory-budget {math.floor(free / 1e8) / 10}` plans for what is there, or says what would help",
             )
-    torch.set_num_threads(config.run.threads or len(os.sched_getaffinity(0)))
+    wanted = threads(config.run.threads)
+    if (possible := _startable(wanted)) < wanted:
+        raise Stop(
+            ExitCode.NO_DEVICE,
+            f"only {possible} of {wanted} threads can be started here (`ulimit -u`, or the limit of the container or job); "
+            f"--set run.threads={possible} does with fewer",
+        )
+    torch.set_num_threads(wanted)
     return device
+
+
+def _startable(wanted: int) -> int:
+    """How many of `wanted` threads can run at once beside the one of the control socket; this one counts, so at least one.
+
+    OpenMP ends the whole process if it gets too few.
+    """
+    if wanted == 1:
+        return 1
+    end, started = threading.Event(), list[threading.Thread]()
+    with contextlib.suppress(RuntimeError):
+        for _ in range(wanted):
+            thread = threading.Thread(target=end.wait)
+            thread.start()
+            started.append(thread)
+    end.set()
+    for thread in started:
+        thread.join()
+    return max(1, len(started))
 
 
 def _without_triton(config: RunConfig, device: torch.device) -> str | None:

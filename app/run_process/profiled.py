@@ -61,7 +61,8 @@ def measure(config: RunConfig, steps: int) -> dict[str, Any]:
             step_s.append(time.perf_counter() - clock)
             cpu_s.append(gauges.cpu_seconds() - cpu)
         record = measured(state, step_s)
-        add(place(), record)
+        if (remembered := place()) is not None:
+            add(remembered, record)
     except torch.OutOfMemoryError as error:
         raise Stop(ExitCode.NO_DEVICE, f"out of memory on {device}: {str(error).partition(chr(10))[0]}") from error
     except (KernelUnavailable, OSError) as error:
@@ -79,7 +80,7 @@ def measure(config: RunConfig, steps: int) -> dict[str, Any]:
         "longest_tokens": longest,
         "longest_ticks": config.stages[0].ticks if lag is None else math.ceil(longest / config.text.tokens_per_slot) + lag,
         "record": record.as_json(),
-        "remembered": os.fspath(place()),
+        "remembered": None if remembered is None else os.fspath(remembered),
     }
 
 

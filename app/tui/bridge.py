@@ -25,7 +25,7 @@ from app.tui.series import MOST_RECENT
 from app.tui.snapshot import Host, Position, Snapshot, View
 from monitors.event_log import read_events
 from monitors.events import VolumeSaved
-from monitors.gauges import Absent, gpus
+from monitors.gauges import Absent, gpus, host_memory
 from monitors.runs import RunFolder, RunFolderError, RunInfo, state_of
 from monitors.volumes import Volume, Volumes, read_volume
 from presets.layers import ConfigError, from_toml
@@ -286,7 +286,7 @@ def volume_at(folder: RunFolder, saved: VolumeSaved | None) -> Volume | Absent |
 
 def read_host(folder: RunFolder, info: RunInfo | None, is_live: bool) -> Host:
     """The gauges of this machine.  Those of the run's process are absent if it runs elsewhere."""
-    machine = psutil.virtual_memory()
+    memory = host_memory()
     try:
         disk: int | Absent = psutil.disk_usage(str(folder.path)).free
     except OSError as error:
@@ -294,8 +294,8 @@ def read_host(folder: RunFolder, info: RunInfo | None, is_live: bool) -> Host:
     cards = gpus()
     return Host(
         rss_bytes=_rss(info, is_live),
-        available_bytes=machine.available,
-        total_bytes=machine.total,
+        available_bytes=memory if isinstance(memory, Absent) else memory.available_bytes,
+        total_bytes=memory if isinstance(memory, Absent) else memory.total_bytes,
         disk_free_bytes=disk,
         gpus=cards if isinstance(cards, Absent) else tuple(cards),
     )

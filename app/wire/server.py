@@ -16,9 +16,7 @@ import hashlib
 import logging
 import os
 import socket
-import stat
 import struct
-import tempfile
 import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
@@ -29,6 +27,7 @@ from app.wire import protocol
 from app.wire.feed import Feed
 from app.wire.protocol import Command, FrameError, Hello, Reply, Subscribe
 from lattice.training.inbox import Inbox, Order
+from monitors.places import private_folders
 from monitors.runs import RunFolder
 from monitors.text_safety import printable
 
@@ -58,20 +57,17 @@ def peer_uid(channel: socket.socket) -> int:
 def socket_path(folder: RunFolder) -> Path:
     """The path of a run's socket: in its folder or, if that path is too long, in a private folder of the user.
 
-    Raises OSError if the private folder can't be made, or if others may use it.
+    Raises OSError if there is no such folder, or if its path is too long as well.
     """
     beside = folder.control_sock.absolute()
-    if len(os.fsencode(beside)) <= MOST_PATH_BYTES:
-        return beside
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
-    name = "lattice-tui" if os.path.isabs(runtime) else f"lattice-tui-{os.getuid()}"
-    private = Path(runtime if os.path.isabs(runtime) else tempfile.gettempdir()) / name
-    with contextlib.suppress(FileExistsError):
-        private.mkdir(mode=0o700)
-    found = private.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(f"{private} is not a folder that only you may use")
-    return private / f"{hashlib.sha256(os.fsencode(beside)).hexdigest()[:16]}.sock"
+    name = f"{hashlib.sha256(os.fsencode(beside)).hexdigest()[:16]}.sock"
+    for path in (beside, *(private / name for private in private_folders())):
+        if len(os.fsencode(path)) <= MOST_PATH_BYTES:
+            return path
+    raise OSError(
+        f"its path has {len(os.fsencode(beside))} bytes, of {MOST_PATH_BYTES} that a socket may have, and no folder of yours "
+        "alone is in XDG_RUNTIME_DIR or TMPDIR; a shorter --runs-dir would help"
+    )
 
 
 @dataclass(eq=False)
@@ -122,14 +118,21 @@ class Server:
                 os.umask(before)
             self._channel.listen(MOST_CONNECTIONS)
         except OSError as error:
-            self._loop.close()
-            if self._channel is not None:
-                self._channel.close()
-            return f"this run can't be watched or steered: no control socket: {error.strerror or error}"
+            return self._not_started(error.strerror or str(error))
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # the limit of threads is reached
+            path.unlink()
+            return self._not_started(str(error))
         self.path = os.fspath(path)
         self._feed.wake = self._news
-        self._thread.start()
         return ""
+
+    def _not_started(self, why: str) -> str:
+        self._loop.close()
+        if self._channel is not None:
+            self._channel.close()
+        return f"this run can't be watched or steered: no control socket: {why}"
 
     def close(self) -> None:
         """Closes all connections and removes the socket.  Waits at most FAREWELL_S seconds for viewers."""

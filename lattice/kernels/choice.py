@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from lattice.kernels.building import compiler
 from lattice.kernels.compiled import CompiledKernel
 from lattice.kernels.kernel import Kernel, KernelUnavailable
 from lattice.kernels.native import PRECISIONS, NativeKernel
@@ -42,7 +43,10 @@ def choose(
     reasons = []
     if implementation == "native" or (implementation == "auto" and native_fits):
         try:
-            return NativeKernel(topology, channels, dtype, hidden, per_cell), f"tick kernel: native (C, {PRECISIONS[dtype]})"
+            kernel = NativeKernel(topology, channels, dtype, hidden, per_cell)
+            command, remark = compiler()
+            taken = f", built by {command}, because {remark}" if remark else ""
+            return kernel, f"tick kernel: native (C, {PRECISIONS[dtype]}){taken}"
         except KernelUnavailable as error:
             if implementation == "native":
                 raise
@@ -59,9 +63,9 @@ def choose(
             reasons.append(str(error))
     if implementation in ("compiled", "auto"):
         try:
-            kernel = CompiledKernel(topology, channels, device, dtype, hidden)
-            because = f", slower and larger on a GPU, because {'; '.join(reasons)}" if device.type == "cuda" and reasons else ""
-            return kernel, f"tick kernel: compiled (torch.compile){because}"
+            slower = "slower and larger on a GPU" if device.type == "cuda" else "slower"
+            because = f", {slower}, because {'; '.join(reasons)}" if reasons else ""
+            return CompiledKernel(topology, channels, device, dtype, hidden), f"tick kernel: compiled (torch.compile){because}"
         except KernelUnavailable as error:
             if implementation == "compiled":
                 raise

@@ -1,4 +1,4 @@
-"""The fast tick on the CPU: `tick.c`, compiled at first use by the machine's own C compiler and called through ctypes.
+"""The fast tick on the CPU: `tick.c`, compiled at first use (lattice.kernels.building) and called through ctypes.
 
 Unlike the `compiled` kernel it takes states in fp32 and bf16 only, and everything else in fp32.  In exchange it loops over the
 batch inside the kernel, so that a tile's weights are loaded once for all samples and channels, and it runs on compact-sparse
@@ -9,19 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import math
-import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from importlib import resources
-from pathlib import Path
 
 import torch
 
 from lattice.kernels import pages
+from lattice.kernels.building import compiled
 from lattice.kernels.kernel import Gradients, KernelUnavailable, Parameters, Transposed
 from lattice.kernels.sparse import TILE
 from presets.rule_size import BLOCKS
@@ -37,8 +31,6 @@ MAX_OFFSETS = 128
 
 SLACK = TILE
 """Zeroed numbers before and after each state buffer, so that loading a tile beside a row stays inside the allocation."""
-
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC", "-Wno-psabi")
 
 
 class Geometry(ctypes.Structure):
@@ -65,12 +57,6 @@ class _Transposed(ctypes.Structure):
         return cls(pointer(transposed.start, torch.int64), pointer(transposed.offset, torch.uint8), pointer(transposed.weight))
 
 
-def cache_dir() -> Path:
-    """The folder of compiled kernels: `$XDG_CACHE_HOME/lattice-tui/kernels`."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "lattice-tui" / "kernels"
-
-
 @functools.lru_cache
 def library(
     channels: int, dtype: torch.dtype = torch.float32, hidden: int | None = None, per_cell: bool = False
@@ -88,51 +74,6 @@ def library(
         defines.append(f"-DHIDDEN={hidden}")
         defines += ["-DPER_CELL"] * per_cell
     return compiled("tick.c", {name: folder.joinpath(name).read_text() for name in SOURCES}, *defines)
-
-
-def compiled(main: str, sources: dict[str, str], *defines: str) -> ctypes.CDLL:
-    """The library that `main` compiles to, which is one of the `sources` (text by file name).
-
-    It is built once per machine and then taken from the cache, which tells libraries apart by sources, compiler, flags, defines
-    and processor.
-    Raises KernelUnavailable if it can't be built or loaded.
-    """
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise KernelUnavailable("no C compiler found (set CC or install gcc)")
-    arguments = [*compiler.split(), *FLAGS, *defines]
-    # -march=native makes the binary fit one processor only: a home folder shared by several must not mix them up.
-    key = hashlib.sha256("\0".join([*sources.values(), *arguments, _processor()]).encode()).hexdigest()[:16]
-    name = main.removesuffix(".c")
-    path = cache_dir() / f"{name}-{key}.so"
-    try:
-        try:
-            return ctypes.CDLL(str(path))
-        except OSError:  # not built yet, or spoilt by a power cut
-            _compile(main, sources, arguments, path)
-            return ctypes.CDLL(str(path))
-    except (OSError, subprocess.SubprocessError) as error:
-        detail = getattr(error, "stderr", None) or str(error)
-        raise KernelUnavailable(f"{compiler} could not build the {name} kernel: {detail.strip().splitlines()[-1]}") from error
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
-    except OSError:
-        return platform.processor() + platform.node()
-
-
-def _compile(main: str, sources: dict[str, str], arguments: list[str], path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        for name, source in sources.items():
-            Path(folder, name).write_text(source)
-        code, binary = Path(folder, main), Path(folder, "kernel.so")
-        subprocess.run([*arguments, str(code), "-o", str(binary)], check=True, capture_output=True, text=True, timeout=120)
-        ctypes.CDLL(str(binary))  # what can't be loaded must not be kept
-        os.replace(binary, path)  # atomic: another process may be building the same one
 
 
 def state_buffer(shape: tuple[int, ...], zero: bool = False, dtype: torch.dtype = torch.float32) -> torch.Tensor:

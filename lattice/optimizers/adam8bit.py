@@ -20,7 +20,8 @@ from importlib import resources
 import torch
 import torch.nn.functional as F
 
-from lattice.kernels.native import KernelUnavailable, compiled, pointer
+from lattice.kernels.building import compiled_or_none
+from lattice.kernels.native import pointer
 from lattice.optimizers.chunks import chunk_size
 from presets.optimizer_state import BLOCK
 
@@ -115,10 +116,8 @@ class _Rates(ctypes.Structure):
 def _library() -> ctypes.CDLL | None:
     """The compiled step, or None if it can't be built."""
     source = resources.files("lattice.optimizers").joinpath("adam8bit.c").read_text()
-    try:
-        return compiled("adam8bit.c", {"adam8bit.c": source}, f"-DBLOCK={BLOCK}", f"-DEPSILON={EPSILON}f", f"-DTINY={TINY}f")
-    except KernelUnavailable:
-        return None
+    defines = f"-DBLOCK={BLOCK}", f"-DEPSILON={EPSILON}f", f"-DTINY={TINY}f"
+    return compiled_or_none("adam8bit.c", {"adam8bit.c": source}, *defines, what="adam8bit")
 
 
 def _chunks(p: torch.Tensor, grad: torch.Tensor, state: dict[str, torch.Tensor]) -> Iterator[tuple[torch.Tensor, ...]]:

@@ -10,8 +10,8 @@ from importlib import resources
 
 import torch
 
-from lattice.kernels.kernel import KernelUnavailable
-from lattice.kernels.native import compiled, pointer
+from lattice.kernels.building import compiled_or_none
+from lattice.kernels.native import pointer
 from lattice.kernels.sparse import TILE, Pattern
 from presets.topology import Topology
 
@@ -57,7 +57,4 @@ def _built(main: str, *defines: str) -> ctypes.CDLL | None:
     here = resources.files("lattice.plasticity")
     sources = {"vectors.h": resources.files("lattice.kernels").joinpath("vectors.h").read_text()}
     sources |= {name: here.joinpath(name).read_text() for name in ("connections.h", main)}
-    try:
-        return compiled(main, sources, f"-DTILE={TILE}", *defines)
-    except KernelUnavailable:
-        return None
+    return compiled_or_none(main, sources, f"-DTILE={TILE}", *defines, what="plasticity")

@@ -26,7 +26,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from monitors.plain_files import atomic_write, remove_torn
+from monitors.plain_files import atomic_write, give_to_owner, remove_torn
 from presets.measure import Measure
 
 FORMAT = 1
@@ -69,6 +69,7 @@ def save(
     aside = folder / f"{_ASIDE}{target.name}"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        give_to_owner(folder, folder.parent)
         _remove(temporary)
         needed = sum(tensor.nbytes for tensor in (*model.values(), *optimizer.values()))
         free = shutil.disk_usage(folder).free
@@ -76,6 +77,7 @@ def save(
         if free < wanted:
             raise CheckpointError(f"{folder}: {free / 1e6:,.1f} MB free, a save needs {wanted / 1e6:,.1f} MB; make room")
         temporary.mkdir(mode=0o700)
+        give_to_owner(temporary, folder)
         for name, tensors in (("model.safetensors", model), ("optimizer.safetensors", optimizer)):
             # safetensors refuses strided tensors.
             save_file({key: value.detach().to("cpu").contiguous() for key, value in tensors.items()}, temporary / name)
@@ -90,6 +92,8 @@ def save(
             written += size
         (temporary / MANIFEST).write_text(json.dumps({"format": FORMAT, "step": step, "files": manifest}), encoding="utf-8")
         _sync(temporary / MANIFEST)
+        for path in temporary.iterdir():
+            give_to_owner(path, folder)
         _sync(temporary)
         if target.exists():  # a resumed run saves a step again: the old one is moved aside first, so that one is always there
             _remove(aside)
@@ -112,6 +116,8 @@ def save(
 def steps(folder: Path) -> list[tuple[int, Path]]:
     """Lists (step, path) of the checkpoint folders that have a manifest, newest first.  Verifies none of them.
 
+    One that another user has closed counts: loading it says why it can't be read.
+
     A checkpoint that was moved aside counts if a crash kept the new one of its step from taking its place.
     """
     if not folder.is_dir():
@@ -119,9 +125,16 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
     found: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):  # one that was moved aside sorts first, so that the new one of its step replaces it
         match = _NAME.match(path.name.removeprefix(_ASIDE))
-        if match and (path / MANIFEST).is_file() and not path.is_symlink():
+        if match and not path.is_symlink() and _has_manifest(path):
             found[int(match[1])] = path
     return sorted(found.items(), reverse=True)
+
+
+def _has_manifest(path: Path) -> bool:
+    try:
+        return (path / MANIFEST).is_file()
+    except PermissionError:
+        return True
 
 
 def load(path: Path) -> LoadedCheckpoint:
@@ -140,6 +153,9 @@ def load(path: Path) -> LoadedCheckpoint:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         tokenizer = (path / "tokenizer.json").read_text(encoding="utf-8")
         model, optimizer = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
+    except PermissionError as error:
+        told = f"{path}: no permission to read it; it belongs to user {path.lstat().st_uid}, you are user {os.geteuid()}"
+        raise CheckpointError(told) from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise CheckpointError(f"{path}: is not a checkpoint of this program ({type(error).__name__}: {error})") from error
     return LoadedCheckpoint(path, model, optimizer, state, tokenizer)
@@ -193,13 +209,17 @@ def _best(folder: Path) -> _Best | None:
         found = _Best(folder / name, float(entry["score"] if "score" in entry else entry["bleu"]), measure)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
-    return found if _NAME.match(name) and (found.path / MANIFEST).is_file() else None
+    return found if _NAME.match(name) and os.path.isfile(found.path / MANIFEST) else None
 
 
 def retire(folder: Path, keep: int) -> None:
-    """Deletes all checkpoints but the `keep` newest and the best one.  Deletes what interrupted saves left behind, too."""
+    """Deletes all checkpoints but the `keep` newest and the best one.  Deletes what interrupted saves left behind, too.
+
+    Checkpoints that another user has closed are neither counted nor deleted.
+    """
     best = best_path(folder)
-    for _, path in steps(folder)[keep:]:
+    own = [path for _, path in steps(folder) if os.access(path, os.R_OK | os.W_OK | os.X_OK)]
+    for path in own[keep:]:
         if path != best:
             _remove(path)
     remove_torn(folder)

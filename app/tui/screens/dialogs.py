@@ -162,7 +162,7 @@ def wrong_data(typed: str) -> str:
         return ""
     if is_task(typed):
         return printable(configure.wrong_task(typed))
-    path, shown = Path(typed).expanduser(), printable(typed)
+    path, shown = Path(os.path.expanduser(typed)), printable(typed)
     if not path.exists():
         return f"{shown} does not exist"
     if not os.access(path, os.R_OK):

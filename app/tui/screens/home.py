@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-import psutil
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
@@ -24,6 +24,7 @@ from app.tui.screens.dialogs import Choose, StartDialog
 from app.tui.screens.help import Help
 from app.tui.states import STATE_STYLES
 from app.tui.widgets.hints import Hints, hint_text
+from monitors.gauges import Absent, host_memory
 from monitors.runs import RunFolderError, list_runs
 from monitors.text_safety import printable
 from presets import layers
@@ -114,8 +115,12 @@ class HomeScreen(Screen[None]):
         self.show_title()
 
     def show_title(self) -> None:
-        memory = psutil.virtual_memory()
-        here = f"{formats.bytes_(memory.available)} of memory free, {formats.bytes_(memory.total)} in all"
+        memory = host_memory()
+        here = (
+            memory.reason
+            if isinstance(memory, Absent)
+            else (f"{formats.bytes_(memory.available_bytes)} of memory free, {formats.bytes_(memory.total_bytes)} in all")
+        )
         read_only = "  read-only" if self._read_only else ""
         self.query_one("#title", Static).update(Text.assemble(("lattice-tui", "bold"), f"  this machine: {here}{read_only}"))
         self.query_one("#keys", Hints).update(hint_text(keys.hints(keys.HOME, self._read_only), self.size.width))
@@ -200,7 +205,7 @@ class HomeScreen(Screen[None]):
     def launch(self, name: str, data: str, steps: str) -> None:
         arguments = ["--preset", name]
         if data:
-            arguments += ["--data", configure.data_source(Path(data).expanduser())]
+            arguments += ["--data", configure.data_source(Path(os.path.expanduser(data)))]
         if steps:
             arguments += ["--steps", steps]
         self._starting = name
@@ -264,9 +269,10 @@ def wont_fit(stages: tuple[StagePlan, ...]) -> str:
     for stage in stages:
         if not stage.fits:
             return explain(stage)
-    largest, total = max(stage.total_bytes for stage in stages), psutil.virtual_memory().total
-    if largest > total:
-        return f"needs {formats.bytes_(largest)}, this machine has {formats.bytes_(total)} of memory (a GPU may have its own)"
+    largest, memory = max(stage.total_bytes for stage in stages), host_memory()
+    if memory and largest > memory.total_bytes:
+        total = formats.bytes_(memory.total_bytes)
+        return f"needs {formats.bytes_(largest)}, this machine has {total} of memory (a GPU may have its own)"
     return ""
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import random
 import signal
 import socket
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -339,6 +341,16 @@ def test_a_detached_run_has_a_session_of_its_own_survives_a_hangup_and_logs_to_i
     with contextlib.suppress(psutil.NoSuchProcess):
         engine_process.wait(60)
     assert folder.engine_log.read_text().count("resumed") == 1  # after what was there
+
+
+def test_a_detached_run_needs_no_folder_for_temporary_files(tmp_path, monkeypatch):
+    def nowhere():
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", nowhere)
+    monkeypatch.setattr(tempfile, "_gettempdir", nowhere)
+    with pytest.raises(Stop, match=r"nothing\.txt"):
+        launch(["--preset=tiny", f"--data={tmp_path / 'nothing.txt'}"], tmp_path / "runs")
 
 
 def test_a_detached_run_that_can_not_begin_says_why_with_its_exit_code(cli, tmp_path, sentences):

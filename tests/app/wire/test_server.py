@@ -11,6 +11,7 @@ import select
 import socket
 import stat
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,13 +165,16 @@ def test_where_the_path_is_too_long_the_socket_goes_to_a_private_folder_that_run
 
 def test_a_folder_that_others_may_use_is_no_place_for_a_socket_and_the_run_goes_on_deaf(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (tmp_path / "lattice-tui").mkdir(mode=0o755)
+    (tmp_path / f"lattice-tui-{os.getuid()}").mkdir(mode=0o755)
     folder = RunFolder(tmp_path / ("x" * 100))
     folder.path.mkdir()
-    with pytest.raises(PermissionError):
+    with pytest.raises(OSError, match=r"its path has .* no folder of yours alone"):
         socket_path(folder)
     engine = Engine(folder)
-    assert engine.deaf.startswith("this run can't be watched or steered: no control socket: ")
+    assert engine.deaf.startswith("this run can't be watched or steered: no control socket: its path has ")
+    assert engine.deaf.endswith("a shorter --runs-dir would help")
     engine.feed.publish(trained(1))
     engine.server.close()
     gc.collect()
@@ -178,10 +182,33 @@ def test_a_folder_that_others_may_use_is_no_place_for_a_socket_and_the_run_goes_
         send(folder, "pause", {}, "ann")
 
 
-def test_without_a_runtime_folder_the_private_one_bears_the_users_number(tmp_path, monkeypatch):
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    monkeypatch.setattr(module.tempfile, "gettempdir", lambda: str(tmp_path))
-    assert socket_path(RunFolder(tmp_path / ("x" * 100))).parent == tmp_path / f"lattice-tui-{os.getuid()}"
+@pytest.mark.parametrize("runtime", ["", "/nowhere/to/be/found"])
+def test_without_a_runtime_folder_the_private_one_bears_the_users_number(runtime, short_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime)
+    monkeypatch.setattr(tempfile, "tempdir", str(short_path))
+    assert socket_path(RunFolder(short_path / ("x" * 100))).parent == short_path / f"lattice-tui-{os.getuid()}"
+
+
+def test_a_private_folder_with_too_long_a_path_gives_way_to_the_next(short_path, monkeypatch):
+    runtime = short_path / ("r" * 90)
+    runtime.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    monkeypatch.setattr(tempfile, "tempdir", str(short_path))
+    assert socket_path(RunFolder(short_path / ("x" * 100))).parent == short_path / f"lattice-tui-{os.getuid()}"
+
+
+def test_where_no_thread_can_be_started_the_run_goes_on_without_a_socket(tmp_path, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    folder = RunFolder(tmp_path)
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", refuse)
+        engine = Engine(folder)
+    assert engine.deaf == "this run can't be watched or steered: no control socket: can't start new thread"
+    assert engine.server.path is None and not folder.control_sock.exists()
+    engine.feed.publish(trained(1))
+    engine.server.close()
 
 
 # Who gets in

@@ -349,3 +349,52 @@ def test_a_mark_that_can_not_be_read_counts_as_none(tmp_path, content):
     put(tmp_path, 1)
     (tmp_path / "best.json").write_text(content)
     assert best_path(tmp_path) is None
+
+
+# Several users
+
+
+class Closed:
+    """Folders that another user has closed: nothing in them can be looked at."""
+
+    def __init__(self, monkeypatch, *closed: Path) -> None:
+        looked, access = os.stat, os.access
+
+        def refuse(path, *arguments, **options):
+            if not isinstance(path, int) and Path(path).parent in closed:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return looked(path, *arguments, **options)
+
+        monkeypatch.setattr(os, "stat", refuse)
+        monkeypatch.setattr(os, "lstat", lambda path, **options: refuse(path, follow_symlinks=False, **options))
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path) not in closed and access(path, mode))
+
+
+def test_a_checkpoint_that_another_user_has_closed_is_passed_over_and_named(tmp_path, monkeypatch):
+    put(tmp_path, 1)
+    foreign = put(tmp_path, 2)
+    Closed(monkeypatch, foreign)
+    saved, passed_over = load_newest(tmp_path)
+    assert saved.path.name == "step-00000001"
+    assert passed_over == [f"{foreign}: no permission to read it; it belongs to user {os.getuid()}, you are user {os.getuid()}"]
+
+
+def test_a_checkpoint_that_another_user_has_closed_is_neither_counted_nor_deleted(tmp_path, monkeypatch):
+    first, second = put(tmp_path, 1), put(tmp_path, 2)
+    foreign = put(tmp_path, 3)
+    mark_best(tmp_path, foreign, 1.0, "bleu")
+    Closed(monkeypatch, foreign)
+    assert best_path(tmp_path) is None
+    retire(tmp_path, keep=1)
+    monkeypatch.undo()
+    assert (first.exists(), second.exists(), foreign.exists()) == (False, True, True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_root_saves_into_a_users_run_is_the_users(tmp_path):
+    os.chown(tmp_path, 12345, 12346)
+    path = put(tmp_path / "checkpoints", 1)
+    mark_best(tmp_path / "checkpoints", path, 1.0, "bleu")
+    made = list(tmp_path.rglob("*"))
+    assert len(made) == 8
+    assert {(each.stat().st_uid, each.stat().st_gid) for each in made} == {(12345, 12346)}
