@@ -15,10 +15,12 @@ from monitors.runs import RunFolder
 
 environment.prepare()
 
-from textual.app import App, SystemCommand  # noqa: E402 - see above
+from textual import events  # noqa: E402 - see above
+from textual.app import App, SystemCommand  # noqa: E402
 from textual.screen import Screen  # noqa: E402
 
 from app.tui.messages import LaunchFailed, RunChosen, RunLaunched  # noqa: E402
+from app.tui.screens.dialogs import Dialog  # noqa: E402
 from app.tui.screens.home import HomeScreen  # noqa: E402
 
 if TYPE_CHECKING:
@@ -55,6 +57,14 @@ class LatticeApp(App[None]):
         else:
             self.push_screen(self._home())
 
+    async def on_event(self, event: events.Event) -> None:
+        """Gives an event to who it is for; what was typed for a dialog that is still opening waits there."""
+        if isinstance(event, events.Key | events.Paste) and not event.is_forwarded:
+            top = self.screen_stack[-1] if self.screen_stack else None
+            if top is None or (isinstance(top, Dialog) and top.holds(event)):  # None: the program is ending
+                return
+        await super().on_event(event)
+
     def open_run(self, folder: RunFolder) -> None:
         from app.tui.screens.run import RunScreen  # here: the home screen's first frame does without all that a run needs
 
@@ -62,6 +72,8 @@ class LatticeApp(App[None]):
 
     def action_home(self) -> None:
         """From a run to the home screen, which may have to be made."""
+        if isinstance(self.screen, HomeScreen):
+            return
         if any(isinstance(screen, HomeScreen) for screen in self.screen_stack):
             self.pop_screen()
         else:

@@ -29,8 +29,12 @@ class Key:
 
     steers: bool = False
 
+    for_focus: bool = False
+    """The widget that has the focus takes this key first.  All other keys act before the next one is looked at, so that the
+    next one goes to the dialog that they open, or to the widget that they give the focus."""
+
     def binding(self) -> Binding:
-        return Binding(self.keys, self.action, self.does, show=False)
+        return Binding(self.keys, self.action, self.does, show=False, priority=not self.for_focus)
 
 
 PANELS = ("Curves", "Text", "Stages", "Memory", "Clusters", "Plasticity", "Log")
@@ -43,7 +47,7 @@ EVERYWHERE = (
 
 HOME = (
     Key("tab", "tab", "other_table", "between presets and runs", "Home", "presets/runs"),
-    Key("enter", "enter", "choose", "start the preset, or attach to the run", "Home", "start or attach"),
+    Key("enter", "enter", "choose", "start the preset, or attach to the run", "Home", "start or attach", for_focus=True),
     Key("r", "r", "refresh", "look for runs again", "Home"),
     *EVERYWHERE,
 )
