@@ -39,9 +39,13 @@ class Key:
 
 PANELS = ("Curves", "Text", "Stages", "Memory", "Clusters", "Plasticity", "Log")
 
+SUSPEND = Key("ctrl+z", "ctrl+z", "app.suspend_process", "suspend the screen, `fg` comes back", "Everywhere")
+"""A key of the application, so that dialogs have it, too."""
+
 EVERYWHERE = (
     Key("question_mark,f1", "?", "help", "this help", "Everywhere", "help"),
     Key("ctrl+p", "ctrl+p", "app.command_palette", "command palette: everything by name", "Everywhere"),
+    SUSPEND,
     Key("q", "q", "leave", "quit", "Everywhere", "quit"),
 )
 
