@@ -9,10 +9,11 @@ Results go to stdout: tables, or one JSON object with --json.  Everything else g
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -201,6 +202,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     # Otherwise pydantic reads the metadata of every installed package, in search of plugins that nothing here uses.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    for stream in (sys.stdout, sys.stderr):
+        _print_any_letter(stream)
     try:
         try:
             app()
@@ -217,6 +220,12 @@ def main() -> None:
         if isinstance(end.__context__, BrokenPipeError):  # typer caught it first and turned it into an exit with code 1
             _leave_the_pipe()
         raise
+
+
+def _print_any_letter(stream: TextIO | None) -> None:
+    """Makes a stream write letters that its encoding lacks as escapes, such as `\\u043a`, rather than raise an error."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _leave_the_pipe() -> NoReturn:

@@ -87,7 +87,7 @@ def library(
     if hidden is not None:
         defines.append(f"-DHIDDEN={hidden}")
         defines += ["-DPER_CELL"] * per_cell
-    return compiled("tick.c", {name: folder.joinpath(name).read_text() for name in SOURCES}, *defines)
+    return compiled("tick.c", {name: folder.joinpath(name).read_text(encoding="utf-8") for name in SOURCES}, *defines)
 
 
 def compiled(main: str, sources: dict[str, str], *defines: str) -> ctypes.CDLL:
@@ -128,7 +128,7 @@ def _compile(main: str, sources: dict[str, str], arguments: list[str], path: Pat
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         for name, source in sources.items():
-            Path(folder, name).write_text(source)
+            Path(folder, name).write_text(source, encoding="utf-8")
         code, binary = Path(folder, main), Path(folder, "kernel.so")
         subprocess.run([*arguments, str(code), "-o", str(binary)], check=True, capture_output=True, text=True, timeout=120)
         ctypes.CDLL(str(binary))  # what can't be loaded must not be kept

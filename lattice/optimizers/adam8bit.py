@@ -114,7 +114,7 @@ class _Rates(ctypes.Structure):
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     """The compiled step, or None if it can't be built."""
-    source = resources.files("lattice.optimizers").joinpath("adam8bit.c").read_text()
+    source = resources.files("lattice.optimizers").joinpath("adam8bit.c").read_text(encoding="utf-8")
     try:
         return compiled("adam8bit.c", {"adam8bit.c": source}, f"-DBLOCK={BLOCK}", f"-DEPSILON={EPSILON}f", f"-DTINY={TINY}f")
     except KernelUnavailable:
