@@ -6,7 +6,7 @@ A save writes and syncs every file in a temporary folder.  The manifest, with th
 Then the folder is renamed into its place, and its parent folder is synced.
 
 A folder is no checkpoint if its manifest is missing or does not verify.  Loading passes it over and says why.  Deleting old
-checkpoints does not count folders without a manifest.  There is no pickle in a checkpoint.
+checkpoints does not count it as one of those to keep.  There is no pickle in a checkpoint.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ MANIFEST = "MANIFEST.json"
 _NAME = re.compile(r"step-(\d{8,})$")
 _ASIDE = ".old-"
 """Prefix of the old checkpoint of a step, while a new one of the same step is put in its place."""
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a file raises that is not what it should be."""
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "tokenizer.json")
 
 
@@ -127,22 +130,35 @@ def steps(folder: Path) -> list[tuple[int, Path]]:
 def load(path: Path) -> LoadedCheckpoint:
     """Loads one checkpoint and verifies it against its manifest.  Raises CheckpointError, which names the damaged file."""
     try:
-        for name in (MANIFEST, *_FILES):
-            if not stat.S_ISREG((path / name).lstat().st_mode):  # reading a link to a device might never end
-                raise CheckpointError(f"{path / name}: is not a plain file; the checkpoint is damaged")
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if manifest.get("format") != FORMAT:
-            raise CheckpointError(f"{path}: written in format {manifest.get('format')!r}; this version reads format {FORMAT}")
-        for name in _FILES:
-            entry, file = manifest["files"][name], path / name
-            if file.stat().st_size != entry["bytes"] or _digest(file) != entry["sha256"]:
-                raise CheckpointError(f"{file}: does not match its manifest; the checkpoint is damaged")
+        _verify(path)
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         tokenizer = (path / "tokenizer.json").read_text(encoding="utf-8")
         model, optimizer = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+    except (*_UNREADABLE, SafetensorError) as error:
         raise CheckpointError(f"{path}: is not a checkpoint of this program ({type(error).__name__}: {error})") from error
     return LoadedCheckpoint(path, model, optimizer, state, tokenizer)
+
+
+def _verify(path: Path) -> None:
+    """Holds the files of a checkpoint against its manifest.  Raises CheckpointError, or one of _UNREADABLE."""
+    for name in (MANIFEST, *_FILES):
+        if not stat.S_ISREG((path / name).lstat().st_mode):  # reading a link to a device might never end
+            raise CheckpointError(f"{path / name}: is not a plain file; the checkpoint is damaged")
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: written in format {manifest.get('format')!r}; this version reads format {FORMAT}")
+    for name in _FILES:
+        entry, file = manifest["files"][name], path / name
+        if file.stat().st_size != entry["bytes"] or _digest(file) != entry["sha256"]:
+            raise CheckpointError(f"{file}: does not match its manifest; the checkpoint is damaged")
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        _verify(path)
+    except (*_UNREADABLE, CheckpointError):
+        return False
+    return True
 
 
 def load_newest(folder: Path) -> tuple[LoadedCheckpoint, list[str]]:
@@ -196,11 +212,17 @@ def _best(folder: Path) -> _Best | None:
     return found if _NAME.match(name) and (found.path / MANIFEST).is_file() else None
 
 
-def retire(folder: Path, keep: int) -> None:
-    """Deletes all checkpoints but the `keep` newest and the best one.  Deletes what interrupted saves left behind, too."""
-    best = best_path(folder)
-    for _, path in steps(folder)[keep:]:
-        if path != best:
+def retire(folder: Path, keep: int, own: Collection[Path] = ()) -> None:
+    """Deletes all checkpoints but the `keep` newest and the best one.  Deletes what interrupted saves left behind, too.
+
+    A damaged one among the newest stays, and does not count.  `own` are those that this process has saved itself.  They were
+    verified as they were written, and are not read again.
+    """
+    best, kept = best_path(folder), 0
+    for _, path in steps(folder):
+        if kept < keep:
+            kept += path in own or _is_whole(path)
+        elif path != best:
             _remove(path)
     remove_torn(folder)
     for path in folder.glob(".tmp-step-*"):
