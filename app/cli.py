@@ -9,10 +9,11 @@ Results go to stdout: tables, or one JSON object with --json.  Everything else g
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator, MutableMapping
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -204,6 +205,8 @@ def main() -> None:
     # Otherwise pydantic reads the metadata of every installed package, in search of plugins that nothing here uses.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     stdout = streams.prepare()
+    for stream in (sys.stdout, sys.stderr):
+        _print_any_letter(stream)
     try:
         try:
             app()
@@ -242,6 +245,12 @@ def _refused(lost: OSError | None, error: OSError) -> NoReturn:
         _end(ExitCode.FAILED, f"{what}: {((lost or error).strerror or str(lost or error)).lower()}")
     finally:
         streams.lose(1, 2)  # Python writes what is left at its end, and would complain once more
+
+
+def _print_any_letter(stream: TextIO | None) -> None:
+    """Makes a stream write letters that its encoding lacks as escapes, such as `\\u043a`, rather than raise an error."""
+    if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        stream.reconfigure(errors="backslashreplace")
 
 
 def _leave_the_pipe() -> NoReturn:

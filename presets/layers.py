@@ -10,6 +10,7 @@ One setting brings another: a bundled task as data.train makes data.task `pairs`
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import json
 import re
@@ -87,7 +88,8 @@ def load(
     if name not in preset_names():
         close = nearest(preset, [*preset_names(), *ALIASES])
         raise ConfigError([Problem("", f"unknown preset {preset!r}{close}", "--preset")])
-    layers = [(f"preset {name}", tomllib.loads(resources.files("presets").joinpath(f"{name}.toml").read_text()))]
+    shipped = resources.files("presets").joinpath(f"{name}.toml").read_text(encoding="utf-8")
+    layers = [(f"preset {name}", tomllib.loads(shipped))]
     if config_file is not None:
         layers.append((str(config_file), _read(config_file)))
     merged: dict[str, Any] = {}
@@ -105,7 +107,7 @@ def change(config: RunConfig, assignments: Sequence[str] = (), options: Mapping[
 def from_toml(text: str, source: str) -> RunConfig:
     """The config in a complete TOML text, such as a run folder's `config.toml`.  Raises ConfigError that names `source`."""
     try:
-        return RunConfig.model_validate(tomllib.loads(text))
+        return RunConfig.model_validate(tomllib.loads(text.removeprefix("\ufeff")))
     except ValidationError as error:
         raise ConfigError([Problem(p.path, p.message, source) for p in _problems(error, {})]) from error
     except (ValueError, RecursionError) as error:
@@ -186,7 +188,9 @@ def _read(path: Path) -> dict[str, Any]:
             raw = file.read(MOST_BYTES + 1)
         if len(raw) > MOST_BYTES:
             raise ConfigError([Problem("", f"has more than {MOST_BYTES} bytes; this is no config", f"--config {path}")])
-        return tomllib.loads(raw.decode("utf-8"))
+        if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ConfigError([Problem("", "is written in UTF-16; save it as UTF-8", f"--config {path}")])
+        return tomllib.loads(raw.decode("utf-8-sig"))  # editors on Windows begin a file with a byte order mark
     except ConfigError:
         raise
     except OSError as error:

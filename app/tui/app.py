@@ -5,20 +5,25 @@ Textual reads settings from the environment when it is imported, so `environment
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from app.tui import environment, hangup
 from monitors.runs import RunFolder
 
 environment.prepare()
 
-from textual.app import App, SystemCommand  # noqa: E402 - see above
+from textual import events  # noqa: E402 - see above
+from textual.app import App, SystemCommand  # noqa: E402
+from textual.binding import BindingType  # noqa: E402
 from textual.screen import Screen  # noqa: E402
 
+from app.tui.keys import SUSPEND  # noqa: E402
 from app.tui.messages import LaunchFailed, RunChosen, RunLaunched  # noqa: E402
+from app.tui.screens.dialogs import Dialog  # noqa: E402
 from app.tui.screens.home import HomeScreen  # noqa: E402
 
 if TYPE_CHECKING:
@@ -31,6 +36,7 @@ class LatticeApp(App[None]):
     TITLE = "lattice-tui"
     CSS_PATH = "app.tcss"
     ENABLE_COMMAND_PALETTE = True
+    BINDINGS: ClassVar[list[BindingType]] = [SUSPEND.binding()]
 
     def __init__(
         self,
@@ -55,6 +61,14 @@ class LatticeApp(App[None]):
         else:
             self.push_screen(self._home())
 
+    async def on_event(self, event: events.Event) -> None:
+        """Gives an event to who it is for; what was typed for a dialog that is still opening waits there."""
+        if isinstance(event, events.Key | events.Paste) and not event.is_forwarded:
+            top = self.screen_stack[-1] if self.screen_stack else None
+            if top is None or (isinstance(top, Dialog) and top.holds(event)):  # None: the program is ending
+                return
+        await super().on_event(event)
+
     def open_run(self, folder: RunFolder) -> None:
         from app.tui.screens.run import RunScreen  # here: the home screen's first frame does without all that a run needs
 
@@ -62,6 +76,8 @@ class LatticeApp(App[None]):
 
     def action_home(self) -> None:
         """From a run to the home screen, which may have to be made."""
+        if isinstance(self.screen, HomeScreen):
+            return
         if any(isinstance(screen, HomeScreen) for screen in self.screen_stack):
             self.pop_screen()
         else:
@@ -78,6 +94,13 @@ class LatticeApp(App[None]):
 
     def on_launch_failed(self, message: LaunchFailed) -> None:
         self.notify(message.reason, title="The run did not start", severity="error", timeout=20, markup=False)
+
+    def action_suspend_process(self) -> None:
+        """Stops the program until a shell's `fg`.  The run goes on."""
+        if hangup.can_be_resumed():
+            super().action_suspend_process()
+        else:
+            self.notify("There is no shell here that could bring this screen back; q leaves it.", markup=False)
 
     def get_system_commands(self, screen: Screen) -> Iterable[SystemCommand]:
         """The commands of the palette: everything that the screen's keys do, by name."""
@@ -97,5 +120,10 @@ def run(runs_dir: Path, attach: RunFolder | None = None, read_only: bool = False
     """Shows the interface until the operator leaves.  Returns the exit code."""
     app = LatticeApp(runs_dir, attach, read_only, plain)
     hangup.end_with_the_terminal()
-    app.run(mouse=os.environ.get("LATTICE_TUI_MOUSE", "1") != "0")
+
+    async def show() -> None:
+        hangup.end_on_signals(lambda code: app.exit(return_code=code))
+        await app.run_async(mouse=os.environ.get("LATTICE_TUI_MOUSE", "1") != "0")
+
+    asyncio.run(show())
     return app.return_code or 0

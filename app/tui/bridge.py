@@ -72,7 +72,7 @@ class Reader(threading.Thread):
         self._wanted: int | None = None  # a line to show; None follows the end
         self._playing, self._speed, self._clock = False, SPEEDS[0], 0.0
         self._forget()
-        self._config_read = False
+        self._config_read, self._config_trouble = False, ""
         self._config: RunConfig | None = None
         self._edits: tuple[tuple[str, Any], ...] = ()
         self._view = View(str(folder.path), folder.name)
@@ -157,7 +157,7 @@ class Reader(threading.Thread):
             info, state = self._folder.read_info(), state_of(self._folder)
         except RunFolderError as error:
             return replace(view, trouble=str(error))
-        return replace(view, info=info, state=state, trouble="")
+        return replace(view, info=info, state=state, trouble=self._config_trouble)
 
     def _with_position(self, view: View) -> View:
         with self._lock:
@@ -251,12 +251,15 @@ class Reader(threading.Thread):
         try:
             text = self._folder.read_config()
             config = from_toml(text, str(self._folder.config_toml))
-        except (OSError, UnicodeDecodeError):
+        except FileNotFoundError:
             return view  # a run that is just starting has none yet
+        except (OSError, UnicodeDecodeError) as error:
+            self._config_trouble = f"config.toml can't be read: {getattr(error, 'strerror', None) or error}"
+            return replace(view, trouble=self._config_trouble)
         except ConfigError as error:
-            self._config_read = True
-            return replace(view, trouble=f"config.toml: {error.problems[0]}")
-        self._config_read, self._config, self._edits = True, config, ()
+            self._config_read, self._config_trouble = True, f"config.toml: {error.problems[0]}"
+            return replace(view, trouble=self._config_trouble)
+        self._config_read, self._config, self._edits, self._config_trouble = True, config, (), ""
         return replace(view, config=config, plans=planning.here(config))
 
 

@@ -29,21 +29,29 @@ class Key:
 
     steers: bool = False
 
+    for_focus: bool = False
+    """The widget that has the focus takes this key first.  All other keys act before the next one is looked at, so that the
+    next one goes to the dialog that they open, or to the widget that they give the focus."""
+
     def binding(self) -> Binding:
-        return Binding(self.keys, self.action, self.does, show=False)
+        return Binding(self.keys, self.action, self.does, show=False, priority=not self.for_focus)
 
 
 PANELS = ("Curves", "Text", "Stages", "Memory", "Clusters", "Plasticity", "Log")
 
+SUSPEND = Key("ctrl+z", "ctrl+z", "app.suspend_process", "suspend the screen, `fg` comes back", "Everywhere")
+"""A key of the application, so that dialogs have it, too."""
+
 EVERYWHERE = (
     Key("question_mark,f1", "?", "help", "this help", "Everywhere", "help"),
     Key("ctrl+p", "ctrl+p", "app.command_palette", "command palette: everything by name", "Everywhere"),
+    SUSPEND,
     Key("q", "q", "leave", "quit", "Everywhere", "quit"),
 )
 
 HOME = (
     Key("tab", "tab", "other_table", "between presets and runs", "Home", "presets/runs"),
-    Key("enter", "enter", "choose", "start the preset, or attach to the run", "Home", "start or attach"),
+    Key("enter", "enter", "choose", "start the preset, or attach to the run", "Home", "start or attach", for_focus=True),
     Key("r", "r", "refresh", "look for runs again", "Home"),
     *EVERYWHERE,
 )

@@ -26,5 +26,7 @@ def show(runs_dir: Path | None, folder: RunFolder | None, fps: int | None, read_
     gc.freeze()
     gc.enable()
     code = run(place(runs_dir), folder, read_only, plain or None)
+    if code > 128:  # a signal has ended it, as such a program reports it
+        sys.exit(code)
     if code:
         raise Stop(ExitCode.FAILED, "the screen ended with an error; the run is not affected")

@@ -104,7 +104,7 @@ def _compile(main: str, sources: dict[str, str], arguments: list[str], path: Pat
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         for name, source in sources.items():
-            Path(folder, name).write_text(source)
+            Path(folder, name).write_text(source, encoding="utf-8")
         code, binary = Path(folder, main), Path(folder, "kernel.so")
         line, room = [*arguments, str(code), "-o", str(binary)], os.environ | {"TMPDIR": folder}
         subprocess.run(line, check=True, capture_output=True, text=True, timeout=120, env=room)

@@ -73,7 +73,7 @@ def library(
     if hidden is not None:
         defines.append(f"-DHIDDEN={hidden}")
         defines += ["-DPER_CELL"] * per_cell
-    return compiled("tick.c", {name: folder.joinpath(name).read_text() for name in SOURCES}, *defines)
+    return compiled("tick.c", {name: folder.joinpath(name).read_text(encoding="utf-8") for name in SOURCES}, *defines)
 
 
 def state_buffer(shape: tuple[int, ...], zero: bool = False, dtype: torch.dtype = torch.float32) -> torch.Tensor:

@@ -115,7 +115,7 @@ class _Rates(ctypes.Structure):
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     """The compiled step, or None if it can't be built."""
-    source = resources.files("lattice.optimizers").joinpath("adam8bit.c").read_text()
+    source = resources.files("lattice.optimizers").joinpath("adam8bit.c").read_text(encoding="utf-8")
     defines = f"-DBLOCK={BLOCK}", f"-DEPSILON={EPSILON}f", f"-DTINY={TINY}f"
     return compiled_or_none("adam8bit.c", {"adam8bit.c": source}, *defines, what="adam8bit")
 

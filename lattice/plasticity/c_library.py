@@ -55,6 +55,6 @@ def library(main: str, *defines: str) -> ctypes.CDLL | None:
 @functools.cache
 def _built(main: str, *defines: str) -> ctypes.CDLL | None:
     here = resources.files("lattice.plasticity")
-    sources = {"vectors.h": resources.files("lattice.kernels").joinpath("vectors.h").read_text()}
-    sources |= {name: here.joinpath(name).read_text() for name in ("connections.h", main)}
+    sources = {"vectors.h": resources.files("lattice.kernels").joinpath("vectors.h").read_text(encoding="utf-8")}
+    sources |= {name: here.joinpath(name).read_text(encoding="utf-8") for name in ("connections.h", main)}
     return compiled_or_none(main, sources, f"-DTILE={TILE}", *defines, what="plasticity")

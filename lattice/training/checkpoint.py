@@ -6,7 +6,7 @@ A save writes and syncs every file in a temporary folder.  The manifest, with th
 Then the folder is renamed into its place, and its parent folder is synced.
 
 A folder is no checkpoint if its manifest is missing or does not verify.  Loading passes it over and says why.  Deleting old
-checkpoints does not count folders without a manifest.  There is no pickle in a checkpoint.
+checkpoints does not count it as one of those to keep.  There is no pickle in a checkpoint.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import stat
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ MANIFEST = "MANIFEST.json"
 _NAME = re.compile(r"step-(\d{8,})$")
 _ASIDE = ".old-"
 """Prefix of the old checkpoint of a step, while a new one of the same step is put in its place."""
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
+"""What reading a file raises that is not what it should be."""
 _FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "tokenizer.json")
 
 
@@ -140,25 +143,38 @@ def _has_manifest(path: Path) -> bool:
 def load(path: Path) -> LoadedCheckpoint:
     """Loads one checkpoint and verifies it against its manifest.  Raises CheckpointError, which names the damaged file."""
     try:
-        for name in (MANIFEST, *_FILES):
-            if not stat.S_ISREG((path / name).lstat().st_mode):  # reading a link to a device might never end
-                raise CheckpointError(f"{path / name}: is not a plain file; the checkpoint is damaged")
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if manifest.get("format") != FORMAT:
-            raise CheckpointError(f"{path}: written in format {manifest.get('format')!r}; this version reads format {FORMAT}")
-        for name in _FILES:
-            entry, file = manifest["files"][name], path / name
-            if file.stat().st_size != entry["bytes"] or _digest(file) != entry["sha256"]:
-                raise CheckpointError(f"{file}: does not match its manifest; the checkpoint is damaged")
+        _verify(path)
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         tokenizer = (path / "tokenizer.json").read_text(encoding="utf-8")
         model, optimizer = load_file(path / "model.safetensors"), load_file(path / "optimizer.safetensors")
     except PermissionError as error:
         told = f"{path}: no permission to read it; it belongs to user {path.lstat().st_uid}, you are user {os.geteuid()}"
         raise CheckpointError(told) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+    except (*_UNREADABLE, SafetensorError) as error:
         raise CheckpointError(f"{path}: is not a checkpoint of this program ({type(error).__name__}: {error})") from error
     return LoadedCheckpoint(path, model, optimizer, state, tokenizer)
+
+
+def _verify(path: Path) -> None:
+    """Holds the files of a checkpoint against its manifest.  Raises CheckpointError, or one of _UNREADABLE."""
+    for name in (MANIFEST, *_FILES):
+        if not stat.S_ISREG((path / name).lstat().st_mode):  # reading a link to a device might never end
+            raise CheckpointError(f"{path / name}: is not a plain file; the checkpoint is damaged")
+    manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    if manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: written in format {manifest.get('format')!r}; this version reads format {FORMAT}")
+    for name in _FILES:
+        entry, file = manifest["files"][name], path / name
+        if file.stat().st_size != entry["bytes"] or _digest(file) != entry["sha256"]:
+            raise CheckpointError(f"{file}: does not match its manifest; the checkpoint is damaged")
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        _verify(path)
+    except (*_UNREADABLE, CheckpointError):
+        return False
+    return True
 
 
 def load_newest(folder: Path) -> tuple[LoadedCheckpoint, list[str]]:
@@ -212,15 +228,20 @@ def _best(folder: Path) -> _Best | None:
     return found if _NAME.match(name) and os.path.isfile(found.path / MANIFEST) else None
 
 
-def retire(folder: Path, keep: int) -> None:
+def retire(folder: Path, keep: int, own: Collection[Path] = ()) -> None:
     """Deletes all checkpoints but the `keep` newest and the best one.  Deletes what interrupted saves left behind, too.
 
-    Checkpoints that another user has closed are neither counted nor deleted.
+    A damaged one among the newest stays, and does not count.  Those that another user has closed are neither counted nor
+    deleted.  `own` are those that this process has saved itself.  They were verified as they were written, and are not read
+    again.
     """
-    best = best_path(folder)
-    own = [path for _, path in steps(folder) if os.access(path, os.R_OK | os.W_OK | os.X_OK)]
-    for path in own[keep:]:
-        if path != best:
+    best, kept = best_path(folder), 0
+    for _, path in steps(folder):
+        if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            continue
+        if kept < keep:
+            kept += path in own or _is_whole(path)
+        elif path != best:
             _remove(path)
     remove_torn(folder)
     for path in folder.glob(".tmp-step-*"):

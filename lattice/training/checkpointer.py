@@ -25,6 +25,7 @@ class Checkpointer(Callback):
     def __init__(self, folder: Path, fingerprint: str) -> None:
         self._folder, self._fingerprint = folder, fingerprint
         self._look: Decoded | None = None
+        self._saved: list[Path] = []  # the newest that this process has saved
         self.failure: str | None = None
         """Why the latest save failed; None if it did not."""
 
@@ -65,7 +66,9 @@ class Checkpointer(Callback):
             best = look is not None and look.step == progress.step
             if look is not None and best:
                 best = checkpoint.mark_best(self._folder, path, look.score, look.measure)
-            checkpoint.retire(self._folder, state.config.checkpoint.keep)
+            keep = state.config.checkpoint.keep
+            self._saved = [*(saved for saved in self._saved if saved != path), path][-keep:]
+            checkpoint.retire(self._folder, keep, self._saved)
         except (checkpoint.CheckpointError, OSError) as error:
             self.failure = str(error)
             state.warn(f"checkpoint not saved: {error}")

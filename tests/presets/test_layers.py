@@ -125,6 +125,18 @@ def test_a_missing_file_and_one_that_is_not_toml_are_reported_with_their_path(tm
     assert str(problems(file=broken)[0]).startswith(f"--config {broken}: not valid TOML")
 
 
+def test_a_file_that_begins_with_a_byte_order_mark_is_read_and_utf_16_is_named(tmp_path: Path) -> None:
+    text = "[run]\nseed = 7\n"
+    marked, wide = tmp_path / "marked.toml", tmp_path / "wide.toml"
+    marked.write_bytes(text.encode("utf-8-sig"))
+    assert load("tiny", marked).config.run.seed == 7
+    for encoding in ("utf-16", "utf-16-be"):
+        wide.write_bytes(("\ufeff" * (encoding != "utf-16") + text).encode(encoding))
+        assert [str(p) for p in problems(file=wide)] == [f"--config {wide}: is written in UTF-16; save it as UTF-8"]
+    whole = to_toml(load("tiny").config)
+    assert from_toml("\ufeff" + whole, "config.toml") == from_toml(whole, "config.toml")
+
+
 def test_flatten_lists_every_setting_of_every_stage_with_its_value() -> None:
     flat = flatten(load("tiny").config)
     assert flat["stages.1.strides.z"][0] == (3,)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
+from textual.await_complete import AwaitComplete
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.screen import ModalScreen
@@ -26,10 +27,42 @@ Check = Callable[[str], str]
 """Says in words what is wrong with a typed answer; empty if nothing is."""
 
 
-class Choose(ModalScreen[str | None]):
-    """Asks for one of several answers, chosen by arrows and enter or by its letter.  Escape gives None."""
+Answer = TypeVar("Answer")
+
+
+class Dialog(ModalScreen[Answer | None]):
+    """A screen over another that gives one answer.  Escape gives None.
+
+    Keys may come faster than screens open and close: from a paste, a script, or over a slow line.  Keys that come before the
+    dialog has its focus wait for it.  Once it has given its answer it takes no more, and what was typed for it is dropped.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "back", show=False)]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._opening, self._early = True, list[events.Key | events.Paste]()
+
+    def holds(self, typed: events.Key | events.Paste) -> bool:
+        """Keeps what was typed until the dialog has its focus.  False if it has it already, and can be given it."""
+        if self._opening:
+            self._early.append(typed)
+        return self._opening
+
+    def on_mount(self) -> None:
+        self.call_after_refresh(self._open)
+
+    async def _open(self) -> None:
+        self._opening = False
+        for typed in self._early:
+            await self.app.on_event(typed)
+
+    def dismiss(self, result: Answer | None = None) -> AwaitComplete:
+        return super().dismiss(result) if self.app.screen is self else AwaitComplete.nothing()
+
+
+class Choose(Dialog[str]):
+    """Asks for one of several answers, chosen by arrows and enter or by its letter.  Escape gives None."""
 
     def __init__(self, question: str, answers: dict[str, str]) -> None:
         """`answers` has a description of each answer by its value.  The first letter of the value picks it."""
@@ -68,10 +101,8 @@ class Field(Input):
             await self.run_action(binding.action)
 
 
-class Ask(ModalScreen[str | None]):
+class Ask(Dialog[str]):
     """Asks for a typed answer.  Enter gives it if nothing is wrong with it, escape gives None."""
-
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", "back", show=False)]
 
     def __init__(self, question: str, value: str = "", check: Check = lambda answer: "") -> None:
         super().__init__()
@@ -92,13 +123,12 @@ class Ask(ModalScreen[str | None]):
             self.dismiss(event.value.strip())
 
 
-class StartDialog(ModalScreen[tuple[str, str] | None]):
+class StartDialog(Dialog[tuple[str, str]]):
     """Asks for the text and the steps of a new run.  Gives both as typed; empty means what the preset has."""
 
     # Priority: otherwise the field takes its keys one by one, and what was typed after the tab before a slow screen had come
     # to it would still go to the field before.
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "dismiss(None)", "back", show=False),
         Binding("tab", "app.focus_next", "next field", show=False, priority=True),
         Binding("shift+tab", "app.focus_previous", "field before", show=False, priority=True),
     ]

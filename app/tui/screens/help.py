@@ -8,13 +8,13 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import VerticalScroll
-from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from app.tui.keys import Key
+from app.tui.screens.dialogs import Dialog
 
 
-class Help(ModalScreen[None]):
+class Help(Dialog[None]):
     """The overlay.  It scrolls; escape, q and ? close it."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,f1,enter", "dismiss(None)", "close", show=False)]

@@ -173,14 +173,14 @@ class HomeScreen(Screen[None]):
     @on(DataTable.RowSelected, "#runs")
     def run_chosen(self, event: DataTable.RowSelected) -> None:
         event.stop()
-        if event.row_key.value:
+        if event.row_key.value and self.app.screen is self:
             self.post_message(RunChosen(event.row_key.value))
 
     # Starting.
 
     def start(self, name: str | None) -> None:
         """Asks for text and steps, then starts an engine in a session of its own."""
-        if name not in self._configs or self._starting:
+        if name not in self._configs or self._starting or self.app.screen is not self:
             return
         if self._read_only:
             self.notify("This screen is read-only; open it again without --read-only to start runs.", markup=False)

@@ -61,8 +61,8 @@ class CurvesPanel(Panel):
             return [Text("nothing measured yet; the first step is on its way")]
         last = max(curves[name].recent[-1].last for name in recorded)
         steps = WINDOWS[self.window]
-        last = last if steps else tidy(last)
-        first = max(min(curves[name].whole[0].first for name in recorded), last - steps + 1 if steps else 0)
+        first = min(curves[name].whole[0].first for name in recorded)
+        first, last = (max(first, last - steps + 1), last) if steps else round_axis(first, last)
         room = max(3, self.content_size.height)
         shown = min(len(recorded), max(1, room // LEAST_ROWS))
         start = self.first % len(recorded)
@@ -106,10 +106,15 @@ class CurvesPanel(Panel):
         return value(name, high if row == 0 else between)
 
 
-def tidy(last: int) -> int:
-    """The end of the axis of steps.  It lies up to an eighth beyond `last`, so that not every step moves the whole chart."""
-    unit = max(1, 2 ** (last.bit_length() - 4))
-    return -(-last // unit) * unit
+def round_axis(first: int, last: int) -> tuple[int, int]:
+    """The ends of the axis of steps: multiples of 1, 2 or 5 times a power of ten, so that not every step moves the chart.
+
+    Each lies beyond `first` or `last` by less than an eighth of the steps between these.
+    """
+    most = max(1, (last - first) // 8)
+    power = 10 ** (len(str(most)) - 1)
+    unit = max(factor * power for factor in (1, 2, 5) if factor * power <= most)
+    return first // unit * unit, -(-last // unit) * unit
 
 
 def value(name: str, number: float | None) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.tui.braille import ascii_plot, braille, chart, columns, plot
 from app.tui.series import Span
+from app.tui.widgets.curves import round_axis
 
 points = st.lists(st.floats(-50, 50), min_size=1, max_size=80)
 
@@ -91,3 +93,17 @@ def test_a_flat_curve_and_a_single_point_are_drawn():
     for spans in ([Span.of(1, 5.0)], [Span.of(1, 5.0), Span.of(9, 5.0)]):
         lines, limits = chart(spans, 10, 3, 1, 9)
         assert limits == (5.0, 5.0) and any(line.strip() for line in lines)
+
+
+@pytest.mark.parametrize(
+    "first, last, ends",
+    [
+        (1, 1, (1, 1)), (1, 9, (1, 9)), (1, 60, (0, 60)), (1, 100, (0, 100)), (1, 1000, (0, 1000)), (1, 1001, (0, 1100)),
+        (1, 20_000, (0, 20_000)), (501, 1000, (500, 1000)), (1, 123_456, (0, 130_000)),
+    ],
+)  # fmt: skip
+def test_the_axis_of_steps_ends_at_round_numbers_close_by(first, last, ends):
+    assert round_axis(first, last) == ends
+    for known in range(first, 300):
+        begin, end = round_axis(first, known)
+        assert begin <= first and known <= end and first - begin + end - known <= max(0, 2 * (known - first) // 8)

@@ -131,6 +131,15 @@ def test_a_folder_that_vanishes_is_told_in_words(copied):
         assert "run.json can't be read" in desk.until(lambda view: view.trouble).trouble
 
 
+@pytest.mark.parametrize("content", [b"purpose = ", b"\xff\xfe", b"[text]\ngrid = 'x'\n"])
+def test_why_a_config_can_not_be_read_stays_on_the_screen(copied, content):
+    copied.config_toml.write_bytes(content)
+    reader = Reader(copied, lambda message: None)
+    views = [reader.read_once() for _ in range(3)]
+    assert all(view.trouble.startswith("config.toml") and view.trouble == views[0].trouble for view in views)
+    assert all(view.state == "finished" and view.config is None for view in views)
+
+
 def test_settings_changed_on_the_way_show_in_the_config(copied):
     from monitors.events import Edited
 

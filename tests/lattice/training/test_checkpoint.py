@@ -297,6 +297,29 @@ def test_retiring_keeps_the_newest_and_the_best_and_removes_leftovers(tmp_path):
     assert leftovers(tmp_path) == ["best.json"]
 
 
+@pytest.mark.parametrize("harm", ["one letter", "shorter", "gone", "manifest"])
+def test_a_damaged_checkpoint_is_not_counted_as_one_that_is_kept(tmp_path, harm):
+    paths = {step: put(tmp_path, step) for step in range(1, 6)}
+    file = paths[4] / ("MANIFEST.json" if harm == "manifest" else "model.safetensors")
+    if harm == "gone":
+        file.unlink()
+    else:
+        content = file.read_bytes()
+        file.write_bytes({"shorter": content[:-9], "one letter": content[:-1] + b"?", "manifest": b"{"}[harm])
+    retire(tmp_path, 2, [paths[5]])
+    assert [step for step, _ in steps(tmp_path)] == [5, 4, 3]
+    put(tmp_path, 6)
+    retire(tmp_path, 2)
+    assert [step for step, _ in steps(tmp_path)] == [6, 5]
+
+
+def test_what_this_process_has_saved_is_not_read_again(tmp_path, monkeypatch):
+    paths = [put(tmp_path, step) for step in range(1, 4)]
+    monkeypatch.setattr(checkpoint, "_digest", lambda file: pytest.fail(f"read {file}"))
+    retire(tmp_path, 2, paths)
+    assert [step for step, _ in steps(tmp_path)] == [3, 2]
+
+
 def test_only_a_higher_score_takes_over_the_mark_of_the_best(tmp_path):
     first, second, third = (put(tmp_path, step) for step in (1, 2, 3))
     assert best_path(tmp_path) is None
