@@ -86,7 +86,7 @@ def start(
     try:
         folder = RunFolder.create(runs_dir, preset, time.time())
         own = {"run": folder.name, "preset": preset, "created": time.time(), "version": VERSION}
-        info = RunInfo.of_this_process(**own, measure=config.data.measure)
+        info = RunInfo.of_this_process(**own, folder=folder.identity(), measure=config.data.measure)
         folder.config_toml.write_text(to_toml(config), encoding="utf-8")
         folder.write_info(info)
     except (RunFolderError, OSError) as error:
@@ -120,7 +120,11 @@ def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> R
     try:
         saved, passed_over = checkpoint.load_newest(folder.checkpoints)
         info, progress = folder.read_info(), Progress.from_json(saved.state["progress"])
-    except (checkpoint.CheckpointError, RunFolderError, KeyError, TypeError, ValueError) as error:
+        same = {name: getattr(info, name) for name in ("preset", "created", "parent")}
+        own = RunInfo.of_this_process(
+            **same, run=folder.name, folder=folder.identity(), version=VERSION, measure=config.data.measure
+        )
+    except (checkpoint.CheckpointError, RunFolderError, OSError, KeyError, TypeError, ValueError) as error:
         raise Stop(ExitCode.FAILED, f"{folder.name} can't be resumed: {error}") from error
     if saved.state.get("data") != corpus.fingerprint():
         raise Stop(
@@ -132,8 +136,6 @@ def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> R
         return RunOutcome(folder, ExitCode.OK, "all stages are done", trained=False)
     for reason in passed_over:
         print(f"passed over a checkpoint: {printable(reason)}", file=sys.stderr)
-    same = {name: getattr(info, name) for name in ("run", "preset", "created", "parent")}
-    own = RunInfo.of_this_process(**same, version=VERSION, measure=config.data.measure)
     return _train(_Job(folder, own, config, corpus, Tokenizer.from_json(saved.tokenizer), device, callbacks, saved))
 
 

@@ -107,6 +107,7 @@ class Server:
         self._complaints = 0
         self._channel: socket.socket | None = None
         self._news_pending = False
+        self._identity = folder.identity()
 
     def start(self) -> str:
         """Begins to listen.  Returns "", or why it can't listen; training then goes on without a socket."""
@@ -204,7 +205,7 @@ class Server:
                 self._refuse(peer, f"{MOST_CONNECTIONS} others are connected already")
                 return
             self._peers.add(peer)
-            peer.write(Hello(run=self._folder.name, state=self._state(), pid=os.getpid()))
+            peer.write(Hello(run=self._folder.name, state=self._state(), pid=os.getpid(), folder=self._identity))
             while line := await _line(reader):
                 self._obey(peer, protocol.request(line))
                 await writer.drain()
