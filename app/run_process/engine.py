@@ -1,16 +1,13 @@
 """The engine: trains one run, from its config to its last event.
 
 It makes the run folder or takes up an old one, and holds its lock.  It writes `run.json`, `events.jsonl`, volumes and
-checkpoints.  It lets others watch and steer.  On SIGINT and SIGTERM it saves and stops.  It ignores SIGHUP, so a dropped
-terminal does not stop a run.
+checkpoints.  It lets others watch and steer.  On signals it saves (app.run_process.signals).
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +18,7 @@ import torch
 
 from app import planning
 from app.exit_codes import ExitCode, Stop
-from app.run_process import launch
+from app.run_process import launch, signals
 from app.run_process.prepare import prepare
 from app.run_process.record import Record
 from app.version import VERSION
@@ -55,8 +52,6 @@ from monitors.text_safety import printable
 from monitors.volumes import Volumes
 from presets.layers import to_toml
 from presets.schema import RunConfig
-
-SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
 
 
 @dataclass(frozen=True)
@@ -180,7 +175,7 @@ class _Ending:
 def _train(job: _Job) -> RunOutcome:
     with contextlib.ExitStack() as stack:
         run = _assemble(job, stack)
-        received = stack.enter_context(_signals(run.trainer))
+        received = stack.enter_context(signals.handled(job.folder, run.trainer.state))
         ending = _conduct(job, run, received)
         _conclude(run, ending)
         return RunOutcome(job.folder, ending.code, ending.reason, ending.final)
@@ -247,7 +242,7 @@ def _assemble(job: _Job, stack: contextlib.ExitStack) -> _Run:
     return _Run(trainer, text, record, monitor, checkpointer, warnings)
 
 
-def _conduct(job: _Job, run: _Run, received: dict[str, signal.Signals]) -> _Ending:
+def _conduct(job: _Job, run: _Run, received: signals.SignalHandlers) -> _Ending:
     """Trains until the run finishes, stops or fails."""
     trainer, state = run.trainer, run.trainer.state
     try:
@@ -262,8 +257,7 @@ def _conduct(job: _Job, run: _Run, received: dict[str, signal.Signals]) -> _Endi
             final = run.monitor.look(state, len(run.text.valid))
         if run.checkpointer.failure:
             return _Ending(ExitCode.FAILED, "failed", run.checkpointer.failure, final)
-        code = SIGNALS[received["signal"]] if "signal" in received else ExitCode.OK
-        return _Ending(code, ended, state.stop_request or "all stages are done", final)
+        return _Ending(received.code, ended, state.stop_request or "all stages are done", final)
     except TrainingFailed as error:
         return _Ending(ExitCode.FAILED, "failed", str(error))
     except RuntimeError as error:
@@ -313,26 +307,3 @@ def _about_data(corpus: Corpus, text: TokenizedCorpus) -> Iterator[str]:
         yield f"{count} sentences left out: {reason}"
     yield from text.train.cuts("training")
     yield from text.valid.cuts("held-out")
-
-
-@contextlib.contextmanager
-def _signals(trainer: Trainer) -> Iterator[dict[str, signal.Signals]]:
-    """Handles signals within the `with` block.  SIGINT and SIGTERM request a stop after the step; SIGHUP is ignored.
-
-    A second SIGINT or SIGTERM ends the process at once.  The first is noted in the dictionary, under "signal".
-    """
-    received: dict[str, signal.Signals] = {}
-
-    def stop(number: int, _frame: object) -> None:
-        if received:
-            os._exit(int(SIGNALS[signal.Signals(number)]))
-        received["signal"] = signal.Signals(number)
-        trainer.state.request_stop(f"stopped by {signal.Signals(number).name}")
-
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
-    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
