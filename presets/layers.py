@@ -5,6 +5,8 @@ each `--set a.b=c`, and options of a command that stand for a setting.  Tables a
 of stages as a whole, and `--set` names a stage by its number (`stages.0.ticks=10`).  All errors are collected and raised at
 once as ConfigError.
 
+Paths of text are made absolute: those of a file are relative to its folder, those of `--set` to the current one.
+
 One setting brings another: a bundled task as data.train makes data.task `pairs`, unless a layer sets data.task itself.
 """
 
@@ -23,6 +25,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from presets import data_paths
 from presets.schema import RunConfig
 from presets.task_name import is_task
 
@@ -186,7 +189,7 @@ def _read(path: Path) -> dict[str, Any]:
             raw = file.read(MOST_BYTES + 1)
         if len(raw) > MOST_BYTES:
             raise ConfigError([Problem("", f"has more than {MOST_BYTES} bytes; this is no config", f"--config {path}")])
-        return tomllib.loads(raw.decode("utf-8"))
+        return data_paths.in_file(tomllib.loads(raw.decode("utf-8")), path)
     except ConfigError:
         raise
     except OSError as error:
@@ -228,7 +231,7 @@ def _assign(into: dict[str, Any], assignment: str, source: str, origins: dict[st
     keys = path.split(".")
     if not equals or not all(keys):
         return Problem("", f"{assignment!r} is not of the form section.key=value", source)
-    value = parse_value(text)
+    value = data_paths.absolute(parse_value(text), Path()) if path in data_paths.SETTINGS else parse_value(text)
     at: Any = into
     for depth, key in enumerate(keys[:-1]):
         here = ".".join(keys[: depth + 1])

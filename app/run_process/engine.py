@@ -18,6 +18,7 @@ import torch
 
 from app import planning
 from app.exit_codes import ExitCode, Stop
+from app.finding import run_config
 from app.run_process import launch, signals
 from app.run_process.prepare import prepare
 from app.run_process.record import Record
@@ -47,6 +48,7 @@ from monitors import measured
 from monitors.event_log import EventLog
 from monitors.events import Decoded, RunEnded, RunStarted
 from monitors.leak_detector import Buffer, Detector
+from monitors.plain_files import atomic_write
 from monitors.runs import RunFolder, RunFolderError, RunInfo, why
 from monitors.text_safety import printable
 from monitors.volumes import Volumes
@@ -109,7 +111,8 @@ def _tokenizer(corpus: Corpus, vocabulary: int) -> Tokenizer:
 def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> RunOutcome:
     """Continues a run from its newest complete checkpoint, to its end.  A finished run stays as it is.
 
-    Raises Stop if the run can't be resumed, or if its data has changed.
+    If the config names another place for the same text, it replaces the run's.  Raises Stop if the run can't be resumed, or if
+    its text has changed.
     """
     device, corpus = prepare(config)
     try:
@@ -124,7 +127,8 @@ def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> R
     if saved.state.get("data") != corpus.fingerprint():
         raise Stop(
             ExitCode.USAGE,
-            f"{corpus.name}: the text has changed since {folder.name} was started; a resumed run needs the same data",
+            f"{corpus.name}: the text has changed since {folder.name} was started; a resumed run needs the same data "
+            f"(`lattice-tui fork {folder.name} --data PATH` begins a new run from it with other text)",
         )
     if info.state == "finished" and progress.finished(len(config.stages)):
         launch.report_ready(folder)
@@ -189,11 +193,14 @@ def _assemble(job: _Job, stack: contextlib.ExitStack) -> _Run:
     folder, config, device = job.folder, job.config, job.device
     try:
         stack.enter_context(folder.lock())
+        if job.saved is not None and run_config(folder) != config:  # its text was moved
+            atomic_write(folder.config_toml, to_toml(config))
         log = stack.enter_context(contextlib.closing(EventLog(folder.events_jsonl)))
     except RunFolderError as error:
         raise Stop(ExitCode.FAILED, str(error)) from error
     except OSError as error:
-        raise Stop(ExitCode.FAILED, f"{folder.events_jsonl} can't be written: {error.strerror or error}") from error
+        reason = f"{error.filename or folder.events_jsonl} can't be written: {error.strerror or error}"
+        raise Stop(ExitCode.FAILED, reason) from error
     feed = Feed()
     record = Record(folder, log, job.info, feed)
     try:
