@@ -101,6 +101,10 @@ class RunFolder:
     def name(self) -> str:
         return self.path.name
 
+    def moved_to(self, path: Path) -> None:
+        """Takes the path that the folder has now.  Only for the process that trains in it (monitors.held_folder)."""
+        self.path = path
+
     def identity(self) -> str:
         """What tells this folder from every copy of it, and stays if it is renamed.  Raises OSError if it is gone."""
         return identity_of(self.path.stat())

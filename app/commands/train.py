@@ -181,6 +181,8 @@ def report(outcome: RunOutcome, runs_dir: Path | None, log_format: str, as_json:
     """Prints how the run ended.  Raises Stop if its exit code is not 0."""
     if not outcome.trained:
         print(finished(outcome.folder.name, outcome.folder.read_info().step), file=sys.stderr)
+    if not outcome.folder.run_json.exists():
+        raise Stop(ExitCode.FAILED, f"run {outcome.folder.name}: {outcome.reason}")
     if as_json:
         from app.commands.status import status_json
 

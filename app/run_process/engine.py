@@ -47,6 +47,7 @@ from lattice.training.trainer import Trainer, TrainingFailed
 from monitors import measured
 from monitors.event_log import EventLog
 from monitors.events import Decoded, RunEnded, RunStarted
+from monitors.held_folder import HeldFolder
 from monitors.leak_detector import Buffer, Detector
 from monitors.plain_files import atomic_write
 from monitors.runs import RunFolder, RunFolderError, RunInfo, why
@@ -193,6 +194,7 @@ def _assemble(job: _Job, stack: contextlib.ExitStack) -> _Run:
     folder, config, device = job.folder, job.config, job.device
     try:
         stack.enter_context(folder.lock())
+        held = stack.enter_context(contextlib.closing(HeldFolder(folder)))
         if job.saved is not None and run_config(folder) != config:  # its text was moved
             atomic_write(folder.config_toml, to_toml(config))
         log = stack.enter_context(contextlib.closing(EventLog(folder.events_jsonl)))
@@ -202,18 +204,12 @@ def _assemble(job: _Job, stack: contextlib.ExitStack) -> _Run:
         reason = f"{error.filename or folder.events_jsonl} can't be written: {error.strerror or error}"
         raise Stop(ExitCode.FAILED, reason) from error
     feed = Feed()
-    record = Record(folder, log, job.info, feed)
+    record = Record(held, log, job.info, feed)
     try:
         text = TokenizedCorpus.of(job.corpus, config, job.tokenizer)
         checkpointer = Checkpointer(folder.checkpoints, job.corpus.fingerprint())
-        monitor, recovery = DecodeMonitor(), Recovery(folder.checkpoints)
-        watching: list[Callback] = [
-            monitor,
-            PlasticityMonitor(),
-            VolumeMonitor(folder.volumes),
-            MemoryMonitor(),
-            recovery,
-        ]
+        monitor, recovery, volumes = DecodeMonitor(), Recovery(folder.checkpoints), VolumeMonitor(folder.volumes)
+        watching: list[Callback] = [monitor, PlasticityMonitor(), volumes, MemoryMonitor(), recovery]
         leaks = job.leaks
         if leaks is None:
             watching.append(Measuring(measured.place()))  # not with several runs, whose peaks would be taken for this one's
@@ -234,15 +230,24 @@ def _assemble(job: _Job, stack: contextlib.ExitStack) -> _Run:
             log.rewind(state.progress.step, state.progress.edits)
             Volumes(folder.volumes).rewind(state.progress.step)
         server = Server(folder, feed, state.inbox, lambda: record.info.state)
+
+        def follow() -> str | None:
+            checkpointer.move(folder.checkpoints)
+            recovery.move(folder.checkpoints)
+            volumes.move(folder.volumes)
+            server.move()
+            return server.path
+
+        record.when_moved = follow
         no_socket = server.start()
         stack.callback(server.close)
         record.update(socket=server.path)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+    except (OSError, RunFolderError, RuntimeError, ValueError, TypeError, KeyError) as error:
         failure = device_failure(error, device)
         if failure is None and isinstance(error, RuntimeError) and not isinstance(error, KernelUnavailable):
             raise
         code, reason = (ExitCode.NO_DEVICE, failure) if failure else (ExitCode.FAILED, why(error))
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RunFolderError):
             record.update(state="failed", reason=reason, exit_code=int(code), socket=None)
         raise Stop(code, f"{folder.name} can't be trained: {reason}") from error
     warnings = (*filter(None, [no_socket]), *_about_data(job.corpus, text))
@@ -258,14 +263,17 @@ def _conduct(job: _Job, run: _Run, received: signals.SignalHandlers) -> _Ending:
         for message in run.warnings:
             state.warn(message)
         ended, final = trainer.run(), None
+        run.record.follow_folder(state)
         if ended == "stopped":
             run.checkpointer.save(state)
+            if run.record.follow_folder(state):  # it was moved during the save
+                run.checkpointer.save(state)
         else:
             final = run.monitor.look(state, len(run.text.valid))
         if run.checkpointer.failure:
             return _Ending(ExitCode.FAILED, "failed", run.checkpointer.failure, final)
         return _Ending(received.code, ended, state.stop_request or "all stages are done", final)
-    except TrainingFailed as error:
+    except (TrainingFailed, RunFolderError) as error:
         return _Ending(ExitCode.FAILED, "failed", str(error))
     except RuntimeError as error:
         failure = device_failure(error, job.device, f", with {state.micro_batch} sentence(s) at once")
@@ -283,8 +291,9 @@ def _conclude(run: _Run, ending: _Ending) -> None:
     try:
         state.tell(RunEnded(state=ending.state, reason=ending.reason, exit_code=int(ending.code), **state.here))
         run.record.follow(state, state=ending.state, reason=ending.reason, exit_code=int(ending.code), socket=None)
-    except OSError as error:
-        print(f"the end of the run could not be recorded: {error.strerror or error}", file=sys.stderr)
+    except (OSError, RunFolderError) as error:
+        if str(error) != ending.reason:  # of a folder that is gone, the reason tells
+            print(f"the end of the run could not be recorded: {why(error)}", file=sys.stderr)
 
 
 def device_failure(error: Exception, device: torch.device, at: str = "") -> str | None:

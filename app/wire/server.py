@@ -132,6 +132,11 @@ class Server:
         self._thread.start()
         return ""
 
+    def move(self) -> None:
+        """Takes the path that the socket has since its run folder was moved.  Connections stay."""
+        if self.path is not None and Path(self.path).name == self._folder.control_sock.name:
+            self.path = os.fspath(self._folder.control_sock.absolute())
+
     def close(self) -> None:
         """Closes all connections and removes the socket.  Waits at most FAREWELL_S seconds for viewers."""
         if self.path is None:
