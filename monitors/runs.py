@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from monitors.fields import Measured, Text
 from monitors.plain_files import atomic_write, open_descriptor, open_plain, remove_torn
-from monitors.processes import is_alive, start_of
+from monitors.process_start import is_alive, start_of
 from presets.measure import Measure
 
 STALE_AFTER_S = 600.0
@@ -44,8 +44,8 @@ class RunInfo(BaseModel):
     """The content of `run.json`.
 
     `created` and `pid_started` (psutil's create_time) are in unix seconds, `cpu_s` is in seconds of all threads together.
-    `pid_start` says when the process started by what no clock moves (monitors.processes), `folder` which folder it trains in
-    (RunFolder.identity); both are "" in runs of earlier versions.
+    `pid_start` says when the process started by what no clock moves (monitors.process_start), and `folder` in which folder it
+    trains (RunFolder.identity); both are "" in runs of earlier versions.
     `stage` is an index, `step` the global optimizer step.  `exit_code` is None until the process ends.  `measure` says which
     of `bleu` (0..100) and `exact` (0..1) the run is judged by.
     """

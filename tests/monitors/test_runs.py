@@ -16,7 +16,7 @@ import pytest
 
 from monitors import runs
 from monitors.plain_files import atomic_write
-from monitors.processes import start_of
+from monitors.process_start import start_of
 from monitors.runs import NoSuchRun, RunFolder, RunFolderError, RunInfo, list_runs, state_of
 
 ROOT = Path(__file__).resolve().parents[2]
