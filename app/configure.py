@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -56,6 +57,29 @@ def wrong_task(source: str) -> str:
 def data_source(path: Path) -> str:
     """What data.train or data.valid is to be: a file's absolute path, or the name of a bundled task as it stands."""
     return str(path) if is_task(str(path)) else str(path.absolute())
+
+
+def resumed(config: RunConfig, given: Given, run: str) -> RunConfig:
+    """The config of a run that goes on, with its text where --data and --valid say that it is now.
+
+    Raises Stop if text is not where it should be; the message says how to name another place.
+    """
+    try:
+        config = layers.change(config, options=as_assignments(given))
+    except ConfigError as error:
+        raise Stop(ExitCode.USAGE, str(error)) from error
+    require_text(config, f"lattice-tui train --resume {run}", run)
+    return config
+
+
+def require_text(config: RunConfig, command: str, run: str) -> None:
+    """Raises Stop if text of a run's config is not where it was; the message says how `command` is told its new place."""
+    for option, source in (("--data", config.data.train), ("--valid", config.data.valid)):
+        if source is not None and not is_task(source) and not os.path.exists(source):
+            raise Stop(
+                ExitCode.USAGE,
+                f"{source}: no such file or folder; if the text of {run} was moved, `{command} {option} PATH` goes on with it",
+            )
 
 
 def as_assignments(given: Given) -> dict[str, str]:

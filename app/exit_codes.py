@@ -8,7 +8,7 @@ class ExitCode(IntEnum):
 
     OK = 0
     FAILED = 1
-    """The run failed: training diverged, or a file could not be written."""
+    """The run failed: training diverged, a file could not be written, or further signals ended it unsaved."""
     USAGE = 2
     """Wrong arguments, config or data.  Nothing was started."""
     NO_DEVICE = 3
@@ -19,10 +19,16 @@ class ExitCode(IntEnum):
     """There is no such run, or nothing listens for it."""
     INTERRUPTED = 130
     """SIGINT.  The run was saved."""
+    USER_SIGNAL_1 = 138
+    """SIGUSR1, with checkpoint.on_warning = stop.  The run was saved."""
+    USER_SIGNAL_2 = 140
+    """SIGUSR2, likewise."""
     PIPE = 141
     """The reader of stdout left before the end."""
     TERMINATED = 143
     """SIGTERM.  The run was saved."""
+    CPU_LIMIT = 152
+    """SIGXCPU, with checkpoint.on_warning = stop.  The run was saved."""
 
 
 class Stop(Exception):

@@ -3,7 +3,8 @@
     RUN/  run.json  config.toml  events.jsonl  engine.log  checkpoints/  volumes/  run.lock  control.sock
 
 The process that trains holds `run.lock` and rewrites `run.json` from time to time.  All others only read.  A killed run can't
-write that it was killed, so `state_of` checks whether the process that `run.json` names still exists.
+write that it was killed, so `state_of` checks whether the process that `run.json` names still exists.  A copied folder has the
+`run.json` of the original, so it also checks whether that process trains in this very folder.
 """
 
 from __future__ import annotations
@@ -25,13 +26,11 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from monitors.fields import Measured, Text
 from monitors.places import NoHome, state_folder
 from monitors.plain_files import atomic_write, open_descriptor, open_plain, remove_torn
+from monitors.process_start import is_alive, start_of
 from presets.measure import Measure
 
 STALE_AFTER_S = 600.0
 """Seconds without a write after which a run on another host counts as lost, since its process can't be looked up from here."""
-
-_START_TOLERANCE_S = 2.0
-"""Most seconds between two readings of one process's start time, which derives from the boot time and so from the clock."""
 
 
 class RunFolderError(Exception):
@@ -46,6 +45,8 @@ class RunInfo(BaseModel):
     """The content of `run.json`.
 
     `created` and `pid_started` (psutil's create_time) are in unix seconds, `cpu_s` is in seconds of all threads together.
+    `pid_start` says when the process started by what no clock moves (monitors.process_start), and `folder` in which folder it
+    trains (RunFolder.identity); both are "" in runs of earlier versions.
     `stage` is an index, `step` the global optimizer step.  `exit_code` is None until the process ends.  `measure` says which
     of `bleu` (0..100) and `exact` (0..1) the run is judged by.
     """
@@ -59,6 +60,8 @@ class RunInfo(BaseModel):
     host: Text
     pid: int
     pid_started: FiniteFloat
+    pid_start: Text = ""
+    folder: Text = ""
     version: Text
     state: Literal["starting", "running", "paused", "finished", "failed", "stopped"] = "starting"
     stage: int = 0
@@ -80,8 +83,13 @@ class RunInfo(BaseModel):
 
     @classmethod
     def of_this_process(cls, **fields: Any) -> RunInfo:
-        """Information on a run of this process: fills in host, pid and pid_started as `state_of` looks them up."""
-        return cls(host=os.uname().nodename, pid=os.getpid(), pid_started=psutil.Process().create_time(), **fields)
+        """Information on a run of this process: fills in host, pid and its start as `state_of` looks them up."""
+        pid, started = os.getpid(), psutil.Process().create_time()
+        return cls(host=os.uname().nodename, pid=pid, pid_started=started, pid_start=start_of(pid), **fields)
+
+    def process_is_alive(self) -> bool:
+        """True if the process that wrote this is still there.  Only for processes of this host."""
+        return is_alive(self.pid, self.pid_start, self.pid_started)
 
 
 class RunFolder:
@@ -93,6 +101,14 @@ class RunFolder:
     @property
     def name(self) -> str:
         return self.path.name
+
+    def moved_to(self, path: Path) -> None:
+        """Takes the path that the folder has now.  Only for the process that trains in it (monitors.held_folder)."""
+        self.path = path
+
+    def identity(self) -> str:
+        """What tells this folder from every copy of it, and stays if it is renamed.  Raises OSError if it is gone."""
+        return identity_of(self.path.stat())
 
     @property
     def run_json(self) -> Path:
@@ -236,12 +252,18 @@ def runs_dir(explicit: Path | None) -> Path:
     return state / "runs"
 
 
+def identity_of(status: os.stat_result) -> str:
+    """Device and inode of a file or folder as text."""
+    return f"{status.st_dev}:{status.st_ino}"
+
+
 def state_of(folder: RunFolder) -> str:
-    """The state of a run: starting | running | paused | finished | failed | crashed | stale.
+    """The state of a run: starting | running | paused | finished | failed | crashed | copied | stale.
 
     A run that was stopped on request is `finished`, since its checkpoint is saved.  A run is `crashed` if its process no
-    longer exists on this host, or if the pid belongs to another process by now.  It is `stale` if it was last seen on another
-    host, too long ago.  Raises RunFolderError as `read_info` does.
+    longer exists on this host, or if the pid belongs to another process by now.  It is `copied` if that process is alive, but
+    trains in another folder, from which this one was copied.  It is `stale` if it was last seen on another host, too long ago.
+    Raises RunFolderError as `read_info` does.
     """
     return _state(folder, folder.read_info())
 
@@ -288,17 +310,15 @@ def _state(folder: RunFolder, info: RunInfo) -> str:
         return info.state
     if info.host != os.uname().nodename:
         return "stale" if time.time() - _last_touched(folder) > STALE_AFTER_S else info.state
-    return info.state if _is_alive(info.pid, info.pid_started) else "crashed"
+    if not info.process_is_alive():
+        return "crashed"
+    return "copied" if _is_copy(folder, info) else info.state
 
 
-def _is_alive(pid: int, started: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - started) <= _START_TOLERANCE_S and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.NoSuchProcess, ValueError, OverflowError):
-        return False
-    except psutil.AccessDenied:  # it is there, and hidden from us
-        return True
+def _is_copy(folder: RunFolder, info: RunInfo) -> bool:
+    with contextlib.suppress(OSError):
+        return info.folder not in ("", folder.identity())
+    return False
 
 
 def _last_touched(folder: RunFolder) -> float:

@@ -5,6 +5,8 @@ each `--set a.b=c`, and options of a command that stand for a setting.  Tables a
 of stages as a whole, and `--set` names a stage by its number (`stages.0.ticks=10`).  All errors are collected and raised at
 once as ConfigError.
 
+Paths of text are made absolute: those of a file are relative to its folder, those of `--set` to the current one.
+
 One setting brings another: a bundled task as data.train makes data.task `pairs`, unless a layer sets data.task itself.
 """
 
@@ -24,6 +26,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from presets import data_paths
 from presets.schema import RunConfig
 from presets.task_name import is_task
 
@@ -190,7 +193,8 @@ def _read(path: Path) -> dict[str, Any]:
             raise ConfigError([Problem("", f"has more than {MOST_BYTES} bytes; this is no config", f"--config {path}")])
         if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             raise ConfigError([Problem("", "is written in UTF-16; save it as UTF-8", f"--config {path}")])
-        return tomllib.loads(raw.decode("utf-8-sig"))  # editors on Windows begin a file with a byte order mark
+        text = raw.decode("utf-8-sig")  # editors on Windows begin a file with a byte order mark
+        return data_paths.in_file(tomllib.loads(text), path)
     except ConfigError:
         raise
     except OSError as error:
@@ -232,7 +236,7 @@ def _assign(into: dict[str, Any], assignment: str, source: str, origins: dict[st
     keys = path.split(".")
     if not equals or not all(keys):
         return Problem("", f"{assignment!r} is not of the form section.key=value", source)
-    value = parse_value(text)
+    value = data_paths.absolute(parse_value(text), Path()) if path in data_paths.SETTINGS else parse_value(text)
     at: Any = into
     for depth, key in enumerate(keys[:-1]):
         here = ".".join(keys[: depth + 1])

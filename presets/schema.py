@@ -192,6 +192,9 @@ class Checkpoint(Section):
 
     every: Count = Field(500, description="steps between checkpoints", json_schema_extra=LIVE)
     keep: Annotated[int, Field(ge=2)] = Field(2, description="complete checkpoints kept besides the best one")
+    on_warning: Literal["save", "stop"] = Field(
+        "save", description="at SIGUSR1, SIGUSR2 or SIGXCPU: save a checkpoint and go on, or save and leave"
+    )
 
 
 class RunConfig(Section):

@@ -43,7 +43,7 @@ def end_engines(runs_dir: Path) -> None:
             continue
         with contextlib.suppress(psutil.NoSuchProcess):
             engine = psutil.Process(info.pid)
-            if abs(engine.create_time() - info.pid_started) < 2.0:
+            if info.process_is_alive():
                 engine.kill()
                 psutil.wait_procs([engine], timeout=10.0)
 

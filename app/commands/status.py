@@ -25,7 +25,7 @@ def status(run: RunName = "last", runs_dir: RunsDir = None, as_json: AsJson = Fa
         print(json.dumps(fields))
         return
     where = f"stage {printable(stage_title(folder, info.stage))}, step {formats.count(info.step)}"
-    print(f"run {printable(info.run)} ({printable(info.preset)}): {fields['state']}, {where}")
+    print(f"run {printable(folder.name)} ({printable(info.preset)}): {fields['state']}, {where}")
     score = formats.judged(info.measure, info.bleu, info.exact)
     print(f"loss {formats.loss(info.loss) if info.loss is not None else '-'}, {score}")
     print(
@@ -40,14 +40,16 @@ def status(run: RunName = "last", runs_dir: RunsDir = None, as_json: AsJson = Fa
         print(f"forked from {printable(info.parent)}")
     print(f"folder: {printable(str(folder.path))}")
     has_more = fields["state"] == "failed" and any(folder.checkpoints.glob("step-*"))
-    if fields["state"] == "crashed" or info.state == "stopped" or has_more:
-        print(f"to go on: lattice-tui train --resume {printable(info.run)}")
+    if fields["state"] == "copied":
+        print(f"copied from a run that process {info.pid} trains in another folder")
+    if fields["state"] in ("crashed", "copied") or info.state == "stopped" or has_more:
+        print(f"to go on: lattice-tui train --resume {printable(folder.name)}")
 
 
 def _status(folder: RunFolder) -> dict[str, Any]:
     info = folder.read_info()
     names = ("stage", "step", "loss", "measure", "bleu", "exact", "elapsed_s", "cpu_s", "saving_s", "peak_bytes")
-    return {"run": info.run, "state": state_of(folder)} | {name: getattr(info, name) for name in names}
+    return {"run": folder.name, "state": state_of(folder)} | {name: getattr(info, name) for name in names}
 
 
 def status_json(folder: RunFolder) -> str:

@@ -47,9 +47,13 @@ if TYPE_CHECKING:
     from monitors.events import Decoded
 
 
+RESUMES_WITH = ("--resume", "--data", "--valid")
+"""The options of a run that is resumed: its name, and where its text is now."""
+
+
 @dataclass(frozen=True)
 class TrainRequest:
-    """What `train` was asked for: a new run from a preset, or the run `resume` to be continued."""
+    """What `train` was asked for: a new run from a preset, or the run `resume` to be continued, whose text may have moved."""
 
     preset: str | None = None
     config: Path | None = None
@@ -74,7 +78,7 @@ class TrainRequest:
         if self.resume is None:
             loaded = configure.load(self.preset or "baseline", self.config, list(self.assignments), self.given)
             return configure.with_steps(loaded.config, self.steps)
-        foreign = [name for name in self.options() if name != "--resume"] + ["--set"] * bool(self.assignments)
+        foreign = [name for name in self.options() if name not in RESUMES_WITH] + ["--set"] * bool(self.assignments)
         if foreign:
             raise Stop(
                 ExitCode.USAGE,
@@ -127,7 +131,7 @@ def run(request: TrainRequest, log_format: str, as_json: bool) -> None:
     if config is None:
         assert request.resume is not None, "check() gives a config to everything else"
         folder = find_run(request.runs_dir, request.resume)
-        config = run_config(folder)
+        config = configure.resumed(run_config(folder), request.given or {}, folder.name)
         with talk(config, log_format) as callback:
             outcome = engine.resume(folder, config, [callback])
     else:
@@ -177,6 +181,8 @@ def report(outcome: RunOutcome, runs_dir: Path | None, log_format: str, as_json:
     """Prints how the run ended.  Raises Stop if its exit code is not 0."""
     if not outcome.trained:
         print(finished(outcome.folder.name, outcome.folder.read_info().step), file=sys.stderr)
+    if not outcome.folder.run_json.exists():
+        raise Stop(ExitCode.FAILED, f"run {outcome.folder.name}: {outcome.reason}")
     if as_json:
         from app.commands.status import status_json
 

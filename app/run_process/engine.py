@@ -1,16 +1,13 @@
 """The engine: trains one run, from its config to its last event.
 
 It makes the run folder or takes up an old one, and holds its lock.  It writes `run.json`, `events.jsonl`, volumes and
-checkpoints.  It lets others watch and steer.  On SIGINT and SIGTERM it saves and stops.  It ignores SIGHUP, so a dropped
-terminal does not stop a run.
+checkpoints.  It lets others watch and steer.  On signals it saves (app.run_process.signals).
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +18,8 @@ import torch
 
 from app import planning
 from app.exit_codes import ExitCode, Stop
-from app.run_process import launch
+from app.finding import run_config
+from app.run_process import launch, signals
 from app.run_process.prepare import prepare
 from app.run_process.record import Record
 from app.version import VERSION
@@ -49,14 +47,14 @@ from lattice.training.trainer import Trainer, TrainingFailed
 from monitors import measured
 from monitors.event_log import EventLog
 from monitors.events import Decoded, RunEnded, RunStarted
+from monitors.held_folder import HeldFolder
 from monitors.leak_detector import Buffer, Detector
+from monitors.plain_files import atomic_write
 from monitors.runs import RunFolder, RunFolderError, RunInfo, why
 from monitors.text_safety import printable
 from monitors.volumes import Volumes
 from presets.layers import to_toml
 from presets.schema import RunConfig
-
-SIGNALS = {signal.SIGINT: ExitCode.INTERRUPTED, signal.SIGTERM: ExitCode.TERMINATED}
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ def start(
     try:
         folder = RunFolder.create(runs_dir, preset, time.time())
         own = {"run": folder.name, "preset": preset, "created": time.time(), "version": VERSION}
-        info = RunInfo.of_this_process(**own, measure=config.data.measure)
+        info = RunInfo.of_this_process(**own, folder=folder.identity(), measure=config.data.measure)
         folder.config_toml.write_text(to_toml(config), encoding="utf-8")
         folder.write_info(info)
     except (RunFolderError, OSError) as error:
@@ -114,26 +112,30 @@ def _tokenizer(corpus: Corpus, vocabulary: int) -> Tokenizer:
 def resume(folder: RunFolder, config: RunConfig, callbacks: list[Callback]) -> RunOutcome:
     """Continues a run from its newest complete checkpoint, to its end.  A finished run stays as it is.
 
-    Raises Stop if the run can't be resumed, or if its data has changed.
+    If the config names another place for the same text, it replaces the run's.  Raises Stop if the run can't be resumed, or if
+    its text has changed.
     """
     device, corpus = prepare(config)
     try:
         saved, passed_over = checkpoint.load_newest(folder.checkpoints)
         info, progress = folder.read_info(), Progress.from_json(saved.state["progress"])
-    except (checkpoint.CheckpointError, RunFolderError, KeyError, TypeError, ValueError) as error:
+        same = {name: getattr(info, name) for name in ("preset", "created", "parent")}
+        own = RunInfo.of_this_process(
+            **same, run=folder.name, folder=folder.identity(), version=VERSION, measure=config.data.measure
+        )
+    except (checkpoint.CheckpointError, RunFolderError, OSError, KeyError, TypeError, ValueError) as error:
         raise Stop(ExitCode.FAILED, f"{folder.name} can't be resumed: {error}") from error
     if saved.state.get("data") != corpus.fingerprint():
         raise Stop(
             ExitCode.USAGE,
-            f"{corpus.name}: the text has changed since {folder.name} was started; a resumed run needs the same data",
+            f"{corpus.name}: the text has changed since {folder.name} was started; a resumed run needs the same data "
+            f"(`lattice-tui fork {folder.name} --data PATH` begins a new run from it with other text)",
         )
     if info.state == "finished" and progress.finished(len(config.stages)):
         launch.report_ready(folder)
         return RunOutcome(folder, ExitCode.OK, "all stages are done", trained=False)
     for reason in passed_over:
         print(f"passed over a checkpoint: {printable(reason)}", file=sys.stderr)
-    same = {name: getattr(info, name) for name in ("run", "preset", "created", "parent")}
-    own = RunInfo.of_this_process(**same, version=VERSION, measure=config.data.measure)
     return _train(_Job(folder, own, config, corpus, Tokenizer.from_json(saved.tokenizer), device, callbacks, saved))
 
 
@@ -178,7 +180,7 @@ class _Ending:
 def _train(job: _Job) -> RunOutcome:
     with contextlib.ExitStack() as stack:
         run = _assemble(job, stack)
-        received = stack.enter_context(_signals(run.trainer))
+        received = stack.enter_context(signals.handled(job.folder, run.trainer.state))
         ending = _conduct(job, run, received)
         _conclude(run, ending)
         return RunOutcome(job.folder, ending.code, ending.reason, ending.final)
@@ -192,24 +194,22 @@ def _assemble(job: _Job, stack: contextlib.ExitStack) -> _Run:
     folder, config, device = job.folder, job.config, job.device
     try:
         stack.enter_context(folder.lock())
+        held = stack.enter_context(contextlib.closing(HeldFolder(folder)))
+        if job.saved is not None and run_config(folder) != config:  # its text was moved
+            atomic_write(folder.config_toml, to_toml(config))
         log = stack.enter_context(contextlib.closing(EventLog(folder.events_jsonl)))
     except RunFolderError as error:
         raise Stop(ExitCode.FAILED, str(error)) from error
     except OSError as error:
-        raise Stop(ExitCode.FAILED, f"{folder.events_jsonl} can't be written: {error.strerror or error}") from error
+        reason = f"{error.filename or folder.events_jsonl} can't be written: {error.strerror or error}"
+        raise Stop(ExitCode.FAILED, reason) from error
     feed = Feed()
-    record = Record(folder, log, job.info, feed)
+    record = Record(held, log, job.info, feed)
     try:
         text = TokenizedCorpus.of(job.corpus, config, job.tokenizer)
         checkpointer = Checkpointer(folder.checkpoints, job.corpus.fingerprint())
-        monitor, recovery = DecodeMonitor(), Recovery(folder.checkpoints)
-        watching: list[Callback] = [
-            monitor,
-            PlasticityMonitor(),
-            VolumeMonitor(folder.volumes),
-            MemoryMonitor(),
-            recovery,
-        ]
+        monitor, recovery, volumes = DecodeMonitor(), Recovery(folder.checkpoints), VolumeMonitor(folder.volumes)
+        watching: list[Callback] = [monitor, PlasticityMonitor(), volumes, MemoryMonitor(), recovery]
         leaks = job.leaks
         if leaks is None:
             if (remembered := measured.place()) is not None:
@@ -231,22 +231,31 @@ def _assemble(job: _Job, stack: contextlib.ExitStack) -> _Run:
             log.rewind(state.progress.step, state.progress.edits)
             Volumes(folder.volumes).rewind(state.progress.step)
         server = Server(folder, feed, state.inbox, lambda: record.info.state)
+
+        def follow() -> str | None:
+            checkpointer.move(folder.checkpoints)
+            recovery.move(folder.checkpoints)
+            volumes.move(folder.volumes)
+            server.move()
+            return server.path
+
+        record.when_moved = follow
         no_socket = server.start()
         stack.callback(server.close)
         record.update(socket=server.path)
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+    except (OSError, RunFolderError, RuntimeError, ValueError, TypeError, KeyError) as error:
         failure = device_failure(error, device)
         if failure is None and isinstance(error, RuntimeError) and not isinstance(error, KernelUnavailable):
             raise
         code, reason = (ExitCode.NO_DEVICE, failure) if failure else (ExitCode.FAILED, why(error))
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, RunFolderError):
             record.update(state="failed", reason=reason, exit_code=int(code), socket=None)
         raise Stop(code, f"{folder.name} can't be trained: {reason}") from error
     warnings = (*filter(None, [no_socket]), *_about_data(job.corpus, text))
     return _Run(trainer, text, record, monitor, checkpointer, warnings)
 
 
-def _conduct(job: _Job, run: _Run, received: dict[str, signal.Signals]) -> _Ending:
+def _conduct(job: _Job, run: _Run, received: signals.SignalHandlers) -> _Ending:
     """Trains until the run finishes, stops or fails."""
     trainer, state = run.trainer, run.trainer.state
     try:
@@ -255,15 +264,17 @@ def _conduct(job: _Job, run: _Run, received: dict[str, signal.Signals]) -> _Endi
         for message in run.warnings:
             state.warn(message)
         ended, final = trainer.run(), None
+        run.record.follow_folder(state)
         if ended == "stopped":
             run.checkpointer.save(state)
+            if run.record.follow_folder(state):  # it was moved during the save
+                run.checkpointer.save(state)
         else:
             final = run.monitor.look(state, len(run.text.valid))
         if run.checkpointer.failure:
             return _Ending(ExitCode.FAILED, "failed", run.checkpointer.failure, final)
-        code = SIGNALS[received["signal"]] if "signal" in received else ExitCode.OK
-        return _Ending(code, ended, state.stop_request or "all stages are done", final)
-    except TrainingFailed as error:
+        return _Ending(received.code, ended, state.stop_request or "all stages are done", final)
+    except (TrainingFailed, RunFolderError) as error:
         return _Ending(ExitCode.FAILED, "failed", str(error))
     except RuntimeError as error:
         failure = device_failure(error, job.device, f", with {state.micro_batch} sentence(s) at once")
@@ -281,8 +292,9 @@ def _conclude(run: _Run, ending: _Ending) -> None:
     try:
         state.tell(RunEnded(state=ending.state, reason=ending.reason, exit_code=int(ending.code), **state.here))
         run.record.follow(state, state=ending.state, reason=ending.reason, exit_code=int(ending.code), socket=None)
-    except OSError as error:
-        print(f"the end of the run could not be recorded: {error.strerror or error}", file=sys.stderr)
+    except (OSError, RunFolderError) as error:
+        if str(error) != ending.reason:  # of a folder that is gone, the reason tells
+            print(f"the end of the run could not be recorded: {why(error)}", file=sys.stderr)
 
 
 def device_failure(error: Exception, device: torch.device, at: str = "") -> str | None:
@@ -312,26 +324,3 @@ def _about_data(corpus: Corpus, text: TokenizedCorpus) -> Iterator[str]:
         yield f"{count} sentences left out: {reason}"
     yield from text.train.cuts("training")
     yield from text.valid.cuts("held-out")
-
-
-@contextlib.contextmanager
-def _signals(trainer: Trainer) -> Iterator[dict[str, signal.Signals]]:
-    """Handles signals within the `with` block.  SIGINT and SIGTERM request a stop after the step; SIGHUP is ignored.
-
-    A second SIGINT or SIGTERM ends the process at once.  The first is noted in the dictionary, under "signal".
-    """
-    received: dict[str, signal.Signals] = {}
-
-    def stop(number: int, _frame: object) -> None:
-        if received:
-            os._exit(int(SIGNALS[signal.Signals(number)]))
-        received["signal"] = signal.Signals(number)
-        trainer.state.request_stop(f"stopped by {signal.Signals(number).name}")
-
-    before = {number: signal.signal(number, stop) for number in SIGNALS}
-    before[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -114,6 +114,7 @@ def make_fork(name: str, changes: Changes, runs_dir: Path) -> RunFolder:
         )
     edits = _edits(start, config)
     _hold(start, config, edits, current)
+    configure.require_text(config, f"lattice-tui fork {name}", start.parent.name)
     device, corpus = prepare.prepare(config)
     _not_seen(start, config, corpus)
 

@@ -22,6 +22,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -78,7 +79,7 @@ class Connection:
     """
 
     def __init__(self, folder: RunFolder, timeout_s: float = 30.0) -> None:
-        self._name, self._last_id, self._buffer = folder.name, 0, b""
+        self._folder, self._name, self._last_id, self._buffer = folder, folder.name, 0, b""
         self._socket = _connect(folder, timeout_s)
         try:
             self.hello = self._greeting(timeout_s)
@@ -156,9 +157,21 @@ class Connection:
         frame = self.read(timeout_s)
         if isinstance(frame, Reply):
             raise ClientError(f"run {self._name} refuses the connection: {frame.error}")
-        if not isinstance(frame, Hello) or frame.run != self._name:
+        if not isinstance(frame, Hello) or not self._is_own(frame):
             raise ClientError(f"what listens on the socket of run {self._name} is another program or another run")
         return frame
+
+    def _is_own(self, hello: Hello) -> bool:
+        """True if the engine trains in the folder that was asked for, and not in one from which it was copied.
+
+        An engine of an earlier version only says its run's name.
+        """
+        if not hello.folder:
+            return hello.run == self._name
+        try:
+            return hello.folder == self._folder.identity()
+        except OSError as error:
+            raise ClientError(f"{self._folder.path} can't be read: {error.strerror or error}") from error
 
 
 class Watch:
@@ -202,15 +215,41 @@ def _connect(folder: RunFolder, timeout_s: float) -> socket.socket:
         info, state = folder.read_info(), state_of(folder)
     except RunFolderError as error:
         raise ClientError(str(error)) from error
+    if state == "copied":
+        where = f" in {Path(info.socket).parent}" if info.socket and _is_beside(info.socket, folder) else ""
+        raise ClientError(
+            f"nothing listens for run {folder.name} in {folder.path.parent}: it is a copy of a run that process {info.pid} "
+            f"trains{where}; name that folder to reach it"
+        )
     if info.socket is None:
         why = f"its state is {state}" if state != "starting" else "it is still starting, try again in a moment"
         raise ClientError(f"nothing listens for run {folder.name}: {why}")
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         channel.settimeout(timeout_s)
-        channel.connect(info.socket)
+        if _is_beside(info.socket, folder):
+            _connect_beside(channel, folder)
+        else:
+            channel.connect(info.socket)
     except OSError as error:
         channel.close()
         where = "" if info.state == state else f" (its state is {state})"
         raise ClientError(f"nothing listens for run {folder.name}{where}: {error.strerror or error}") from error
     return channel
+
+
+def _is_beside(path: str, folder: RunFolder) -> bool:
+    """True if the socket at this path stands in the engine's run folder, and not in a private folder of the user."""
+    return Path(path).name == folder.control_sock.name
+
+
+def _connect_beside(channel: socket.socket, folder: RunFolder) -> None:
+    """Connects to the socket in this folder, wherever it was moved to.  `run.json` may still name the path of before.
+
+    The path by the descriptor is short enough for a socket, however long that of the folder is.  Raises OSError.
+    """
+    descriptor = os.open(folder.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        channel.connect(f"/proc/self/fd/{descriptor}/{folder.control_sock.name}")
+    finally:
+        os.close(descriptor)

@@ -45,12 +45,13 @@ class Frame(BaseModel):
 
 
 class Hello(Frame):
-    """The engine's greeting."""
+    """The engine's greeting.  `folder` says in which folder it trains (RunFolder.identity); "" from earlier versions."""
 
     kind: Literal["hello"] = "hello"
     run: str
     state: str
     pid: int
+    folder: str = ""
 
 
 class Subscribe(Frame):

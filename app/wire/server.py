@@ -103,6 +103,7 @@ class Server:
         self._complaints = 0
         self._channel: socket.socket | None = None
         self._news_pending = False
+        self._identity = folder.identity()
 
     def start(self) -> str:
         """Begins to listen.  Returns "", or why it can't listen; training then goes on without a socket."""
@@ -133,6 +134,11 @@ class Server:
         if self._channel is not None:
             self._channel.close()
         return f"this run can't be watched or steered: no control socket: {why}"
+
+    def move(self) -> None:
+        """Takes the path that the socket has since its run folder was moved.  Connections stay."""
+        if self.path is not None and Path(self.path).name == self._folder.control_sock.name:
+            self.path = os.fspath(self._folder.control_sock.absolute())
 
     def close(self) -> None:
         """Closes all connections and removes the socket.  Waits at most FAREWELL_S seconds for viewers."""
@@ -207,7 +213,7 @@ class Server:
                 self._refuse(peer, f"{MOST_CONNECTIONS} others are connected already")
                 return
             self._peers.add(peer)
-            peer.write(Hello(run=self._folder.name, state=self._state(), pid=os.getpid()))
+            peer.write(Hello(run=self._folder.name, state=self._state(), pid=os.getpid(), folder=self._identity))
             while line := await _line(reader):
                 self._obey(peer, protocol.request(line))
                 await writer.drain()

@@ -36,6 +36,10 @@ class VolumeMonitor(Callback):
         self._volumes = Volumes(folder)
         self._has_warned = False
 
+    def move(self, folder: Path) -> None:
+        """Saves into another folder from now on, because the run folder was moved."""
+        self._volumes = Volumes(folder)
+
     def after_look(self, state: TrainingState, change: torch.Tensor | None) -> None:
         if change is None:
             return

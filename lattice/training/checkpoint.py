@@ -71,7 +71,7 @@ def save(
     target, temporary = folder / f"step-{step:08d}", folder / f".tmp-step-{step:08d}"
     aside = folder / f"{_ASIDE}{target.name}"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)  # never the run folder, which may have been moved
         give_to_owner(folder, folder.parent)
         _remove(temporary)
         needed = sum(tensor.nbytes for tensor in (*model.values(), *optimizer.values()))

@@ -29,6 +29,10 @@ class Checkpointer(Callback):
         self.failure: str | None = None
         """Why the latest save failed; None if it did not."""
 
+    def move(self, folder: Path) -> None:
+        """Saves into another folder from now on, because the run folder was moved."""
+        self._folder = folder
+
     def on_event(self, event: AnyEvent) -> None:
         if isinstance(event, Decoded):
             self._look = event

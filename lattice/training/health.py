@@ -82,6 +82,10 @@ class Recovery(Callback):
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    def move(self, folder: Path) -> None:
+        """Looks for checkpoints in another folder from now on, because the run folder was moved."""
+        self._folder = folder
+
     def after_look(self, state: TrainingState, change: torch.Tensor | None) -> None:
         model, optimizer = state.tensors()
         if broken := not_finite(model) or not_finite(optimizer):

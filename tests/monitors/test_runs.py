@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 
 from monitors import runs
 from monitors.plain_files import atomic_write
+from monitors.process_start import start_of
 from monitors.runs import NoSuchRun, RunFolder, RunFolderError, RunInfo, list_runs, state_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -254,14 +256,44 @@ def test_a_run_whose_process_is_gone_has_crashed(tmp_path, state):
 
 
 def test_a_run_whose_pid_belongs_to_another_process_by_now_has_crashed(tmp_path):
-    assert state_of(make(tmp_path, "a", pid_started=psutil.Process().create_time() - 60)) == "crashed"
+    boot, _, ticks = start_of(os.getpid()).partition(":")
+    assert state_of(make(tmp_path, "a", pid_start=f"{boot}:{int(ticks) - 1}")) == "crashed"
+    assert state_of(make(tmp_path, "b", pid_start=f"{boot[:-1]}x:{ticks}")) == "crashed"  # the machine was started anew
+
+
+def test_a_run_of_an_earlier_version_is_told_by_the_time_at_which_its_process_started(tmp_path):
+    started = psutil.Process().create_time()
+    assert state_of(make(tmp_path, "a", pid_start="")) == "running"
+    assert state_of(make(tmp_path, "b", pid_start="", pid_started=started - 60)) == "crashed"
+
+
+@pytest.mark.parametrize("shift", [-3600.0, -5.0, 5.0, 3600.0])
+def test_a_clock_that_is_set_does_not_make_a_live_run_crashed(tmp_path, monkeypatch, shift):
+    folder, create_time = make(tmp_path, "a"), psutil.Process.create_time
+    monkeypatch.setattr(psutil.Process, "create_time", lambda process: create_time(process) + shift)
+    assert state_of(folder) == "running"
+
+
+def test_a_copy_of_a_live_runs_folder_is_copied_and_a_renamed_folder_is_not(tmp_path):
+    folder = make(tmp_path, "a")
+    folder.write_info(info(run="a", folder=folder.identity()))
+    shutil.copytree(folder.path, tmp_path / "b")
+    assert (state_of(folder), state_of(RunFolder(tmp_path / "b"))) == ("running", "copied")
+    folder.path.rename(tmp_path / "c")
+    assert state_of(RunFolder(tmp_path / "c")) == "running"
+
+
+@pytest.mark.parametrize("state", ["finished", "failed"])
+def test_a_copy_of_a_run_that_has_ended_is_what_the_run_is(tmp_path, state):
+    folder = make(tmp_path, "a", state=state, folder="1:1")
+    assert state_of(folder) == state
 
 
 def test_a_run_whose_process_was_killed_but_not_yet_reaped_has_crashed(tmp_path):
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         process = psutil.Process(child.pid)
-        folder = make(tmp_path, "a", pid=child.pid, pid_started=process.create_time())
+        folder = make(tmp_path, "a", pid=child.pid, pid_start=start_of(child.pid))
         assert state_of(folder) == "running"
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead, and left a zombie
@@ -295,9 +327,9 @@ def test_the_state_of_an_unreadable_folder_is_an_error(tmp_path):
 def dead() -> dict[str, object]:
     """pid and start time of a process that has ended and was reaped."""
     child = subprocess.Popen(["true"])
-    started = psutil.Process(child.pid).create_time()
+    start = start_of(child.pid)
     child.wait()
-    return {"pid": child.pid, "pid_started": started}
+    return {"pid": child.pid, "pid_start": start}
 
 
 # The list

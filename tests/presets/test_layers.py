@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ def test_any_text_survives_toml(text: str) -> None:
 
 
 def test_settings_that_no_preset_names_survive_toml() -> None:
-    changes = ["stages.0.until_loss=1e-5", "stages.1.until_plateau=3", "data.train=a/b.txt", "run.memory_budget_gb=1.5e3"]
+    changes = ["stages.0.until_loss=1e-5", "stages.1.until_plateau=3", "data.train=/a/b.txt", "run.memory_budget_gb=1.5e3"]
     config = load("tiny", None, changes).config
     assert config.stages[0].until_loss == 1e-5
     assert from_toml(to_toml(config), "config.toml") == config
@@ -159,8 +160,8 @@ def test_flatten_lists_every_setting_of_every_stage_with_its_value() -> None:
         ("stages.0.strides={x=[2], z=[3]}", "stages.0.strides.x", (2,)),
         ("stages.1.steps=100", "stages.1.steps", 100),
         ("stages.0.clustering.clusters=4", "stages.0.clustering.clusters", 4),
-        ("data.train=corpora/my file.txt", "data.train", "corpora/my file.txt"),
-        ('data.train="2024"', "data.train", "2024"),
+        ("data.train=/corpora/my file.txt", "data.train", "/corpora/my file.txt"),
+        ('data.train="2024"', "data.train", f"{Path.cwd()}/2024"),
         ("run.precision = bf16", "run.precision", "bf16"),
         ("run.device=cuda:1", "run.device", "cuda:1"),
         ("purpose=a=b", "purpose", "a=b"),
@@ -274,3 +275,40 @@ def test_none_is_the_value_of_that_name_where_there_is_one_and_no_value_elsewher
     assert config.stages[0].rewiring.regrow == config.rule.kind == "none" and config.rule.hidden is None
     with pytest.raises(ConfigError, match=r"lattice\.boundary: must be walls or periodic"):
         load("tiny", assignments=("lattice.boundary=none",))
+
+
+# Paths of text
+
+
+def test_a_relative_path_in_a_file_means_a_file_beside_it_from_whatever_folder(tmp_path, monkeypatch) -> None:
+    (tmp_path / "deep").mkdir()
+    file = write(tmp_path / "deep", '[data]\ntrain = "mine.txt"\nvalid = "../held.txt"\n')
+    monkeypatch.chdir(tmp_path)
+    for named in (file, Path("deep/mine.toml")):
+        data = load("tiny", named).config.data
+        assert (data.train, data.valid) == (f"{tmp_path}/deep/mine.txt", f"{tmp_path}/held.txt")
+
+
+def test_a_relative_path_that_is_assigned_means_the_current_folder_and_is_kept_as_that(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = load("tiny", None, ["data.train=a.txt"], {"--valid": 'data.valid="b.txt"'}).config
+    monkeypatch.chdir("/")
+    assert (config.data.train, config.data.valid) == (f"{tmp_path}/a.txt", f"{tmp_path}/b.txt")
+    assert from_toml(to_toml(config), "config.toml") == config
+
+
+def test_the_home_folder_a_bundled_task_and_an_absolute_path_are_what_they_say(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    file = write(tmp_path, '[data]\ntrain = "task:house"\nvalid = "~/held.jsonl"\ntask = "pairs"\n')
+    data = load("tiny", file).config.data
+    assert (data.train, data.valid) == ("task:house", "/home/ann/held.jsonl")
+    assert load("tiny", None, ["data.train=/x/y.txt"]).config.data.train == "/x/y.txt"
+
+
+def test_a_config_that_comes_through_a_pipe_means_the_current_folder(monkeypatch, tmp_path) -> None:
+    reading, writing = os.pipe()
+    os.write(writing, b'[data]\ntrain = "a.txt"\n')
+    os.close(writing)
+    monkeypatch.chdir(tmp_path)
+    assert load("tiny", Path(f"/dev/fd/{reading}")).config.data.train == f"{tmp_path}/a.txt"
+    os.close(reading)

@@ -15,6 +15,7 @@ import torch
 import typer
 
 from app.cli import app as program
+from monitors.runs import RunFolder
 from tests.app.commands.conftest import QUICK
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -369,9 +370,7 @@ def test_without_runs_the_list_says_how_to_make_one(cli, tmp_path):
         (("--steps", "9"), "--steps"),
         (("--set", "run.seed=1"), "--set"),
         (("--config", "x.toml"), "--config"),
-        (("--data", "x.txt"), "--data"),
-        (("--valid", "x.txt"), "--valid"),
-        (("--task", "pairs"), "--task"),
+        (("--data", "x.txt", "--task", "pairs"), "--task"),
         (("--device", "cpu"), "--device"),
         (("--memory-budget", "9"), "--memory-budget"),
     ],
@@ -399,7 +398,32 @@ def test_resuming_after_the_data_changed_is_refused(cli, home, own):
     config = (folder / "config.toml").read_text()
     (folder / "config.toml").write_text(config.replace(str(home[0] / "data.txt"), str(data)))
     told = cli("train", "--resume", "last", "--runs-dir", runs)
-    assert_refused(told, 2, f"{data}: the text has changed since {folder.name} was started")
+    assert_refused(told, 2, f"{data}: the text has changed since {folder.name} was started", f"fork {folder.name} --data PATH")
+    assert_refused(cli("train", "--resume", "last", "--runs-dir", runs, "--data", data), 2, "the text has changed", "fork")
+
+
+def stopped_early(folder: Path) -> None:
+    """Makes a finished run one that was stopped at its first checkpoint."""
+    for path in sorted((folder / "checkpoints").glob("step-*"))[1:]:
+        shutil.rmtree(path)
+    run = RunFolder(folder)
+    run.write_info(run.read_info().model_copy(update={"state": "stopped"}))
+
+
+def test_a_run_whose_text_was_moved_goes_on_with_data_and_keeps_the_new_place(cli, home, own):
+    runs, folder = own
+    stopped_early(folder)
+    gone, moved = runs.parent / "gone.txt", runs.parent / "moved.txt"
+    config = (folder / "config.toml").read_text()
+    (folder / "config.toml").write_text(config.replace(str(home[0] / "data.txt"), str(gone)))
+    told = cli("train", "--resume", "last", "--runs-dir", runs)
+    assert_refused(told, 2, f"{gone}: no such file or folder", f"train --resume {folder.name} --data PATH")
+    told = cli("fork", "last", "--steps", 9, "--runs-dir", runs)
+    assert_refused(told, 2, f"{gone}: no such file or folder", "`lattice-tui fork last --data PATH` goes on with it")
+    shutil.copy(home[0] / "data.txt", moved)
+    told = cli("train", "--resume", "last", "--runs-dir", runs, "--data", moved, "--json")
+    assert told.code == 0 and (told.json["state"], told.json["step"]) == ("finished", 6)
+    assert (folder / "config.toml").read_text() == config.replace(str(home[0] / "data.txt"), str(moved))
 
 
 def test_resuming_passes_over_a_damaged_checkpoint_aloud_and_uses_the_older_one(cli, own):

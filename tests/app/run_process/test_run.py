@@ -15,7 +15,7 @@ import pytest
 
 from lattice.training import checkpoint
 from monitors.event_log import read_events
-from monitors.events import Decoded, RunEnded, RunStarted, Saved, StageEnded, StageStarted, Trained, parse_event
+from monitors.events import Decoded, Edited, RunEnded, RunStarted, Saved, StageEnded, StageStarted, Trained, parse_event
 from monitors.runs import RunFolder, list_runs, state_of
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -186,6 +186,36 @@ def test_sigint_saves_and_exits_with_130(place):
     info = place.folder.read_info()
     assert (info.state, info.exit_code, place.rows[0]["state"]) == ("stopped", 130, "finished")
     assert place.last_checkpoint().state["progress"]["step"] == info.step >= 20
+
+
+def test_two_signals_at_once_save_like_one(place):
+    run = place.train()
+    run.until(place.reached(20))
+    run.popen.send_signal(signal.SIGSTOP)  # so that both are there when it goes on
+    run.popen.send_signal(signal.SIGTERM)
+    run.popen.send_signal(signal.SIGINT)
+    run.popen.send_signal(signal.SIGCONT)
+    told = run.wait()
+    assert told.code in (130, 143), told.err  # Python may take either first
+    assert "is finished and saved, then the run ends" in told.err and "again: the run is saving and ends" in told.err
+    info = place.folder.read_info()
+    assert info.state == "stopped" and place.last_checkpoint().state["progress"]["step"] == info.step >= 20
+
+
+def test_sigusr1_saves_and_the_run_goes_on_and_sigxcpu_saves_and_ends_it_if_it_is_to(place):
+    run = place.train("--set", "checkpoint.every=1000")
+    run.until(lambda: len(place.of(Trained)) >= 10)
+    run.popen.send_signal(signal.SIGUSR1)
+    run.until(lambda: place.of(Saved))
+    assert place.of(Edited)[0].who == "SIGUSR1"
+    run.popen.send_signal(signal.SIGTERM)
+    assert run.wait().code == 143
+    again = place.train("--set", "checkpoint.on_warning=stop")
+    again.until(place.reached(20))
+    again.popen.send_signal(signal.SIGXCPU)
+    told = again.wait()
+    assert told.code == 152 and "stopped by SIGXCPU" in told.err
+    assert place.last_checkpoint().state["progress"]["step"] == place.folder.read_info().step >= 20
 
 
 def test_sighup_does_not_stop_a_run(place):

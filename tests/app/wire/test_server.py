@@ -8,6 +8,7 @@ import json
 import os
 import random
 import select
+import shutil
 import socket
 import stat
 import tempfile
@@ -26,7 +27,7 @@ from app.wire.protocol import FRAME_BYTES, RECENT, Hello, Reply, Subscribe, Upda
 from app.wire.server import MOST_CONNECTIONS, Server, socket_path
 from lattice.training.inbox import Inbox, Order
 from monitors.events import Decoded, RunEnded, Sample, StageStarted, Trained, Warned
-from monitors.runs import RunFolder, RunInfo
+from monitors.runs import RunFolder, RunInfo, state_of
 from presets.control_commands import Arguments, SetArguments, StageArguments
 
 WAIT_S = 20.0
@@ -43,7 +44,8 @@ class Engine:
         self.folder, self.feed, self.inbox, self.state = folder, Feed(), Inbox(), "running"
         self.server = Server(folder, self.feed, self.inbox, lambda: self.state)
         self.deaf = self.server.start()
-        self.info = RunInfo.of_this_process(run=folder.name, preset="tiny", created=1.0, version="0", state="running")
+        own = {"run": folder.name, "folder": folder.identity()}
+        self.info = RunInfo.of_this_process(**own, preset="tiny", created=1.0, version="0", state="running")
         folder.write_info(self.info.model_copy(update={"socket": self.server.path}))
 
     def obey(self, step: int = 5, error: str = "") -> Order:
@@ -144,7 +146,7 @@ def test_a_dead_engines_socket_is_replaced(tmp_path):
         send(folder, "pause", {}, "ann")
     engine = Engine(folder)
     with Connection(folder) as connection:
-        assert connection.hello == Hello(run=folder.name, state="running", pid=os.getpid())
+        assert connection.hello == Hello(run=folder.name, state="running", pid=os.getpid(), folder=folder.identity())
     engine.server.close()
 
 
@@ -209,6 +211,61 @@ def test_where_no_thread_can_be_started_the_run_goes_on_without_a_socket(tmp_pat
     assert engine.server.path is None and not folder.control_sock.exists()
     engine.feed.publish(trained(1))
     engine.server.close()
+
+
+# Whose socket it is
+
+
+def copied(engine: Engine, to: Path) -> RunFolder:
+    """A copy of the engine's folder under the same name, as `cp -r` makes it in another folder for runs."""
+    shutil.copytree(engine.folder.path, to / engine.folder.name, ignore=lambda *_: ["control.sock"])
+    return RunFolder(to / engine.folder.name)
+
+
+def test_commands_and_viewers_of_a_copied_folder_do_not_reach_the_originals_engine(engine, short_path):
+    copy = copied(engine, short_path / "backup")
+    for reach in (lambda: send(copy, "stop", {}, "ann"), lambda: Watch(copy)):
+        with pytest.raises(ClientError, match=rf"it is a copy of a run that process {os.getpid()} trains in ") as refused:
+            reach()
+        assert str(engine.folder.path) in str(refused.value)
+    assert state_of(copy) == "copied" and state_of(engine.folder) == "running"
+    assert list(engine.inbox.waiting()) == []
+
+
+def test_a_copy_whose_run_json_does_not_say_its_folder_is_told_by_the_greeting(engine, short_path):
+    """So it is with a hard link to the socket, as `cp -al` makes it."""
+    copy = copied(engine, short_path / "backup")
+    os.link(engine.folder.control_sock, copy.control_sock)
+    copy.write_info(copy.read_info().model_copy(update={"folder": ""}))
+    with pytest.raises(ClientError, match="is another program or another run"):
+        send(copy, "stop", {}, "ann")
+    assert list(engine.inbox.waiting()) == []
+
+
+def test_a_copy_of_a_folder_whose_socket_is_elsewhere_does_not_reach_it_either(short_path, monkeypatch):
+    (short_path / "r").mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_path / "r"))
+    folder = RunFolder(short_path / ("x" * 100))
+    folder.path.mkdir()
+    engine = Engine(folder)
+    copy = copied(engine, short_path / "backup")
+    copy.write_info(copy.read_info().model_copy(update={"folder": ""}))
+    with pytest.raises(ClientError, match="is another program or another run"):
+        send(copy, "stop", {}, "ann")
+    engine.server.close()
+
+
+def test_the_engine_of_a_renamed_folder_is_reached_under_the_new_name(engine, short_path):
+    engine.folder.path.rename(short_path / "renamed")
+    with Connection(RunFolder(short_path / "renamed")) as connection:
+        assert connection.hello.pid == os.getpid()
+
+
+def test_an_engine_of_an_earlier_version_is_reached_by_its_runs_name(engine):
+    engine.folder.write_info(engine.info.model_copy(update={"folder": "", "socket": engine.server.path}))
+    engine.server._identity = ""  # as its greeting says nothing of the folder
+    with Connection(engine.folder) as connection:
+        assert connection.hello.run == engine.folder.name
 
 
 # Who gets in

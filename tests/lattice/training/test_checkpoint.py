@@ -53,8 +53,14 @@ def leftovers(folder: Path) -> list[str]:
 # There and back
 
 
+def test_a_save_does_not_make_a_run_folder_again_that_was_moved(tmp_path):
+    with pytest.raises(CheckpointError, match="No such file or directory"):
+        put(tmp_path / "moved" / "checkpoints", 7)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_saved_is_loaded_exactly(tmp_path):
-    folder = tmp_path / "deep" / "checkpoints"
+    folder = tmp_path / "checkpoints"
     path, size = save(folder, 7, model(7), optimizer(7), STATE, TOKENIZER)
     assert path == folder / "step-00000007"
     assert size == sum((path / name).stat().st_size for name in FILES)
