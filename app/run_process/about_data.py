@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from lattice.data.batches import TokenizedCorpus
 from lattice.data.corpus import Corpus
@@ -12,9 +11,8 @@ from lattice.training.state import TrainingState
 
 
 def about_data(corpus: Corpus, text: TokenizedCorpus) -> Iterator[str]:
-    """Targets that are not used, and sentences that are left out or cut."""
-    if text.train.same and Path(corpus.name).suffix in (".jsonl", ".tsv"):
-        yield f"{corpus.name}: the task is reconstruct, so targets are not used; --task pairs trains on them"
+    """Files and targets that are not used, and sentences that are left out or cut."""
+    yield from corpus.notes
     for reason, count in corpus.left_out.items():
         yield f"{count} sentences left out: {reason}"
     yield from text.train.cuts("training")

@@ -20,6 +20,9 @@ from monitors import torch_memory
 from monitors.events import AfterWord, Decoded, Sample
 from monitors.quality import Tokenization, score, sentence_bleu
 
+SHOWN_CHARACTERS = 1000
+"""Characters of a sentence that the log keeps of it."""
+
 ACTIVITY_SENTENCES = 8
 """Most sentences that the cells' activity is measured on."""
 
@@ -76,7 +79,7 @@ class DecodeMonitor(Callback):
             valid_loss=loss,
             count=quality.count,
             signature=quality.signature,
-            samples=tuple(Sample(source=p.source, reference=p.target, said=text, bleu=bleu) for p, text, bleu in each),
+            samples=tuple(_sample(pair, text, bleu) for pair, text, bleu in each),
             seconds=time.perf_counter() - clock,
             peak_bytes=max(0, torch_memory.most_held(state.device) - memory),
             active_share=active_share(change, state.stage.activity_threshold),
@@ -94,6 +97,14 @@ def settled_tokenization(state: TrainingState) -> Tokenization:
     """How BLEU splits text in this run.  All held-out targets decide at the first look, and it stays so."""
     settled = state.progress.tokenization
     return settled or state.progress.settle_tokenization(tokenization([pair.target for pair in state.valid_sentences.pairs]))
+
+
+def _sample(pair: Pair, said: str, bleu: float) -> Sample:
+    """A sentence as the log keeps it at every look: of a very long one, the beginning."""
+    source, reference, said = (
+        text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…" for text in (pair.source, pair.target, said)
+    )
+    return Sample(source=source, reference=reference, said=said, bleu=bleu)
 
 
 def _word_by_word(state: TrainingState, pairs: list[Pair], chunk: int) -> tuple[AfterWord, ...]:

@@ -87,3 +87,13 @@ def test_a_run_keeps_the_tokenization_of_its_first_look_and_one_of_an_older_vers
         assert tok in monitor.look(state, count).signature.split("|")
     resumed = Progress.from_json(state.progress.as_json())
     assert resumed.settle_tokenization("char") == tok.removeprefix("tok:")
+
+
+def test_of_a_very_long_sentence_the_log_keeps_the_beginning(bench):
+    run = bench(callbacks=[DecodeMonitor()])
+    state = run.trainer.state
+    long, *others = state.valid_sentences.pairs
+    state.valid_sentences.pairs = (Pair("-" * 5000, "+" * 1000), *others)
+    sample, after = DecodeMonitor().look(state, 2).samples
+    assert (sample.source, sample.reference) == ("-" * 1000 + "…", "+" * 1000)
+    assert after.source == others[0].source != long.source
