@@ -84,8 +84,9 @@ def _what_else(start: bytes) -> str:
         return "is not text: this is what macOS keeps beside a file; take the file of this name without ._"
     if start.startswith(b"%PDF-"):
         return "is the beginning of a PDF, not text; save its text (pdftotext FILE NEW)"
-    if max(zeros) > 0.3 and min(zeros) < 0.1:
-        order = "BE" if zeros[0] > zeros[1] else "LE"
+    order = "BE" if zeros[0] > zeros[1] else "LE"
+    text = start[: len(start) // 2 * 2].decode(f"utf-16-{order}", "replace")
+    if max(zeros) > 0.3 and min(zeros) < 0.1 and all(character.isprintable() or character.isspace() for character in text):
         return f"is not UTF-8 but looks like UTF-16{order}; convert the file (iconv -f UTF-16{order} -t UTF-8 FILE > NEW)"
     return ""
 

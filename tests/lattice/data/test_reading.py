@@ -88,6 +88,7 @@ def test_packed_files_are_read_as_what_is_in_them(tmp_path, suffix, pack, name):
         ("a.txt", "one\ntwo\n".encode("utf-16"), "UTF-16; convert the file (iconv -f UTF-16 "),
         ("a.jsonl", "one\ntwo\n".encode("utf-16-le"), "UTF-16LE; convert"),
         ("a.csv", "one\ntwo\n".encode("utf-16-be"), "UTF-16BE; convert"),
+        ("a.txt", b"\x7fELF\0\1\2", "line 1 holds a zero byte"),
         ("a.txt", "one\ntwo\n".encode("utf-32"), "UTF-32; convert"),
         ("a.txt", b"one\rtwo\rthree\r", "end by CR alone"),
         ("a.tsv", b"one\ta\rtwo\tb", "end by CR alone"),
