@@ -54,6 +54,18 @@ def wrong_task(source: str) -> str:
     return ""
 
 
+def wrong_file(path: Path) -> str:
+    """What is wrong with a file of text, as far as its name and its beginning show; empty if nothing is."""
+    from lattice.data.files import format_of
+    from lattice.data.pair import DataError
+
+    try:
+        format_of(path)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
 def data_source(path: Path) -> str:
     """What data.train or data.valid is to be: a file's absolute path, or the name of a bundled task as it stands."""
     return str(path) if is_task(str(path)) else str(path.absolute())

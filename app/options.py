@@ -19,7 +19,8 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda or
 Data = Annotated[
     Path | None,
     typer.Option(
-        "--data", help="Text: .txt (a sentence a line), .jsonl, .tsv, or a folder of them; or task:NAME (`lattice-tui tasks`)."
+        "--data",
+        help="Text, a sentence a line: .txt, .jsonl, .tsv, .csv, .gz of these, a folder, or task:NAME (`lattice-tui tasks`).",
     ),
 ]
 Valid = Annotated[

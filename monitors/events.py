@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
 from monitors.fields import Measured, Text
-from presets.measure import Measure, score_by
+from presets.measure import Measure, score_by, ties
 
 
 class Event(BaseModel):
@@ -100,7 +100,8 @@ class Decoded(Event):
     """The decode monitor scored `count` held-out sentences: BLEU and chrF in 0..100, `exact` and the shares in 0..1.
 
     `measure` says which of BLEU and `exact` the run is judged by; logs of version 0.1.0 do not say it and mean BLEU.  `best`
-    says that no earlier look of the run was as good by it.  `after_each_word` is about the beginnings of one sentence
+    says that no earlier look of the run was as good by it, ties decided.  `signature` is sacrebleu's, which says how text was
+    split for BLEU (tok).  `after_each_word` is about the beginnings of one sentence
     (lattice.observing.after_each_word); it is empty unless sentences are read in time.  `seconds` and `peak_bytes` are the
     cost of the look itself.
     """
@@ -125,6 +126,11 @@ class Decoded(Event):
     def score(self) -> float:
         """The score 0..100 that the run is judged by."""
         return score_by(self.measure, self.bleu, self.exact)
+
+    @property
+    def ties(self) -> tuple[float, float, float]:
+        """What decides between this look and one of the same score."""
+        return ties(self.chrf, self.exact, self.valid_loss)
 
     @property
     def has_questions(self) -> bool:

@@ -55,7 +55,8 @@ class Data(Section):
     )
     train: str | None = Field(
         None,
-        description="file or folder of .txt, .jsonl or .tsv, or task:NAME, which needs task pairs; none = the bundled corpus",
+        description="file or folder of text (.txt, .jsonl, .tsv, .csv, also .gz), or task:NAME, which needs task pairs; "
+        "none = the bundled corpus",
     )
     valid: str | None = Field(
         None, description="held-out file, or task:NAME for its test side; none = split off from train, or train's test side"

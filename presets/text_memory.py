@@ -12,6 +12,7 @@ from pathlib import Path
 from presets.schema import Data, RunConfig
 from presets.stage import Stage
 from presets.task_name import is_task, sentences
+from presets.text_files import files_below, is_packed, is_text
 from presets.text_section import TextSection
 
 CONTROL_POINTS = 3 * 3
@@ -23,8 +24,8 @@ GRU_NUMBERS = 13
 TEXT_BYTES = 57
 """Bytes of memory per byte of text: strings, tokens, and what reading them leaves (measured at 36 000 and 59 000 sentences)."""
 
-SUFFIXES = (".txt", ".jsonl", ".tsv")
-"""Suffixes of the files in a folder that are read."""
+PACKED_BYTES = 4
+"""Bytes of text per byte of a packed file, about."""
 
 BUNDLED_TEXT = 2_500_000
 """Size of the bundled corpus in bytes."""
@@ -78,8 +79,8 @@ def text_on_disk(data: Data) -> int:
             continue
         path = Path(name)
         try:
-            files = [path] if path.is_file() else [file for file in path.rglob("*") if file.suffix in SUFFIXES]
-            total += sum(file.stat().st_size for file in files)
+            files = [path] if path.is_file() else filter(is_text, files_below(path))
+            total += sum(file.stat().st_size * (PACKED_BYTES if is_packed(file) else 1) for file in files)
         except OSError:
             continue
     return total

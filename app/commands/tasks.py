@@ -173,7 +173,7 @@ def _write(found: NamedTask, side: Literal["train", "test"], out: Path | None, f
             raise Stop(ExitCode.USAGE, "the pairs themselves are JSON; give --out with --json, or leave --json out")
         sys.stdout.writelines(lines)
         return
-    if out.suffix != ".jsonl":
+    if out.suffix.lower() != ".jsonl":
         raise Stop(ExitCode.USAGE, f"--out {out}: the pairs are JSON lines, which --data knows by .jsonl; name the file so")
     check_file("--out", out)
     there = os.path.lexists(out)

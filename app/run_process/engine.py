@@ -10,7 +10,6 @@ import contextlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from app import planning
 from app.exit_codes import ExitCode, Stop
 from app.finding import run_config
 from app.run_process import launch, signals
+from app.run_process.about_data import about_data, about_scores
 from app.run_process.prepare import prepare
 from app.run_process.record import Record
 from app.version import VERSION
@@ -251,7 +251,7 @@ def _assemble(job: _Job, stack: contextlib.ExitStack) -> _Run:
         with contextlib.suppress(OSError, RunFolderError):
             record.update(state="failed", reason=reason, exit_code=int(code), socket=None)
         raise Stop(code, f"{folder.name} can't be trained: {reason}") from error
-    warnings = (*filter(None, [no_socket]), *_about_data(job.corpus, text))
+    warnings = (*filter(None, [no_socket]), *about_data(job.corpus, text), *about_scores(state))
     return _Run(trainer, text, record, monitor, checkpointer, warnings)
 
 
@@ -315,12 +315,3 @@ def _run_started(state: TrainingState, job: _Job) -> RunStarted:
     corpus = job.corpus
     message = f"{len(corpus.train)} sentences to train on, {len(corpus.valid)} held out, from {corpus.name}"
     return RunStarted(run=job.folder.name, resumed=job.saved is not None, message=message, **state.here)
-
-
-def _about_data(corpus: Corpus, text: TokenizedCorpus) -> Iterator[str]:
-    if text.train.same and Path(corpus.name).suffix in (".jsonl", ".tsv"):
-        yield f"{corpus.name}: the task is reconstruct, so targets are not used; --task pairs trains on them"
-    for reason, count in corpus.left_out.items():
-        yield f"{count} sentences left out: {reason}"
-    yield from text.train.cuts("training")
-    yield from text.valid.cuts("held-out")

@@ -48,7 +48,7 @@ from monitors.volumes import Volumes
 from presets import layers
 from presets.layers import ConfigError, to_toml
 from presets.live import live_settings, with_settings
-from presets.measure import score_by
+from presets.measure import score_by, ties
 from presets.schema import RunConfig
 
 BUILT_IN = (
@@ -130,6 +130,8 @@ def make_fork(name: str, changes: Changes, runs_dir: Path) -> RunFolder:
         state.progress.reopen_stage()
     if any(edit.key.startswith(SETS_MEMORY) for edit in edits):
         state.progress.settle_memory(None, None)
+    if corpus.fingerprint() != start.saved.state.get("data"):
+        state.progress.score_anew()
     state.progress.note_edits(len(edits))
     return _write(start, config, edits, state, corpus.fingerprint(), runs_dir)
 
@@ -297,7 +299,8 @@ def _write(
         path, _ = checkpoint.save(folder.checkpoints, progress.step, model, optimizer, rest, start.saved.tokenizer)
         measure, score = config.data.measure, score_by(config.data.measure, progress.bleu, progress.exact)
         if checkpoint.best_path(start.parent.checkpoints) == start.saved.path and score is not None:
-            checkpoint.mark_best(folder.checkpoints, path, score, measure)
+            decides = () if progress.chrf is None else ties(progress.chrf, progress.exact or 0.0, progress.valid_loss)
+            checkpoint.mark_best(folder.checkpoints, path, score, measure, decides)
         stand = standing(progress) | {"measure": measure}
         own = {"run": folder.name, "preset": preset, "parent": start.name, "created": time.time(), "version": VERSION}
         folder.write_info(RunInfo.of_this_process(state="stopped", reason="forked, not trained yet", **own, **stand))

@@ -115,6 +115,7 @@ def heal_run(
             "settled": how.settled,
         }
         told = {"seconds": time.perf_counter() - clock, "step": opened.progress.step, "run": folder.name}
+        told |= {"signature": looks["intact"].quality.signature}
         print(json.dumps(scores | counts | damage | told, allow_nan=False))
         return
     console = Console(highlight=False, emoji=False)

@@ -39,8 +39,9 @@ def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, ru
         arm = opened.config.lattice.arm
         raise Stop(ExitCode.USAGE, f"--control: there are no messages to bypass with lattice.arm = {arm}; use none or shuffled")
     left_out: dict[str, int] = {}
+    notes: list[str] = []
     try:
-        pairs = pairs_to_score(data, opened.config, left_out)
+        pairs = pairs_to_score(data, opened.config, left_out, notes)
     except DataError as error:
         raise Stop(ExitCode.USAGE, str(error)) from error
     if control == "shuffled" and len(pairs) < 2:
@@ -48,6 +49,8 @@ def evaluate_run(run: str, data: Path, control: str, best: bool, device: str, ru
     with torch.no_grad():
         sentences = Sentences(pairs, opened.tokenizer, opened.config.text.max_tokens)
         quality, said = evaluate(opened.model, sentences, opened.tokenizer, opened.chunk, control)
+    for note in notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
     for reason, count in left_out.items():
         print(f"note: {count} sentences are left out: {reason}", file=sys.stderr)
     for cut in sentences.cuts("scored"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 
 import torch
@@ -15,6 +16,11 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from lattice.data.special_tokens import BEGIN, END, PAD
 
 SPECIAL = ("<pad>", "<begin>", "<end>")
+
+LONGEST_WORD = 1000
+"""Characters without a space that are learned from together.  The library takes time by their square: minutes for 500 000."""
+
+_OVERLONG = re.compile(rf"(\S{{{LONGEST_WORD}}})(?=\S)")
 
 
 class Tokenizer:
@@ -29,7 +35,10 @@ class Tokenizer:
 
     @classmethod
     def train(cls, sentences: Iterable[str], vocabulary: int) -> Tokenizer:
-        """Learns at most `vocabulary` tokens, which include 256 bytes and three special tokens."""
+        """Learns at most `vocabulary` tokens, which include 256 bytes and three special tokens.
+
+        What has no space for LONGEST_WORD characters is split there.
+        """
         library = _Library(models.BPE())
         library.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         library.decoder = decoders.ByteLevel()
@@ -39,7 +48,7 @@ class Tokenizer:
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
-        library.train_from_iterator(sentences, trainer)
+        library.train_from_iterator((_OVERLONG.sub(r"\1 ", sentence) for sentence in sentences), trainer)
         return cls(library)
 
     @classmethod

@@ -10,6 +10,7 @@ import time
 import torch
 
 from lattice.data.pair import Pair
+from lattice.data.script import tokenization
 from lattice.data.tasks.named import held_out_task
 from lattice.observing.after_each_word import MOST_WORDS, after_each_word, as_event, most_to_tell
 from lattice.observing.scoring import EVALUATION_STATES, chunk_size, held_out_loss, say
@@ -17,7 +18,10 @@ from lattice.training.callbacks import Callback
 from lattice.training.state import TrainingState
 from monitors import torch_memory
 from monitors.events import AfterWord, Decoded, Sample
-from monitors.quality import score, sentence_bleu
+from monitors.quality import Tokenization, score, sentence_bleu
+
+SHOWN_CHARACTERS = 1000
+"""Characters of a sentence that the log keeps of it."""
 
 ACTIVITY_SENTENCES = 8
 """Most sentences that the cells' activity is measured on."""
@@ -54,7 +58,8 @@ class DecodeMonitor(Callback):
         chunk = chunk_size(config, state.stage, state.micro_batch)
         said = say(model, sentences, rows, state.tokenizer, chunk)
         pairs = [sentences.pairs[i] for i in rows]
-        quality = score(said, [pair.target for pair in pairs])
+        tokenize = settled_tokenization(state)
+        quality = score(said, [pair.target for pair in pairs], tokenize)
         loss = held_out_loss(model, sentences, rows, chunk)
         # `change` holds two states more than decoding does: those before and after the last tick, which it compares.
         few = max(1, chunk * EVALUATION_STATES // (EVALUATION_STATES + 2))
@@ -62,7 +67,8 @@ class DecodeMonitor(Callback):
         change = model.change(source)
         best = progress.note_look(quality, loss, config.data.measure)
         shown = config.decode.samples
-        each = zip(pairs[:shown], said[:shown], sentence_bleu(said[:shown], [p.target for p in pairs[:shown]]), strict=True)
+        bleus = sentence_bleu(said[:shown], [pair.target for pair in pairs[:shown]], tokenize)
+        each = zip(pairs[:shown], said[:shown], bleus, strict=True)
         word_by_word = _word_by_word(state, pairs[:shown], chunk) if config.text.reading == "time" else ()
         event = Decoded(
             step=progress.step,
@@ -73,7 +79,7 @@ class DecodeMonitor(Callback):
             valid_loss=loss,
             count=quality.count,
             signature=quality.signature,
-            samples=tuple(Sample(source=p.source, reference=p.target, said=text, bleu=bleu) for p, text, bleu in each),
+            samples=tuple(_sample(pair, text, bleu) for pair, text, bleu in each),
             seconds=time.perf_counter() - clock,
             peak_bytes=max(0, torch_memory.most_held(state.device) - memory),
             active_share=active_share(change, state.stage.activity_threshold),
@@ -85,6 +91,20 @@ class DecodeMonitor(Callback):
         state.tell(event)
         state.looked(change)
         return event
+
+
+def settled_tokenization(state: TrainingState) -> Tokenization:
+    """How BLEU splits text in this run.  All held-out targets decide at the first look, and it stays so."""
+    settled = state.progress.tokenization
+    return settled or state.progress.settle_tokenization(tokenization([pair.target for pair in state.valid_sentences.pairs]))
+
+
+def _sample(pair: Pair, said: str, bleu: float) -> Sample:
+    """A sentence as the log keeps it at every look: of a very long one, the beginning."""
+    source, reference, said = (
+        text if len(text) <= SHOWN_CHARACTERS else text[:SHOWN_CHARACTERS] + "…" for text in (pair.source, pair.target, said)
+    )
+    return Sample(source=source, reference=reference, said=said, bleu=bleu)
 
 
 def _word_by_word(state: TrainingState, pairs: list[Pair], chunk: int) -> tuple[AfterWord, ...]:

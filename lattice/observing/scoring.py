@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from lattice.data.batches import Sentences
+from lattice.data.script import tokenization
 from lattice.data.tokenizer import Tokenizer
 from lattice.model.text_lattice import TextLattice
 from monitors.quality import Quality, score
@@ -55,8 +56,10 @@ def evaluate(
 ) -> tuple[Quality, list[str]]:
     """Decodes all sentences.  Returns their scores, and the decoded texts.
 
-    The scores compare with whole targets, even if these were cut to text.max_tokens for the model.
+    The scores compare with whole targets, even if these were cut to text.max_tokens for the model.  BLEU splits text as fits
+    the targets.
     """
     rows = list(range(len(sentences)))
     said = say(model, sentences, rows, tokenizer, chunk, control)
-    return score(said, [pair.target for pair in sentences.pairs]), said
+    targets = [pair.target for pair in sentences.pairs]
+    return score(said, targets, tokenization(targets)), said

@@ -192,15 +192,17 @@ def load_newest(folder: Path) -> tuple[LoadedCheckpoint, list[str]]:
     raise CheckpointError(f"{folder}: no complete checkpoint{detail}")
 
 
-def mark_best(folder: Path, path: Path, score: float, measure: Measure) -> bool:
+def mark_best(folder: Path, path: Path, score: float, measure: Measure, ties: tuple[float, ...] = ()) -> bool:
     """Marks `path` as the best checkpoint, unless another one that is still there scored at least as high by the same measure.
 
-    Returns whether it was marked.  Raises OSError if the mark can't be written.
+    Between equal scores, `ties` decide (presets.measure); one whose ties are not known ranks below.  Returns whether it was
+    marked.  Raises OSError if the mark can't be written.
     """
     standing = _best(folder)
-    if standing is not None and standing.path != path and standing.measure == measure and standing.score >= score:
+    comparable = standing is not None and standing.path != path and standing.measure == measure
+    if standing is not None and comparable and (standing.score, *standing.ties) >= (score, *ties):
         return False
-    atomic_write(folder / "best.json", json.dumps({"name": path.name, "measure": measure, "score": score}))
+    atomic_write(folder / "best.json", json.dumps({"name": path.name, "measure": measure, "score": score, "ties": ties}))
     return True
 
 
@@ -215,14 +217,16 @@ class _Best:
     path: Path
     score: float
     measure: str
+    ties: tuple[float, ...]
 
 
 def _best(folder: Path) -> _Best | None:
-    """What best.json says.  In version 0.1.0 it had `bleu`, and neither score nor measure."""
+    """What best.json says.  In version 0.1.0 it had `bleu`, and neither score nor measure nor ties."""
     try:
         entry = json.loads((folder / "best.json").read_text(encoding="utf-8"))
         name, measure = str(entry["name"]), str(entry.get("measure", "bleu"))
-        found = _Best(folder / name, float(entry["score"] if "score" in entry else entry["bleu"]), measure)
+        score, ties = entry["score"] if "score" in entry else entry["bleu"], tuple(map(float, entry.get("ties", ())))
+        found = _Best(folder / name, float(score), measure, ties)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
     return found if _NAME.match(name) and os.path.isfile(found.path / MANIFEST) else None

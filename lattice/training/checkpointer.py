@@ -1,6 +1,6 @@
 """The callback that saves checkpoints: every `checkpoint.every` steps, at the end of every stage, and on command.
 
-It also marks the saved checkpoint that has the best score so far, by the measure of the run (presets.measure).
+It also marks the saved checkpoint with the best score so far, by the measure of the run; ties are decided (presets.measure).
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Checkpointer(Callback):
             look = self._look
             best = look is not None and look.step == progress.step
             if look is not None and best:
-                best = checkpoint.mark_best(self._folder, path, look.score, look.measure)
+                best = checkpoint.mark_best(self._folder, path, look.score, look.measure, look.ties)
             keep = state.config.checkpoint.keep
             self._saved = [*(saved for saved in self._saved if saved != path), path][-keep:]
             checkpoint.retire(self._folder, keep, self._saved)

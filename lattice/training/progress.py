@@ -10,8 +10,8 @@ from typing import Annotated
 
 from pydantic import Field, FiniteFloat, NonNegativeInt, TypeAdapter, ValidationError
 
-from monitors.quality import Quality
-from presets.measure import Measure
+from monitors.quality import Quality, Tokenization
+from presets.measure import Measure, score_by, ties
 from presets.stage import Stage
 
 LOSS_MEMORY = 50
@@ -50,11 +50,16 @@ class Progress:
     checkpoint_ticks: NonNegativeInt | None = None
     """Ticks per segment in this stage, chosen and changed in the same way; 0 = no segments."""
     loss: float | None = None
+    tokenization: Tokenization | None = None
+    """How BLEU splits text in all looks of this run; None until it is settled."""
     bleu: float | None = None
+    chrf: float | None = None
     exact: float | None = None
     valid_loss: float | None = None
     best_bleu: float = -1.0
     best_exact: float = -1.0
+    best_ties: tuple[FiniteFloat, ...] = ()
+    """What decided for the best look between looks of the same score (presets.measure); () if that is not known."""
     best_valid_loss: float = math.inf
     looks_without_gain: NonNegativeInt = 0
     """Looks of the decode monitor in this stage since the held-out loss last improved."""
@@ -148,14 +153,33 @@ class Progress:
 
     def note_look(self, quality: Quality, valid_loss: float, measure: Measure) -> bool:
         """Notes the scores of a look of the decode monitor.  Returns whether it is the best so far by the run's measure."""
-        best = quality.bleu > self.best_bleu if measure == "bleu" else quality.exact > self.best_exact
-        self.bleu, self.exact = quality.bleu, quality.exact
+        score, before = score_by(measure, quality.bleu, quality.exact), score_by(measure, self.best_bleu, self.best_exact)
+        decides = ties(quality.chrf, quality.exact, valid_loss)
+        best = (score, *decides) > (before, *self.best_ties)
+        if best:
+            self.best_ties = decides
+        self.bleu, self.chrf, self.exact = quality.bleu, quality.chrf, quality.exact
         self.valid_loss = valid_loss if math.isfinite(valid_loss) else None
         self.best_bleu, self.best_exact = max(quality.bleu, self.best_bleu), max(quality.exact, self.best_exact)
         self.looks_without_gain = 0 if valid_loss < self.best_valid_loss else self.looks_without_gain + 1
         if math.isfinite(valid_loss):
             self.best_valid_loss = min(self.best_valid_loss, valid_loss)
         return best
+
+    def settle_tokenization(self, fitting: Tokenization) -> Tokenization:
+        """How BLEU splits text in this run: `fitting`, unless it was settled before.
+
+        A run of a version that knew 13a only keeps it, so that all its scores can be compared.
+        """
+        if self.tokenization is None:
+            self.tokenization = fitting if self.bleu is None else "13a"
+        return self.tokenization
+
+    def score_anew(self) -> None:
+        """Forgets all scores, because the run goes on with other text."""
+        self.tokenization = self.bleu = self.chrf = self.exact = self.valid_loss = None
+        self.best_bleu = self.best_exact = -1.0
+        self.best_ties, self.best_valid_loss, self.looks_without_gain = (), math.inf, 0
 
     def note_save(self, seconds: float) -> None:
         """Adds the seconds that a save took."""

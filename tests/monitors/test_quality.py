@@ -53,6 +53,19 @@ def test_the_signature_names_reference_count_tokenizer_and_smoothing():
     assert {"nrefs:1", "tok:13a", "smooth:exp", f"version:{sacrebleu.__version__}"} <= set(parts)
 
 
+@pytest.mark.parametrize("tokenize", ["13a", "zh", "char"])
+def test_the_signature_tells_the_tokenization_and_no_tokenized_sentence_is_kept(tokenize):
+    quality = score(["今天天气很好"], ["今天天气很好"], tokenize)
+    assert f"tok:{tokenize}" in quality.signature.split("|")
+    assert quality.bleu == pytest.approx(0 if tokenize == "13a" else 100)
+    assert sentence_bleu(["今天下雨"], ["今天天气很好"], tokenize)[0] == pytest.approx(
+        sacrebleu.metrics.BLEU(effective_order=True, tokenize=tokenize).sentence_score("今天下雨", ["今天天气很好"]).score
+    )
+    score(["今天天气很好"], ["今天天气很好"], tokenize)
+    tokenizer = sacrebleu.metrics.BLEU(tokenize=tokenize).tokenizer
+    assert type(tokenizer).__call__.cache_info().currsize == 0
+
+
 def test_scoring_many_tokenized_sentences_says_nothing(caplog):
     with caplog.at_level(logging.DEBUG):
         score(REFERENCES * 40, REFERENCES * 40)

@@ -22,6 +22,7 @@ from app import configure
 from monitors.text_safety import printable
 from presets.schema import RunConfig
 from presets.task_name import PREFIX, is_task
+from presets.text_files import FORMATS, files_below, is_text
 
 Check = Callable[[str], str]
 """Says in words what is wrong with a typed answer; empty if nothing is."""
@@ -183,9 +184,6 @@ class Paths(Suggester):
         return os.path.join(folder, found) if found else None
 
 
-SUFFIXES = (".txt", ".jsonl", ".tsv")
-
-
 def wrong_data(typed: str) -> str:
     """Why a typed path or `task:NAME` can't be trained on, as far as a quick look shows; empty if it can."""
     if not typed:
@@ -198,12 +196,10 @@ def wrong_data(typed: str) -> str:
     if not os.access(path, os.R_OK):
         return f"{shown} can't be read: no permission"
     if path.is_dir():
-        return (
-            "" if any(child.suffix in SUFFIXES for child in path.iterdir()) else f"{shown} holds no {', '.join(SUFFIXES)} file"
-        )
-    if path.suffix not in SUFFIXES:
-        return f"{shown} is not one of {', '.join(SUFFIXES)}"
-    return "" if path.stat().st_size else f"{shown} is empty"
+        return "" if any(map(is_text, files_below(path))) else f"{shown} holds no {', '.join(FORMATS)} file"
+    if not path.stat().st_size:
+        return f"{shown} is empty"
+    return printable(configure.wrong_file(path))
 
 
 def wrong_steps(typed: str, at_least: int) -> str:

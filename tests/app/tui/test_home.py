@@ -11,6 +11,8 @@ from app.exit_codes import ExitCode, Stop
 from app.tui.app import LatticeApp
 from app.tui.screens.dialogs import StartDialog, number_in, wrong_data, wrong_steps
 from app.tui.screens.run import RunScreen
+from lattice.data.pair import DataError
+from lattice.data.reading import read_pairs
 from presets.layers import preset_names
 from presets.plan import plan
 
@@ -170,15 +172,35 @@ def test_a_task_is_started_by_its_name_and_completed(use, recorded, runs_dir, mo
     assert launched == [["--preset", "tiny", "--data", "task:robot,words=4-9"]]
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.JSONL", "a.ndjson", "a.txt", "a.TXT", "a", "a.md", "a.tsv.gz", "a.csv"])
+@pytest.mark.parametrize(
+    "content",
+    [b'{"source": "a"}\n{"source": "b"}\n', b"one\ntwo\n", "one\n".encode("utf-16"), b"\0\5\x16\7"],
+    ids=["json", "plain", "utf-16", "macos"],
+)
+def test_the_screen_refuses_the_names_and_contents_that_the_command_refuses(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content)
+    try:
+        assert list(read_pairs(path, "reconstruct"))
+    except DataError as error:
+        if "JSON object like" not in str(error):  # what a line lacks is found when it is read
+            assert wrong_data(str(path)) == str(error)
+    else:
+        assert wrong_data(str(path)) == ""
+
+
 def test_a_path_is_told_wrong_before_an_engine_starts(tmp_path):
     (tmp_path / "empty.txt").touch()
-    (tmp_path / "a.pdf").write_text("x")
+    (tmp_path / "a.pdf").write_text("%PDF-1.7 x")
     (tmp_path / "none").mkdir()
     assert wrong_data("") == ""
     assert "is empty" in wrong_data(str(tmp_path / "empty.txt"))
-    assert "is not one of .txt, .jsonl, .tsv" in wrong_data(str(tmp_path / "a.pdf"))
+    assert "is the beginning of a PDF" in wrong_data(str(tmp_path / "a.pdf"))
     assert "holds no" in wrong_data(str(tmp_path / "none"))
-    assert wrong_data(str(tmp_path)) == ""
+    (tmp_path / "none" / "deep").mkdir()
+    (tmp_path / "none" / "deep" / "b.TXT.gz").write_bytes(b"x")
+    assert wrong_data(str(tmp_path)) == wrong_data(str(tmp_path / "none")) == ""
     assert r"\x1b" in wrong_data("/\x1b[2J")
     assert wrong_data("task:lift,words=4-9") == ""
     assert "did you mean 'lift'?" in wrong_data("task:lfit") and "is no range" in wrong_data("task:lift,words=x")

@@ -322,6 +322,14 @@ def test_the_tokenizer_of_a_corpus_learns_from_sources_and_targets_of_the_traini
     assert lengths["unheard"] > 3
 
 
+@pytest.mark.parametrize("overlong", ["-" * 2500, "окно" * 600])
+def test_a_word_of_any_length_is_learned_in_pieces_and_comes_back(overlong):
+    tokenizer = Tokenizer.train([overlong, *["aa bb cc"] * 3], 300)
+    learned = tokenizer.decode(torch.arange(tokenizer.vocabulary)[:, None])
+    assert 4 < max(map(len, learned)) <= 1000, "the library learns a token of 2048 dashes, in quadratic time"
+    assert tokenizer.decode(torch.tensor(tokenizer.encode([overlong]))) == [overlong]
+
+
 def test_cut_counts_each_side_that_is_longer_than_max_tokens(tokenizer):
     (length,) = map(len, tokenizer.encode(["xyz xyz"]))
     pairs = (Pair("xyz xyz", "x"), Pair("xyz xyz x", "xyz xyz xyz"), Pair("x", "xyz xyz x"), Pair("x", "x"))

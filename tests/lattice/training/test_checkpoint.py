@@ -336,6 +336,15 @@ def test_only_a_higher_score_takes_over_the_mark_of_the_best(tmp_path):
     assert best_path(tmp_path) == third
 
 
+def test_between_equal_scores_ties_decide_and_unknown_ones_rank_below(tmp_path):
+    first, second, third = (put(tmp_path, step) for step in (1, 2, 3))
+    assert mark_best(tmp_path, first, 0.0, "bleu")
+    assert mark_best(tmp_path, second, 0.0, "bleu", (20.0, 0.5, -1.0))
+    assert not mark_best(tmp_path, third, 0.0, "bleu", (20.0, 0.5, -1.0))
+    assert mark_best(tmp_path, third, 0.0, "bleu", (20.0, 0.5, -0.9))
+    assert best_path(tmp_path) == third
+
+
 def test_scores_of_another_measure_are_not_compared(tmp_path):
     first, second, third = (put(tmp_path, step) for step in (1, 2, 3))
     assert mark_best(tmp_path, first, 90.0, "bleu")
