@@ -87,7 +87,8 @@ class LatticeApp(App[None]):
         return HomeScreen(self.runs_dir, self.read_only)
 
     def on_run_chosen(self, message: RunChosen) -> None:
-        self.open_run(RunFolder(Path(message.path)))
+        if isinstance(self.screen, HomeScreen):  # a second enter may have chosen, too, before the first was looked at
+            self.open_run(RunFolder(Path(message.path)))
 
     def on_run_launched(self, message: RunLaunched) -> None:
         self.open_run(RunFolder(Path(message.path)))

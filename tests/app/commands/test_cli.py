@@ -563,13 +563,15 @@ def test_morphology_reads_five_fields_and_scores_three_lattices(cli, home):
     at = ("--runs-dir", home[0] / "runs", "--surrogates", 99)
     told = cli("morphology", "last", *at, "--json")
     assert told.code == 0, told.err
-    assert list(told.json) == ["run", "step", "since", "fields", "emergence"]
+    assert list(told.json) == ["run", "step", "since", "fields", "emergence", "forward"]
     assert list(told.json["fields"]) == ["strength", "mean", "along x", "along y", "along z"]
     scores = told.json["emergence"]
     assert list(scores) == ["fresh", "trained", "shuffled"] and all(0 <= row["score"] <= 1 for row in scores.values())
     assert scores["fresh"]["score"] == 0 and scores["fresh"]["participation"] > 0.5
+    ways = told.json["forward"]
+    assert list(ways) == ["start", "trained"] and all(0 < share < 1 for way in ways.values() for share in way)
     shown = cli("morphology", "last", *at)
-    assert shown.code == 0 and "emergence score" in shown.out and "p red" in shown.out
+    assert shown.code == 0 and "weight from nearer" in shown.out and "emergence score" in shown.out and "p red" in shown.out
 
 
 def test_morphology_refuses_what_it_can_not_read(cli, home, tmp_path):
