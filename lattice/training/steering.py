@@ -141,7 +141,7 @@ class Steering:
         except Exception as error:
             if not micro_batch.ran_out(error):
                 raise
-            raise Refused(f"too little memory for a wave of STDP, which takes two numbers per connection: {error}") from error
+            raise Refused(f"too little memory to heal: {error}") from error
         self._log(state, order, action=str(order.arguments))
         while wave is not None:
             if wave.number in LOOKS:
