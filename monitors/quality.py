@@ -37,9 +37,8 @@ def score(said: list[str], references: list[str], tokenize: Tokenization = "13a"
         raise ValueError("said: no sentences to score")
     from sacrebleu.metrics import BLEU, CHRF
 
-    bleu = BLEU(
-        force=True, tokenize=tokenize
-    )  # changes no score: it silences the advice to detokenize, which captions ending in " ." set off
+    # `force` changes no score: it silences the advice to detokenize, which captions ending in " ." set off.
+    bleu = BLEU(force=True, tokenize=tokenize)
     streams = [references]  # sacrebleu wants one list per *reference stream*, not one per sentence
     quality = Quality(
         bleu=bleu.corpus_score(said, streams).score,
