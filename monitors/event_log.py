@@ -21,6 +21,7 @@ from typing import BinaryIO
 from pydantic import BaseModel, ValidationError
 
 from monitors.events import AnyEvent, E, parse_event
+from monitors.fields import ONLY_KEYS_CACHED
 from monitors.plain_files import atomic_write, open_descriptor, open_plain
 
 _BLOCK = 65536
@@ -29,6 +30,8 @@ _BLOCK = 65536
 
 class _Stamp(BaseModel):
     """The fields of a line that `rewind` needs, so that events of unknown kinds are kept."""
+
+    model_config = ONLY_KEYS_CACHED
 
     step: int
     kind: str = ""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError
 
-from monitors.fields import Measured, Text
+from monitors.fields import ONLY_KEYS_CACHED, Measured, Text
 from presets.measure import Measure, score_by, ties
 
 
@@ -306,7 +306,7 @@ AnyEvent = (
     RunStarted | StageStarted | StageEnded | Trained | Decoded | Saved | BadStep | RolledBack | MemorySampled | Clustered
     | Plastic | Rewired | VolumeSaved | LeaksJudged | Warned | Edited | RunEnded
 )  # fmt: skip
-_ANY_EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="kind")])
+_ANY_EVENT: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="kind")], config=ONLY_KEYS_CACHED)
 
 E = TypeVar("E", bound=Event)
 

@@ -9,7 +9,13 @@ from __future__ import annotations
 import math
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ConfigDict
+
+ONLY_KEYS_CACHED = ConfigDict(cache_strings="keys")
+"""The setting of a model that is read from JSON again and again.
+
+By default, pydantic's parser keeps the last 16384 short strings that it has read, a megabyte that grows for hours.
+"""
 
 
 def _finite_or_none(value: float | None) -> float | None:

@@ -25,6 +25,9 @@ SITES_FIRST, SITES_LAST = 2, 8
 MOST_KINDS = 256
 """Most kinds of a census that are kept."""
 
+SMALL_BYTES = 512
+"""Python's own allocator serves requests up to this size, and the C heap larger ones (SMALL_REQUEST_THRESHOLD in obmalloc)."""
+
 NUMPY_CACHED_BYTES, NUMPY_CACHED_ARRAYS = 1024, 7
 """Numpy's cache holds arrays below this many bytes, and this many of each size (numpy/_core/src/multiarray/alloc.c)."""
 
@@ -38,13 +41,13 @@ Census = Callable[[], Counter[str]]
 
 @dataclass(frozen=True)
 class Buffer:
-    """A component's own buffer: `held` gives its number of items and their bytes, `most` is how many items it may have.
+    """A component's own buffer: `held` gives the bytes of each of its items, `most` is how many items it may have.
 
     A buffer that fills up to its bound is no leak, so its bytes and objects are subtracted from the meters.  Beyond its bound
     it leaks.
     """
 
-    held: Callable[[], tuple[int, int]]
+    held: Callable[[], Sequence[int]]
     most: int
 
 
@@ -110,11 +113,13 @@ class Detector:
         readings = meters.readings() | dict(more)
         readings |= {name: float(sum(counted[name].values())) for name in censuses}
         for name, buffer in self._buffers.items():
-            items, size = buffer.held()
-            readings[f"buffer {name}"] = max(0, items - buffer.most)
-            taken = {"rss": size, "uss": size, "heap": size, "python objects": items}
-            readings |= {key: readings[key] - count for key, count in taken.items() if key in readings}
-        readings["python objects"] -= self._tracing.taken
+            held = buffer.held()
+            readings[f"buffer {name}"] = max(0, len(held) - buffer.most)
+            small = sum(size <= SMALL_BYTES for size in held)
+            large = sum(size for size in held if size > SMALL_BYTES)
+            _subtract(readings, {"rss": sum(held), "uss": sum(held), "heap": large, "python objects": small})
+        traces = tracemalloc.get_tracemalloc_memory()
+        _subtract(readings, {"rss": traces, "uss": traces, "heap": traces, "python objects": self._tracing.taken})
         for name, pid in self._others.items():
             if (number := pid()) is not None:
                 readings |= {f"{name} {key}": value for key, value in meters.readings(number).items()}
@@ -173,6 +178,12 @@ class Detector:
             state.suspects = tuple(f"{site} (+{size} B)" for site, size in more.most_common(SHOWN) if size > 0)
             state.first, state.taken = {}, 0
             self.close()
+
+
+def _subtract(readings: dict[str, float], taken: Mapping[str, int]) -> None:
+    """Takes away from the readings what is known to be no leak."""
+    for name in taken.keys() & readings.keys():
+        readings[name] -= taken[name]
 
 
 def _clear_type_cache() -> None:

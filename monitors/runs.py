@@ -23,7 +23,7 @@ from typing import Any, Literal
 import psutil
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
-from monitors.fields import Measured, Text
+from monitors.fields import ONLY_KEYS_CACHED, Measured, Text
 from monitors.places import NoHome, state_folder
 from monitors.plain_files import atomic_write, open_descriptor, open_plain, remove_torn
 from monitors.process_start import is_alive, start_of
@@ -51,7 +51,7 @@ class RunInfo(BaseModel):
     of `bleu` (0..100) and `exact` (0..1) the run is judged by.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True) | ONLY_KEYS_CACHED
 
     format: Literal[1] = 1
     run: Text

@@ -19,6 +19,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
+from monitors.fields import ONLY_KEYS_CACHED
 from monitors.gauges import Absent
 from monitors.plain_files import atomic_write, give_to_owner, open_plain, remove_torn
 
@@ -90,7 +91,7 @@ class _FieldHeader(BaseModel):
 
 
 class _Header(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True) | ONLY_KEYS_CACHED
 
     format: Literal[1] = 1
     step: _Count

@@ -179,7 +179,9 @@ class Load:
 
     def _wound(self, folder: RunFolder) -> None:
         self._send(folder, "wound", {"wound": "connections:0.1"})
-        self._send(folder, "heal", {"waves": 2})
+        if self._draw.random() < 0.5:
+            self._send(folder, "heal", {"by": "stdp", "waves": 2})
+        self._send(folder, "heal", {})  # the wounds of a lattice in which no cell fires, which STDP can't heal, would add up
 
     def _command(self, name: str) -> Callable[[RunFolder], None]:
         def act(folder: RunFolder) -> None:

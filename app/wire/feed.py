@@ -47,10 +47,10 @@ class Feed:
             first = max(seq, self._next - len(self._ring))
             return first, self._ring[first - self._next]
 
-    def held(self) -> tuple[int, int]:
-        """The number of events in the ring, and the bytes that they take."""
+    def held(self) -> list[int]:
+        """The bytes that each event in the ring takes."""
         with self._lock:
-            return len(self._ring), sum(map(sys.getsizeof, self._ring))
+            return [sys.getsizeof(text) for text in self._ring]
 
     def snapshot(self, recent: int) -> tuple[list[tuple[int, str]], int]:
         """Past events in their order, each as (number, JSON), and the number of the next event.

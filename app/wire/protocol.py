@@ -147,7 +147,7 @@ def _parse(line: bytes, kinds: dict[str, type[Frame]]) -> Frame:
     if len(line) > FRAME_BYTES:
         raise FrameError(f"a frame may have {FRAME_BYTES} bytes, this one has more")
     try:
-        fields = from_json(line, allow_inf_nan=False)
+        fields = from_json(line, allow_inf_nan=False, cache_strings="keys")
     except ValueError as error:
         raise FrameError(f"not one JSON object a line: {error}"[:_REASON_CHARACTERS]) from error
     if not isinstance(fields, dict):

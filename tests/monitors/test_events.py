@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import sys
 import tracemalloc
 
 import pytest
@@ -380,3 +382,29 @@ def test_a_log_goes_on_after_a_rewind_that_failed(log, path, monkeypatch):
         log.rewind(1)
     log.append(trained(3))
     assert [event.step for event in read_events(path).events] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("read", ["event", "stamp", "frame"])
+def test_texts_that_were_read_are_not_kept(read, tmp_path):
+    from app.wire import protocol
+
+    def one(text: str) -> None:
+        if read == "event":
+            assert events.parse_event(json.dumps({"kind": "warned", "message": text})) is not None
+        elif read == "frame":
+            with pytest.raises(protocol.FrameError):
+                protocol.request(json.dumps({"v": protocol.VERSION, "kind": text}).encode())
+        else:
+            (tmp_path / "log").write_text("".join(json.dumps({"kind": f"{text} {i}", "step": 1}) + "\n" for i in range(100)))
+            log = EventLog(tmp_path / "log")
+            log.rewind(step=1)
+            log.close()
+
+    count = 20 if read == "stamp" else 2000
+    one(f"{read} first")
+    gc.collect()
+    before = sys.getallocatedblocks()
+    for number in range(count):
+        one(f"{read} {number}")
+    gc.collect()
+    assert sys.getallocatedblocks() - before < 500  # with pydantic's own cache of strings it is 2000

@@ -12,7 +12,7 @@ import pytest
 
 from lattice.observing.leak_monitor import LeakMonitor
 from monitors.events import LeaksJudged, Warned
-from monitors.leak_detector import SITES_LAST, Buffer, Detector
+from monitors.leak_detector import SITES_LAST, SMALL_BYTES, Buffer, Detector
 from monitors.leaks import WARM_UP, WINDOW
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -163,12 +163,47 @@ def test_a_leak_is_warned_of_once_and_named(bench):
 @pytest.mark.parametrize("most, verdict", [(10**6, "flat"), (10, "leak")])
 def test_a_buffer_is_no_leak_up_to_its_bound_and_one_beyond_it(most, verdict):
     items: list[int] = []
-    detector = Detector({"own": Buffer(lambda: (len(items), 8 * len(items)), most)}, warm_up=0)
+    detector = Detector({"own": Buffer(lambda: [8] * len(items), most)}, warm_up=0)
     for step in range(WINDOW + 6):
         items += [step] * 3
         found = detector.sample(step, "same", {}, {})
     detector.close()
     assert {m.name: m.verdict for m in found.meters}["buffer own"] == verdict
+
+
+def test_what_tracing_itself_takes_is_no_growth(monkeypatch):
+    traced = 0
+    monkeypatch.setattr("monitors.leak_detector.tracemalloc.get_tracemalloc_memory", lambda: traced)
+    monkeypatch.setattr("monitors.leak_detector.meters.readings", lambda *_: {"heap": 1e6 + traced, "python objects": 0.0})
+    detector = Detector(warm_up=0)
+    for step in range(WINDOW + 6):
+        found = detector.sample(step, "same", {}, {})
+        traced += 100_000
+    detector.close()
+    assert {m.name: (m.value, m.verdict) for m in found.meters}["heap"] == (1e6, "flat")
+
+
+def test_small_items_of_a_buffer_are_python_objects_and_large_ones_are_in_the_heap(monkeypatch):
+    sizes: list[int] = []
+    taken = {"heap": lambda size: size > SMALL_BYTES, "python objects": lambda size: size <= SMALL_BYTES}
+
+    def readings(*_: object) -> dict[str, float]:
+        large = sum(filter(taken["heap"], sizes))
+        return {
+            "rss": 1e6 + sum(sizes),
+            "heap": 1e6 + large,
+            "python objects": 1000.0 + sum(map(taken["python objects"], sizes)),
+        }
+
+    monkeypatch.setattr("monitors.leak_detector.meters.readings", readings)
+    detector = Detector({"own": Buffer(lambda: sizes, 10**6)}, warm_up=0)
+    for step in range(3):
+        sizes += [SMALL_BYTES] * 100 + [SMALL_BYTES + 1] * 100
+        detector.sample(step, "same", {}, {})
+    detector.close()
+    for name in ("rss", "heap"):
+        assert len(set(detector.window.series(name)[1])) == 1
+    assert detector.window.series("python objects")[1] == [1000.0] * 3
 
 
 def looking() -> tuple:
